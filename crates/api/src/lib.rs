@@ -7,6 +7,7 @@
 
 mod client;
 mod error;
+mod line;
 mod server;
 mod types;
 
