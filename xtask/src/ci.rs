@@ -1,0 +1,120 @@
+//! `cargo xtask ci`: every stage is a task that a developer can run alone.
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{install, licences, netns, sh, table, up};
+
+/// `ioex up --once` works on a small file; a network that needs longer does not work.
+const UP_LIMIT: Duration = Duration::from_secs(300);
+
+/// What a stage does.
+type Action = fn() -> Result<()>;
+
+const STAGES: &[(&str, Action)] = &[
+    ("tidy", || task(&["tidy"])),
+    ("licences", licences::check),
+    ("build", build),
+    ("test", || task(&["test"])),
+    ("up", up_once),
+    ("lab", quick_lab),
+];
+
+/// Runs the stages in order, up to the first that fails, and prints the time of each.
+pub(crate) fn run() -> Result<()> {
+    install::ensure(install::BUILD)?;
+    let mut rows = Vec::new();
+    let mut outcome = Ok(());
+    let start = Instant::now();
+    for (name, action) in STAGES {
+        println!("== {name}");
+        let began = Instant::now();
+        let result = action();
+        let word = if result.is_ok() { "ok" } else { "FAILED" };
+        rows.push(row(name, began, word));
+        if let Err(error) = result {
+            outcome = Err(error.context(format!("stage `{name}`")));
+            break;
+        }
+    }
+    rows.push(row("total", start, if outcome.is_ok() { "ok" } else { "FAILED" }));
+    print!("\n{}", table::render(&["stage", "seconds", "result"], &rows));
+    outcome
+}
+
+fn row(name: &str, since: Instant, word: &str) -> Vec<String> {
+    vec![name.to_owned(), format!("{:.1}", since.elapsed().as_secs_f64()), word.to_owned()]
+}
+
+/// Another task of ours, in its own process so that its environment can differ.
+fn task(args: &[&str]) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    // Incremental files cost time and disk, and a clean clone never uses them again.
+    command.args(args).env("CARGO_INCREMENTAL", "0").stdin(Stdio::null());
+    sh::run(&mut command)
+}
+
+/// One profile for tests and binary; `--locked` holds the lock file to the manifests.
+fn build() -> Result<()> {
+    let mut tests = sh::cargo(["build", "--locked", "--workspace", "--all-targets"]);
+    sh::run(tests.env("CARGO_INCREMENTAL", "0"))
+}
+
+/// The whole story on one machine: back a file up, lose a holder, restore it.
+fn up_once() -> Result<()> {
+    let ioex = up::build()?;
+    let mut command = Command::new(ioex);
+    command.args(["up", "--once", "--json"]).current_dir(sh::root());
+    let told = sh::output(&mut command, UP_LIMIT)?;
+    let last = told.lines().rfind(|line| line.trim_start().starts_with('{')).unwrap_or(&told);
+    let report: Value = serde_json::from_str(last).or_else(|_| serde_json::from_str(&told))?;
+    check_report(&report).with_context(|| format!("`ioex up --once --json` printed {report}"))?;
+    println!("restored {} after {} was stopped", report["restored_sha256"], report["stopped_holder"]);
+    Ok(())
+}
+
+fn check_report(report: &Value) -> Result<()> {
+    let text = |key: &str| report[key].as_str().filter(|text| !text.is_empty());
+    let restored = text("restored_sha256").context("no `restored_sha256`")?;
+    let source = text("source_sha256").context("no `source_sha256`")?;
+    ensure!(restored == source, "the restored file differs from its source");
+    ensure!(text("stopped_holder").is_some(), "no holder was stopped on the way");
+    Ok(())
+}
+
+/// A few pairs of NATs, where namespaces are to be had.
+fn quick_lab() -> Result<()> {
+    if let Err(reason) = netns::possible() {
+        if std::env::var_os("IOEX_CI_LAB").is_some() {
+            bail!("IOEX_CI_LAB is set, but the lab cannot run: {reason:#}");
+        }
+        println!("skipped: {reason:#}");
+        return Ok(());
+    }
+    task(&["lab", "--quick"])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_report_must_show_the_same_bytes_and_a_stopped_holder() {
+        let good = json!({ "source_sha256": "ab", "restored_sha256": "ab", "stopped_holder": "u" });
+        assert!(check_report(&good).is_ok());
+        let mut other = good.clone();
+        other["restored_sha256"] = json!("cd");
+        assert!(check_report(&other).is_err());
+        let mut nobody = good;
+        nobody["stopped_holder"] = Value::Null;
+        assert!(check_report(&nobody).is_err());
+        assert!(check_report(&json!({})).is_err());
+    }
+}

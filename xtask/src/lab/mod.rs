@@ -1,0 +1,118 @@
+//! `cargo xtask lab`: what crosses machines, tried between network namespaces.
+//!
+//! [`nat`] has the kinds of NAT, [`world`] builds the internet, routers and hosts, and each
+//! scenario is a file of its own.
+
+mod expiry;
+pub(crate) mod nat;
+mod pairs;
+mod relay;
+mod restart;
+mod roam;
+pub(crate) mod world;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::{install, table, up};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Scenarios: nat, roam, relay-killed, bootstrap-restart, mapping-expiry [default: all]
+    scenarios: Vec<String>,
+    /// Only a few pairs of NATs
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a scenario went.
+pub(crate) struct Outcome {
+    heading: &'static [&'static str],
+    rows: Vec<Vec<String>>,
+    /// The same for programs.
+    json: Value,
+    /// What should have held and did not.
+    failures: Vec<String>,
+}
+
+type Scenario = fn(&Options) -> Result<Outcome>;
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("nat", pairs::run),
+    ("roam", roam::run),
+    ("relay-killed", relay::run),
+    ("bootstrap-restart", restart::run),
+    ("mapping-expiry", expiry::run),
+];
+
+/// Runs the scenarios that were named, or all (with `--quick`: the pairs only).
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let chosen = choose(options)?;
+    install::ensure(install::BUILD)?;
+    install::ensure(install::LAB)?;
+    crate::netns::possible()?;
+    up::build()?;
+    let mut results = serde_json::Map::new();
+    let mut failures = Vec::new();
+    for (name, scenario) in chosen {
+        let start = Instant::now();
+        let seconds = || (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        match scenario(options) {
+            Ok(outcome) => {
+                if !options.json {
+                    println!("\n{name} ({} s)\n{}", seconds(), table::render(outcome.heading, &outcome.rows));
+                }
+                results.insert(name.to_string(), json!({ "seconds": seconds(), "result": outcome.json }));
+                failures.extend(outcome.failures.into_iter().map(|failure| format!("{name}: {failure}")));
+            }
+            Err(error) => {
+                failures.push(format!("{name}: {error:#}"));
+                results.insert(name.to_string(), json!({ "seconds": seconds(), "result": Value::Null }));
+            }
+        }
+    }
+    if options.json {
+        println!("{}", json!({ "lab": results, "failures": failures }));
+    }
+    if !failures.is_empty() {
+        bail!("lab:\n  {}", failures.join("\n  "));
+    }
+    Ok(())
+}
+
+fn choose(options: &Options) -> Result<Vec<(&'static str, Scenario)>> {
+    let known = || SCENARIOS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    if options.scenarios.is_empty() {
+        let count = if options.quick { 1 } else { SCENARIOS.len() };
+        return Ok(SCENARIOS[..count].to_vec());
+    }
+    let mut chosen = Vec::new();
+    for wanted in &options.scenarios {
+        match SCENARIOS.iter().find(|(name, _)| name == wanted) {
+            Some(scenario) => chosen.push(*scenario),
+            None => bail!("no scenario {wanted}; there are: {}", known()),
+        }
+    }
+    Ok(chosen)
+}
+
+/// The binary that scenarios run: the one that [`run`] has built.
+fn ioex() -> std::path::PathBuf {
+    crate::sh::target_dir().join("debug/ioex")
+}
+
+/// Milliseconds for a table; `-` for what did not happen.
+fn millis(duration: Option<std::time::Duration>) -> String {
+    duration.map_or_else(|| "-".into(), |duration| format!("{:.0}", duration.as_secs_f64() * 1e3))
+}
+
+/// Milliseconds for programs.
+fn millis_json(duration: Option<std::time::Duration>) -> Value {
+    duration.map_or(Value::Null, |duration| json!((duration.as_secs_f64() * 1e4).round() / 10.0))
+}

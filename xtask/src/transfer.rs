@@ -1,0 +1,123 @@
+//! File transfers between nodes, step by step.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    node::{Node, Stream},
+    sh,
+};
+
+/// An offer reaches a friend that is online within this, the hashing of a large file included.
+const OFFER: Duration = Duration::from_secs(60);
+
+/// How many bytes of test data are made, or compared, at a time.
+const BLOCK: usize = 1 << 20;
+
+/// A transfer as the receiver sees it.
+pub(crate) struct Incoming<'a> {
+    receiver: &'a Node,
+    id: String,
+    dir: PathBuf,
+}
+
+/// Makes a file of `size` bytes that do not compress.
+pub(crate) fn random_file(path: &Path, size: u64) -> Result<()> {
+    let mut source = File::open("/dev/urandom")?.take(size);
+    let mut file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    std::io::copy(&mut source, &mut file)?;
+    file.flush()?;
+    Ok(())
+}
+
+/// Offers `file`, which has to be `wanted` at the receiver's list when this returns.
+pub(crate) fn offer<'a>(from: &Node, to: &'a Node, file: &Path, dir: &Path) -> Result<Incoming<'a>> {
+    let before = known(to)?;
+    let path = file.to_str().context("the path of the test file is no UTF-8")?;
+    from.call_within(&["send", path, "--to", to.uid()?, "--no-wait"], OFFER)?;
+    let what = format!("{}'s offer at {}", from.name(), to.name());
+    let id = sh::wait_for(&what, OFFER, || Ok(known(to)?.into_iter().find(|id| !before.contains(id))))?;
+    Ok(Incoming { receiver: to, id, dir: dir.to_owned() })
+}
+
+/// Numbers of the offers that a node has.
+fn known(node: &Node) -> Result<Vec<String>> {
+    let list = node.call(&["receive", "list"])?;
+    let transfers = list["transfers"].as_array().context("`ioex receive list` has no `transfers`")?;
+    let incoming = transfers.iter().filter(|transfer| transfer["incoming"] == true);
+    Ok(incoming.map(|transfer| transfer["id"].to_string()).collect())
+}
+
+impl Incoming<'_> {
+    /// Accepts the offer; the files begin to come.
+    pub(crate) fn accept(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.dir)?;
+        let dir = self.dir.to_str().context("the path of the test folder is no UTF-8")?;
+        self.receiver.call(&["receive", "accept", &self.id, "--dir", dir]).map(drop)
+    }
+
+    /// Its state now.
+    pub(crate) fn state(&self) -> Result<Value> {
+        let list = self.receiver.call(&["receive", "list"])?;
+        let mut transfers = list["transfers"].as_array().into_iter().flatten();
+        let found = transfers.find(|transfer| transfer["id"].to_string() == self.id);
+        found.cloned().with_context(|| format!("transfer {} is gone", self.id))
+    }
+
+    /// Follows it.
+    pub(crate) fn watch(&self) -> Result<Stream> {
+        self.receiver.stream(&["receive", "watch", &self.id])
+    }
+
+    /// Waits until at least `bytes` are there.
+    pub(crate) fn wait_bytes(&self, bytes: u64, limit: Duration) -> Result<()> {
+        let what = format!("{bytes} bytes at {}", self.receiver.name());
+        let enough = || Ok(self.state()?["done_bytes"].as_u64().filter(|done| *done >= bytes).map(drop));
+        sh::wait_for(&what, limit, enough)
+    }
+
+    /// Waits for the end and returns the final state; an error when it is not complete.
+    pub(crate) fn finish(&self, limit: Duration) -> Result<Value> {
+        let end = self.watch()?.finish("transfer", limit)?;
+        ensure!(end["state"] == "done", "the transfer ended as {}: {}", end["state"], end["error"]);
+        Ok(end)
+    }
+
+    /// Accepts, waits for the end, and says how long that took.
+    pub(crate) fn run(&self, limit: Duration) -> Result<(Duration, Value)> {
+        let start = Instant::now();
+        self.accept()?;
+        let end = self.finish(limit)?;
+        Ok((start.elapsed(), end))
+    }
+
+    /// Checks that what came is what was sent, byte for byte.
+    pub(crate) fn compare(&self, source: &Path) -> Result<()> {
+        let name = source.file_name().context("the test file has no name")?;
+        same(source, &self.dir.join(name))
+    }
+}
+
+fn same(one: &Path, other: &Path) -> Result<()> {
+    let open = |path: &Path| File::open(path).with_context(|| format!("no {}", path.display()));
+    let (mut left, mut right) = (open(one)?, open(other)?);
+    ensure!(left.metadata()?.len() == right.metadata()?.len(), "{} has another size", other.display());
+    let (mut a, mut b) = (vec![0; BLOCK], vec![0; BLOCK]);
+    loop {
+        let length = left.read(&mut a)?;
+        if length == 0 {
+            return Ok(());
+        }
+        right.read_exact(&mut b[..length])?;
+        if a[..length] != b[..length] {
+            bail!("{} differs from {}", other.display(), one.display());
+        }
+    }
+}
