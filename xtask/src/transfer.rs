@@ -24,7 +24,7 @@ const BLOCK: usize = 1 << 20;
 /// A transfer as the receiver sees it.
 pub(crate) struct Incoming<'a> {
     receiver: &'a Node,
-    id: String,
+    id: u64,
     dir: PathBuf,
 }
 
@@ -37,22 +37,27 @@ pub(crate) fn random_file(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Offers `file`, which has to be `wanted` at the receiver's list when this returns.
+/// Offers `file`; the offer is on the receiver's list when this returns.
 pub(crate) fn offer<'a>(from: &Node, to: &'a Node, file: &Path, dir: &Path) -> Result<Incoming<'a>> {
     let before = known(to)?;
-    let path = file.to_str().context("the path of the test file is no UTF-8")?;
-    from.call_within(&["send", path, "--to", to.uid()?, "--no-wait"], OFFER)?;
+    offer_again(from, to, file)?;
     let what = format!("{}'s offer at {}", from.name(), to.name());
     let id = sh::wait_for(&what, OFFER, || Ok(known(to)?.into_iter().find(|id| !before.contains(id))))?;
     Ok(Incoming { receiver: to, id, dir: dir.to_owned() })
 }
 
+/// Offers what another friend has offered already, which adds a source and no transfer.
+pub(crate) fn offer_again(from: &Node, to: &Node, file: &Path) -> Result<()> {
+    let path = file.to_str().context("the path of the test file is no UTF-8")?;
+    from.call_within(&["send", path, "--to", to.uid()?, "--no-wait"], OFFER).map(drop)
+}
+
 /// Numbers of the offers that a node has.
-fn known(node: &Node) -> Result<Vec<String>> {
+fn known(node: &Node) -> Result<Vec<u64>> {
     let list = node.call(&["receive", "list"])?;
     let transfers = list["transfers"].as_array().context("`ioex receive list` has no `transfers`")?;
     let incoming = transfers.iter().filter(|transfer| transfer["incoming"] == true);
-    Ok(incoming.map(|transfer| transfer["id"].to_string()).collect())
+    Ok(incoming.filter_map(|transfer| transfer["id"].as_u64()).collect())
 }
 
 impl Incoming<'_> {
@@ -60,20 +65,20 @@ impl Incoming<'_> {
     pub(crate) fn accept(&self) -> Result<()> {
         std::fs::create_dir_all(&self.dir)?;
         let dir = self.dir.to_str().context("the path of the test folder is no UTF-8")?;
-        self.receiver.call(&["receive", "accept", &self.id, "--dir", dir]).map(drop)
+        self.receiver.call(&["receive", "accept", &self.id.to_string(), "--dir", dir]).map(drop)
     }
 
     /// Its state now.
     pub(crate) fn state(&self) -> Result<Value> {
         let list = self.receiver.call(&["receive", "list"])?;
         let mut transfers = list["transfers"].as_array().into_iter().flatten();
-        let found = transfers.find(|transfer| transfer["id"].to_string() == self.id);
+        let found = transfers.find(|transfer| transfer["id"] == self.id);
         found.cloned().with_context(|| format!("transfer {} is gone", self.id))
     }
 
     /// Follows it.
     pub(crate) fn watch(&self) -> Result<Stream> {
-        self.receiver.stream(&["receive", "watch", &self.id])
+        self.receiver.stream(&["receive", "watch", &self.id.to_string()])
     }
 
     /// Waits until at least `bytes` are there.

@@ -168,8 +168,6 @@ impl Bootstrap {
 
 /// A host and its routers.
 pub(crate) struct Host {
-    /// The kind of NAT that it is behind.
-    pub(crate) nat: Nat,
     /// Its name in this run.
     pub(crate) name: String,
     /// Where its programs run; its uplink is `eth0`.
@@ -203,7 +201,7 @@ impl Host {
                 routers.push(router);
             }
         }
-        Ok(Self { nat, name, namespace, routers })
+        Ok(Self { name, namespace, routers })
     }
 
     /// A second way out, over a router of its own, not yet in use.
