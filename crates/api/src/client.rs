@@ -29,7 +29,7 @@ pub enum ClientError {
         data: PathBuf,
     },
     /// The socket is there, but this user may not open it, or it broke.
-    #[error("the node's local socket failed: {0}")]
+    #[error("the node's local socket failed")]
     Io(#[from] io::Error),
     /// The node answered with an error.
     #[error(transparent)]

@@ -1,6 +1,9 @@
 //! A node's configuration: a TOML file, flags over it, defaults under it.
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use ioex_base::{NodeKind, Uid};
 use serde::{Deserialize, Serialize};
@@ -31,7 +34,9 @@ pub struct NodeConfig {
     pub dht: bool,
     /// Whether to look for friends on the local network by multicast.
     pub lan: bool,
-    /// Space lent to the network for shards, in bytes; 0 lends nothing.
+    /// Space lent to the network for shards, in bytes; 0 lends nothing. In the file also a text
+    /// such as `"10GB"`.
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub lend_bytes: u64,
     /// Keys whose placement capabilities this device accepts.
     pub authorities: Vec<Uid>,
@@ -68,5 +73,85 @@ impl Default for NodeConfig {
             forward_allow: Vec::new(),
             no_udp: false,
         }
+    }
+}
+
+/// A configuration that cannot be used; every case names the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has a key that is unknown or of the wrong type.
+    #[error("the configuration file {path} makes no sense", path = .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why; quotes the line.
+        source: Box<toml::de::Error>,
+    },
+    /// A key's value does not fit.
+    #[error("configuration key '{key}': {why}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads a TOML file. Keys that are absent have their defaults; `data` then is
+    /// `default_data`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is missing or makes no sense.
+    pub fn load(path: &Path, default_data: PathBuf) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::from_toml(&text, default_data)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// See [`load`](Self::load).
+    ///
+    /// # Errors
+    /// When `text` is no TOML, or has a key that is unknown or of the wrong type.
+    pub fn from_toml(text: &str, default_data: PathBuf) -> Result<Self, toml::de::Error> {
+        #[derive(Deserialize)]
+        struct DataOnly {
+            data: Option<PathBuf>,
+        }
+        let mut config: Self = toml::from_str(text)?;
+        if toml::from_str::<DataOnly>(text)?.data.is_none() {
+            config.data = default_data;
+        }
+        Ok(config)
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first key that does not fit.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        for seed in &self.seeds {
+            let parts = seed.split_once('@');
+            if !parts.is_some_and(|(u, a)| u.parse::<Uid>().is_ok() && a.parse::<SocketAddr>().is_ok()) {
+                return wrong("seeds", format!("'{seed}' is no bootstrap: write UID@IP:PORT"));
+            }
+        }
+        if self.lend_bytes > 0 && !self.kind.stores_for_others() {
+            return wrong("lend_bytes", format!("a {} node never stores for others", self.kind));
+        }
+        if self.capability.is_some() && self.kind != NodeKind::Super {
+            return wrong("capability", format!("a {} node places nothing on other devices", self.kind));
+        }
+        Ok(())
     }
 }

@@ -1,4 +1,19 @@
-//! ioeX: the node and its command line. (Being written.)
+//! ioeX: the node and its command line.
+//!
+//! One program, `ioex`. `ioex node` runs a node ([`node`]) from a [`config`]; every other command
+//! ([`cli`] says which there are, [`commands`] what they do) talks to a running node over its local
+//! API, and `ioex up` ([`up`]) starts a whole network of them on one machine. Results go to stdout
+//! ([`out`]), for people or as JSON; progress goes to stderr ([`progress`]); failures have
+//! documented exit codes ([`exit`]).
 
+pub mod authority;
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod exit;
 pub mod node;
+pub mod out;
+pub mod progress;
+pub mod render;
+pub mod size;
+pub mod up;

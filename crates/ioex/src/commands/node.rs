@@ -1,0 +1,42 @@
+//! `ioex node`: runs a node until it is stopped.
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tokio::runtime::Builder;
+
+use super::{Context, absolute};
+use crate::{
+    cli::{NodeArgs, default_data},
+    config::NodeConfig,
+};
+
+pub(super) fn run(context: &Context, args: &NodeArgs) -> anyhow::Result<()> {
+    if let Some(parent) = args.exit_with_parent {
+        end_with(parent)?;
+    }
+    let config = config(context, args)?;
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(crate::node::run(config))
+}
+
+fn config(context: &Context, args: &NodeArgs) -> anyhow::Result<NodeConfig> {
+    // With `--data` the default does not matter, and may not exist.
+    let default = context.data.clone().map_or_else(default_data, Ok)?;
+    let mut config = args.to_config(context.data.as_deref(), default)?;
+    config.data = absolute(&config.data)?;
+    for path in [&mut config.capability, &mut config.receive_dir].into_iter().flatten() {
+        *path = absolute(path)?;
+    }
+    Ok(config)
+}
+
+/// Has the kernel end this process when `parent` ends, however that happens.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot watch the parent process")?;
+    // It may have ended before the kernel was told.
+    anyhow::ensure!(
+        getppid().map(Pid::as_raw_nonzero).map(i32::from) == Some(parent),
+        "the parent has ended"
+    );
+    Ok(())
+}
