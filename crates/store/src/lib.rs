@@ -50,10 +50,12 @@ mod lease;
 mod open;
 mod put;
 mod sidecar;
+mod state;
 mod store;
 
 pub use error::StoreError;
 pub use lease::{LEASE_GRACE_SECONDS, LEASES_PER_SHARD_MAX, Lease};
 pub use open::OpenReport;
 pub use put::{Put, PutStart};
-pub use store::{HeldShard, SHARD_OVERHEAD_BYTES, ShardStore, Usage};
+pub use state::{HeldShard, SHARD_OVERHEAD_BYTES, Usage};
+pub use store::ShardStore;

@@ -1,7 +1,6 @@
 //! Rebuilding the index from what lies on disk.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
@@ -12,7 +11,7 @@ use crate::{
     StoreError,
     files::{Layout, PREFIX_CHARS, SIDECAR_SUFFIX, remove_if_there},
     sidecar::SidecarError,
-    store::Entry,
+    state::{Entry, Index},
 };
 
 /// What opening a store found besides good shards.
@@ -30,8 +29,6 @@ pub struct OpenReport {
     /// not counted.
     pub foreign: Vec<PathBuf>,
 }
-
-pub(crate) type Index = HashMap<ContentAddress, Entry>;
 
 /// Takes the lock that keeps a second process out for as long as the file is open.
 pub(crate) fn lock(layout: &Layout) -> Result<File, StoreError> {

@@ -13,7 +13,8 @@ use crate::{
     Lease, StoreError,
     files::{remove_if_there, sync_dir},
     sidecar::Sidecar,
-    store::{Entry, Inner, State, charge},
+    state::{Entry, State, charge},
+    store::Inner,
 };
 
 /// How an offered shard is taken.
@@ -33,7 +34,8 @@ pub struct Put {
     lease: Lease,
     file: File,
     path: PathBuf,
-    hasher: blake3::Hasher,
+    /// On the heap because it is two kilobytes, and this value is moved about.
+    hasher: Box<blake3::Hasher>,
     written_bytes: u64,
 }
 
@@ -49,7 +51,7 @@ impl Put {
         let path = inner.layout.temporary(state.next_temporary());
         let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
         state.reserved_bytes = state.reserved_bytes.saturating_add(charge(lease.bytes));
-        let hasher = blake3::Hasher::new();
+        let hasher = Box::new(blake3::Hasher::new());
         Ok(Self { inner: Arc::clone(inner), address, lease, file, path, hasher, written_bytes: 0 })
     }
 

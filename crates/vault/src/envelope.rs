@@ -140,8 +140,7 @@ pub fn open_manifest(bytes: &[u8], reader: &NodeKey) -> Result<(Manifest, Uid), 
     }
     let key = sealed.content_key(reader).ok_or(ManifestError::NotForYou)?;
     let mut body = sealed.body.to_vec();
-    let plain =
-        aead::open(&key, sealed.author.as_bytes(), &mut body).map_err(|_| ManifestError::Damaged)?;
+    let plain = aead::open(&key, sealed.author.as_bytes(), &mut body).map_err(|_| ManifestError::Damaged)?;
     Ok((Manifest::decode(plain)?, sealed.author))
 }
 

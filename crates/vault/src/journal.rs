@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        assert_eq!(data_encoding::HEXLOWER.encode(&record(&[7; 32], 258)), "GOLDEN7");
+        assert_eq!(data_encoding::HEXLOWER.encode(&record(&[7; 32], 258)), "020100001f4c7558");
     }
 
     #[test]

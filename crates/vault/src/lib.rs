@@ -71,7 +71,7 @@ pub use manifest::{
 pub use name::{NameError, safe_file_name};
 pub use owner::OwnerKey;
 pub use pack::{PackError, Packer};
-pub use place::{Holder, Placement, Replacement, Shortfall, place, replace};
+pub use place::{HOLDERS_MAX, Holder, Placement, Replacement, Shortfall, place, replace};
 pub use rank::{Provider, rank};
 pub use restore::{RestoreError, Restorer, ShardError};
 pub use shard::{Shard, padded_bytes};

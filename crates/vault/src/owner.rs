@@ -122,13 +122,16 @@ mod tests {
     fn golden_derivations() {
         let key = OwnerKey::from_bytes([7; 32]);
         let secrets = key.secrets();
-        assert_eq!(HEXLOWER.encode(&secrets.chunk_id(b"chunk").0), "GOLDEN1");
-        assert_eq!(HEXLOWER.encode(&secrets.chunk_key(Codec::Raw, b"chunk").0), "GOLDEN2");
+        assert_eq!(HEXLOWER.encode(&secrets.chunk_id(b"chunk").0), "39f8de89f123f184b19b5f894c755386");
+        assert_eq!(
+            HEXLOWER.encode(&secrets.chunk_key(Codec::Raw, b"chunk").0),
+            "b055b9e6273da73d8db43e21c9c7a955792e6af05e8dfbc114d8d1e495f770c5"
+        );
         let gear = key.gear();
-        assert_eq!((gear[0], gear[255]), (0, 0));
+        assert_eq!((gear[0], gear[255]), (11_953_287_318_870_619_217, 16_063_272_586_511_356_036));
         let mut shard = b"shard".to_vec();
         secrets.pad(&mut shard, 13);
-        assert_eq!(HEXLOWER.encode(&shard), "GOLDEN3");
+        assert_eq!(HEXLOWER.encode(&shard), "736861726469cd2ce05c09a489");
     }
 
     #[test]

@@ -76,12 +76,7 @@ pub struct Replacement {
 /// `seed` must be fresh for each placement and unknown beforehand: with a known one, a node could
 /// choose an identity that draws certain shards.
 #[must_use]
-pub fn place(
-    shards: &[(ContentAddress, u64)],
-    holders: &[Holder],
-    replicas: usize,
-    seed: u64,
-) -> Placement {
+pub fn place(shards: &[(ContentAddress, u64)], holders: &[Holder], replicas: usize, seed: u64) -> Placement {
     let wanted = replicas.min(usize::from(REPLICAS_MAX));
     let mut candidates = candidates(holders, seed);
     let mut placement = Placement::default();
@@ -163,7 +158,8 @@ impl Candidate<'_> {
     /// An exponentially distributed number with the weight as its rate: of several, the smallest
     /// belongs to each with a probability proportional to its weight.
     fn draw(&self, seed: u64, address: &ContentAddress) -> f64 {
-        let uniform = (mix(seed, address.as_bytes(), self.holder.uid.as_bytes()) >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform =
+            (mix(seed, address.as_bytes(), self.holder.uid.as_bytes()) >> 11) as f64 / (1u64 << 53) as f64;
         let rtt = self.holder.rtt_ms.filter(|ms| ms.is_finite() && *ms >= 0.0).unwrap_or(RTT_HALVING_MS);
         let weight = self.free_bytes as f64 / (1.0 + rtt / RTT_HALVING_MS);
         -(1.0 - uniform).ln() / weight.max(f64::MIN_POSITIVE)

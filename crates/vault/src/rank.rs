@@ -43,8 +43,7 @@ pub fn rank(providers: &[Provider]) -> Vec<Uid> {
 }
 
 fn expected_seconds(p: &Provider) -> f64 {
-    let assumed =
-        if p.direct { ASSUMED_DIRECT_BYTES_PER_SECOND } else { ASSUMED_RELAYED_BYTES_PER_SECOND };
+    let assumed = if p.direct { ASSUMED_DIRECT_BYTES_PER_SECOND } else { ASSUMED_RELAYED_BYTES_PER_SECOND };
     let rate = p.recent_bytes_per_second.filter(|r| r.is_finite() && *r >= 0.0).unwrap_or(assumed).max(1.0);
     let rtt_ms = p.rtt_ms.filter(|ms| ms.is_finite() && *ms >= 0.0).unwrap_or(ASSUMED_RTT_MS);
     let penalty = f64::from(1u32 << p.failures.min(FAILURES_COUNTED_MAX));

@@ -20,7 +20,10 @@ fn golden_bytes() {
     assert_eq!(&bytes[1..33], key(1).uid().as_bytes());
     assert_eq!(bytes[HEAD_BYTES - 1], 1);
     assert_eq!(bytes.len(), HEAD_BYTES + WRAP_BYTES + sample().encode().len() + TAG_BYTES);
-    assert_eq!(blake3::hash(&bytes).to_hex().as_str(), "GOLDEN6");
+    assert_eq!(
+        blake3::hash(&bytes).to_hex().as_str(),
+        "ca627fda37f3415699f9007e9ba06abdfc401be1185f803fc2aaf1523614f4be"
+    );
 }
 
 #[test]
@@ -75,8 +78,8 @@ fn weak_and_impossible_recipients_are_refused() {
     let mut order_two = [0xff; 32];
     (order_two[0], order_two[31]) = (0xec, 0x7f);
     let order_eight = [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
-        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
+        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
     ];
     let mut no_point = [0; 32];
     no_point[0] = 2;
@@ -103,7 +106,10 @@ fn the_number_of_recipients_is_bounded() {
     let uids: Vec<_> = (0..=RECIPIENTS_MAX as u8).map(|n| key(n).uid()).collect();
     let seal = |uids: &[Uid]| seal_manifest(&sample(), &key(1), uids).map(|_| ());
     assert_eq!(seal(&[]), Err(SealManifestError::Recipients { max: RECIPIENTS_MAX, got: 0 }));
-    assert_eq!(seal(&uids), Err(SealManifestError::Recipients { max: RECIPIENTS_MAX, got: RECIPIENTS_MAX + 1 }));
+    assert_eq!(
+        seal(&uids),
+        Err(SealManifestError::Recipients { max: RECIPIENTS_MAX, got: RECIPIENTS_MAX + 1 })
+    );
     assert_eq!(seal(&uids[1..]), Ok(()));
 }
 

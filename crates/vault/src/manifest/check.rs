@@ -272,7 +272,10 @@ mod tests {
         assert_eq!(with(|m| m.chunks[1].offset = 115), Err(I::ChunkOverlap { index: 1 }));
         assert_eq!(with(|m| m.chunks[1].offset = 0), Err(I::ChunkOverlap { index: 0 }));
         assert_eq!(with(|m| m.order[3] = 3), Err(I::Order { index: 3 }));
-        assert_eq!(with(|m| m.chunks[2] = ChunkRef { shard: 0, offset: 300, ..m.chunks[2].clone() }), Err(I::ShardUnused { index: 1 }));
+        assert_eq!(
+            with(|m| m.chunks[2] = ChunkRef { shard: 0, offset: 300, ..m.chunks[2].clone() }),
+            Err(I::ShardUnused { index: 1 })
+        );
         let unused = with(|m| {
             m.order.remove(2);
             m.size_bytes -= 50;
