@@ -10,6 +10,7 @@ use ioex::{
     cli::Cli,
     commands,
     exit::{self, Failure},
+    render,
 };
 
 fn main() -> ExitCode {
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
                 let _ = if json {
                     writeln!(stdout(), "{}", failure.json())
                 } else {
-                    writeln!(stderr(), "error: {}", failure.message)
+                    writeln!(stderr(), "error: {}", render::printable_lines(&failure.message))
                 };
                 failure.exit_code()
             }

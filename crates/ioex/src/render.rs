@@ -69,6 +69,13 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// As [`printable`], but lines stay lines.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
+}
+
 /// Lines `name: value`, with the values under each other.
 #[must_use]
 pub fn fields<const N: usize>(fields: [(&str, String); N]) -> String {

@@ -2,9 +2,9 @@
 //!
 //! Every node is a process of its own with its own key, data folder, loopback address and owner;
 //! nothing is short-circuited: the nodes find each other through the bootstraps, and this program
-//! talks to them over their local sockets only. [`plan`] chooses and remembers addresses,
-//! [`process`] is one node, [`network`] all of them, [`story`] the backup and the restore,
-//! [`table`] what is printed in the end.
+//! talks to them over their local sockets only. `plan` chooses and remembers addresses, `process`
+//! is one node, `network` all of them, `story` the backup and the restore, `table` what is printed
+//! in the end.
 //!
 //! Files: without `--data` everything lies in a fresh folder below the system's temporary one. It
 //! stays when something fails, and its place is printed; after Ctrl-C it is removed; after

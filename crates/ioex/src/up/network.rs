@@ -56,7 +56,8 @@ impl Network {
     /// Starts the nodes of `args` in `data` and waits until all have joined.
     pub(super) async fn start(&mut self, data: &Path, args: &UpArgs, show: Show) -> anyhow::Result<()> {
         let plan = Plan::load_or_make(data, args.bootstraps, args.peers)?;
-        let deadline = Instant::now() + START_TIMEOUT;
+        let begin = Instant::now();
+        let deadline = begin + START_TIMEOUT;
         let bar = progress::count_bar(show, "nodes joined", plan.nodes.len() as u64);
         let (bootstraps, devices): (Vec<&Place>, Vec<&Place>) =
             plan.nodes.iter().partition(|place| place.kind == NodeKind::Bootstrap);
@@ -83,6 +84,7 @@ impl Network {
             bar.inc(1);
         }
         bar.abandon();
+        progress::say(&format!("  all joined in {:.1} s", begin.elapsed().as_secs_f64()));
         Ok(())
     }
 
