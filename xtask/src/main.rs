@@ -44,6 +44,8 @@ enum Task {
     Test,
     /// Check formatting, lints, file sizes, layering, dependencies and wording.
     Tidy(tidy::Options),
+    /// Check the licences of all dependencies against deny.toml.
+    Licences,
     /// Everything that continuous integration runs, with a time per stage.
     Ci,
     /// Hosts behind real NATs in network namespaces (root).
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Task::Up { args } => up::run(args),
         Task::Test => test::run(),
         Task::Tidy(options) => tidy::run(&options),
+        Task::Licences => licences::check(),
         Task::Ci => ci::run(),
         Task::Lab(options) => lab::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -53,6 +53,7 @@ pub(super) fn run(_: &Options) -> Result<Outcome> {
             millis(delivered),
             millis(Some(LIMIT)),
         ]],
+        notes: Vec::new(),
         json: json!({ "idle_seconds": IDLE.as_secs(), "delivered_ms": millis_json(delivered) }),
         failures,
     })

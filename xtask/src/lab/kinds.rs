@@ -13,8 +13,13 @@ use super::{
 pub(super) fn run(_: &Options) -> Result<Outcome> {
     let mut world = World::new(ioex())?;
     world.serve_probes()?;
-    let mut outcome =
-        Outcome { heading: &["host", "measured"], rows: Vec::new(), json: json!({}), failures: Vec::new() };
+    let mut outcome = Outcome {
+        heading: &["host", "measured"],
+        rows: Vec::new(),
+        notes: Vec::new(),
+        json: json!({}),
+        failures: Vec::new(),
+    };
     for nat in Nat::ALL {
         let host = Host::build(&mut world, nat, "a")?;
         let seen = host.probe().with_context(|| format!("probing {}", host.name))?;

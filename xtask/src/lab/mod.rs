@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// Only a few pairs of NATs
     #[arg(long)]
     quick: bool,
+    /// Take the binary that is there instead of building it
+    #[arg(long, hide = true)]
+    built: bool,
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -36,6 +39,8 @@ pub(crate) struct Options {
 pub(crate) struct Outcome {
     heading: &'static [&'static str],
     rows: Vec<Vec<String>>,
+    /// Lines under the table.
+    notes: Vec<String>,
     /// The same for programs.
     json: Value,
     /// What should have held and did not.
@@ -59,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     install::ensure(install::BUILD)?;
     install::ensure(install::LAB)?;
     crate::netns::possible()?;
-    if chosen.iter().any(|(name, _)| *name != "nat-kinds") {
+    if !options.built && chosen.iter().any(|(name, _)| *name != "nat-kinds") {
         up::build()?;
     }
     let mut results = serde_json::Map::new();
@@ -71,6 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(outcome) => {
                 if !options.json {
                     println!("\n{name} ({} s)\n{}", seconds(), table::render(outcome.heading, &outcome.rows));
+                    outcome.notes.iter().for_each(|note| println!("{note}"));
                 }
                 results.insert(name.to_string(), json!({ "seconds": seconds(), "result": outcome.json }));
                 failures.extend(outcome.failures.into_iter().map(|failure| format!("{name}: {failure}")));

@@ -178,12 +178,9 @@ fn outcome(meetings: &[Meeting], seen: &BTreeMap<Nat, Behaviour>) -> Outcome {
             failures.push(format!("the lab's {nat} NAT is not what it should be: {is} instead of {should}"));
         }
     }
-    let mut rows: Vec<Vec<String>> = meetings.iter().map(|meeting| row(meeting, seen)).collect();
-    rows.push(Vec::new());
-    for (nat, behaviour) in seen {
-        rows.push(vec![nat.to_string(), behaviour.words()]);
-    }
-    Outcome { heading: HEADING, rows, json: json(meetings, seen), failures }
+    let rows = meetings.iter().map(|meeting| row(meeting, seen)).collect();
+    let notes = seen.iter().map(|(nat, behaviour)| format!("{nat}: {}", behaviour.words())).collect();
+    Outcome { heading: HEADING, rows, notes, json: json(meetings, seen), failures }
 }
 
 fn json(meetings: &[Meeting], seen: &BTreeMap<Nat, Behaviour>) -> Value {

@@ -60,6 +60,7 @@ pub(super) fn run(_: &Options) -> Result<Outcome> {
     Ok(Outcome {
         heading: &["killed", "seconds", "relayed bytes"],
         rows: vec![vec![killed.clone(), format!("{seconds:.1}"), end["relayed_bytes"].to_string()]],
+        notes: Vec::new(),
         json: json!({ "killed": killed, "seconds": seconds, "relayed_bytes": end["relayed_bytes"] }),
         failures,
     })

@@ -40,6 +40,7 @@ pub(super) fn run(_: &Options) -> Result<Outcome> {
     Ok(Outcome {
         heading: &["friends reached each other again ms", "a newcomer joined and was accepted ms"],
         rows: vec![vec![millis(Some(relayed)), millis(Some(newcomer))]],
+        notes: Vec::new(),
         json: json!({ "again_ms": millis_json(Some(relayed)), "newcomer_ms": millis_json(Some(newcomer)) }),
         failures: Vec::new(),
     })

@@ -36,6 +36,7 @@ pub(super) fn run(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome {
         heading: &["roams", "seconds", "stall s", "direct bytes", "relayed bytes"],
         rows: Vec::new(),
+        notes: Vec::new(),
         json: json!({}),
         failures: Vec::new(),
     };

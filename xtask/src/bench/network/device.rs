@@ -27,7 +27,7 @@ const IDLE_QUICK: Duration = Duration::from_secs(30);
 pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     let small = device::build()?;
     let (settle, idle) = if quick { (SETTLE_QUICK, IDLE_QUICK) } else { (SETTLE, IDLE) };
-    // Bootstraps and the friend are the full program; what is measured is the small one.
+    // The bootstraps are the full program; what is measured is the small one.
     let mut world = World::new(ioex())?;
     let bootstraps = world.bootstraps(2)?;
     let mut start = |name: &str, kind: &str| -> Result<(Node, Namespace)> {
