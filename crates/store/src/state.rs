@@ -40,7 +40,7 @@ pub struct Usage {
     pub used_bytes: u64,
     /// Bytes kept free for shards that are arriving.
     pub reserved_bytes: u64,
-    /// Bytes of `used_bytes` that were set aside as damaged; see [`ShardStore::clear_damaged`].
+    /// Bytes of `used_bytes` that were set aside as damaged; see [`ShardStore::clear_damaged`](crate::ShardStore::clear_damaged).
     pub damaged_bytes: u64,
     /// Number of shards.
     pub shards: usize,

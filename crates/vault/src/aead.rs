@@ -1,8 +1,8 @@
 //! ChaCha20-Poly1305 (RFC 8439) with keys that are used once.
 //!
 //! Chosen over AES-GCM because it needs no AES instructions: the cheap ARM cores of the smallest
-//! devices lack them, and there it is about three times as fast and runs in constant time. Where
-//! AES instructions exist, both outrun the disk.
+//! devices lack them, and there it is several times as fast and runs in constant time. Where AES
+//! instructions exist, both are faster than the compressor before them.
 //!
 //! Every key here is made for exactly one input (a chunk's is a hash of that input, the others
 //! are random), so the nonce carries nothing and is zero.

@@ -40,7 +40,7 @@ pub enum PackError {
 
 /// Packs one stream: an iterator over its finished shards, then [`Packer::finish`].
 ///
-/// Holds some 16 MB whatever the stream's length, and about 100 bytes for each chunk. The same
+/// Holds some 20 MB whatever the stream's length, and about 100 bytes for each chunk. The same
 /// stream under the same key gives the same shards. Equal chunks are stored once.
 pub struct Packer<R> {
     secrets: Secrets,

@@ -2,6 +2,7 @@
 
 mod crash;
 mod leases;
+mod model;
 mod puts;
 
 use std::{fs, path::PathBuf};
