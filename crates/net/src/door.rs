@@ -1,0 +1,522 @@
+//! The one door: a single function decides for every protocol who gets in (requirement N5).
+//!
+//! A caller is known by its UID, which the handshake proved. What it asks is an [`Ask`]. It gets
+//! in as a **friend**, as the holder of a signed **grant**, or to a bounded **public** service;
+//! anyone else gets a [`Refusal`] and nothing more. The rules are pure: what the node knows comes
+//! through [`Standing`], time and budgets come in as arguments.
+//!
+//! Each way in has its own ALPN, so that a stranger on the friends' door is cut off right after
+//! the handshake, before a stream exists. Before the handshake, [`Budgets::handshake`] bounds what
+//! one address can make this node compute.
+
+use std::{collections::HashMap, hash::Hash, net::IpAddr};
+
+use ioex_base::{ContentAddress, Grant, GrantError, GrantId, Right, SignedGrant, Tag, Uid, UnixSeconds};
+
+/// ALPN for friends.
+pub const ALPN_FRIEND: &[u8] = b"ioex/friend/1";
+/// ALPN for holders of a grant.
+pub const ALPN_GRANT: &[u8] = b"ioex/grant/1";
+/// ALPN for the public services.
+pub const ALPN_PUBLIC: &[u8] = b"ioex/public/1";
+
+/// Which door a connection came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Door {
+    /// [`ALPN_FRIEND`].
+    Friend,
+    /// [`ALPN_GRANT`].
+    Grant,
+    /// [`ALPN_PUBLIC`].
+    Public,
+}
+
+impl Door {
+    /// The door with this ALPN.
+    #[must_use]
+    pub fn from_alpn(alpn: &[u8]) -> Option<Self> {
+        match alpn {
+            ALPN_FRIEND => Some(Self::Friend),
+            ALPN_GRANT => Some(Self::Grant),
+            ALPN_PUBLIC => Some(Self::Public),
+            _ => None,
+        }
+    }
+
+    /// Its ALPN.
+    #[must_use]
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Friend => ALPN_FRIEND,
+            Self::Grant => ALPN_GRANT,
+            Self::Public => ALPN_PUBLIC,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Friend => "friend",
+            Self::Grant => "grant",
+            Self::Public => "public",
+        }
+    }
+}
+
+/// What a caller wants.
+#[derive(Debug)]
+pub enum Ask<'a> {
+    /// To come through a door at all, right after the handshake.
+    Enter(Door),
+    /// Anything between friends: messages, sessions, offers, offered content.
+    Friend,
+    /// To place a shard of this size under a placement grant.
+    Place {
+        /// What was shown.
+        grant: &'a SignedGrant,
+        /// Size of the shard in bytes.
+        bytes: u64,
+        /// What this super node already stores here, in bytes.
+        already: u64,
+    },
+    /// To read a shard under a fetch grant.
+    Fetch {
+        /// What was shown.
+        grant: &'a SignedGrant,
+        /// The shard.
+        address: &'a ContentAddress,
+    },
+    /// A directory question.
+    Directory,
+    /// A friend request, which must carry the current tag.
+    FriendRequest {
+        /// What it carries.
+        tag: Tag,
+    },
+    /// A pairing attempt.
+    Pair,
+}
+
+/// What this node knows when it decides.
+pub trait Standing {
+    /// Whether both sides agreed to be friends.
+    fn is_friend(&self, uid: &Uid) -> bool;
+    /// Whether this node answers directory questions (bootstraps do).
+    fn serves_directory(&self) -> bool;
+    /// Whether this node takes friends at all (bootstraps do not: white paper II.A (B) 1).
+    fn takes_friends(&self) -> bool;
+    /// The tag of the current friend address.
+    fn tag(&self) -> Tag;
+    /// Whether a pairing window is open.
+    fn pairing_open(&self) -> bool;
+    /// Whether this node stores for others, and this key may say who places.
+    fn accepts_authority(&self, issuer: &Uid) -> bool;
+    /// Whether a grant was revoked.
+    fn is_revoked(&self, id: &GrantId) -> bool;
+    /// Whether a shard is held under a lease with this reader key.
+    fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
+}
+
+/// Who got in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// A friend.
+    Friend,
+    /// The holder of this grant.
+    Grant(Grant),
+    /// Anybody, within the budget.
+    Public,
+}
+
+/// Why somebody did not get in. The code travels in the close frame; the text stays here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// No friend of this node.
+    #[error("not a friend")]
+    NotFriend,
+    /// The service is not offered here.
+    #[error("this node does not offer that service")]
+    NotOffered,
+    /// The grant is forged, not the caller's, or out of time.
+    #[error("the grant does not hold: {0}")]
+    Grant(#[from] GrantError),
+    /// The grant's issuer has no say here.
+    #[error("the grant's issuer has no authority on this device")]
+    NoAuthority,
+    /// The grant was revoked.
+    #[error("the grant was revoked")]
+    Revoked,
+    /// The grant allows something else or less.
+    #[error("the grant does not allow this")]
+    Exceeds,
+    /// The friend request carries an old tag.
+    #[error("the friend address is no longer valid: ask its owner for the current one")]
+    WrongTag,
+    /// Too many of these lately.
+    #[error("too many requests; try again later")]
+    Busy,
+}
+
+impl Refusal {
+    /// Error code in QUIC close and reset frames. Never reused for another meaning.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::NotFriend => 0x10,
+            Self::NotOffered => 0x11,
+            Self::Grant(_) => 0x12,
+            Self::NoAuthority => 0x13,
+            Self::Revoked => 0x14,
+            Self::Exceeds => 0x15,
+            Self::WrongTag => 0x16,
+            Self::Busy => 0x17,
+        }
+    }
+}
+
+/// Decides. `now` is for grants, `now_ms` (any monotonic milliseconds) for budgets.
+///
+/// # Errors
+/// The first [`Refusal`] that applies, cheapest checks first.
+pub fn authorise(
+    caller: &Uid,
+    ask: &Ask<'_>,
+    standing: &impl Standing,
+    budgets: &mut Budgets,
+    now: UnixSeconds,
+    now_ms: u64,
+) -> Result<Pass, Refusal> {
+    match ask {
+        Ask::Enter(Door::Friend) | Ask::Friend => {
+            standing.is_friend(caller).then_some(Pass::Friend).ok_or(Refusal::NotFriend)
+        }
+        Ask::Enter(Door::Grant) => Ok(Pass::Public),
+        Ask::Enter(Door::Public) => {
+            let offered = standing.serves_directory() || standing.takes_friends();
+            offered.then_some(Pass::Public).ok_or(Refusal::NotOffered)
+        }
+        Ask::Place { grant, bytes, already } => {
+            if !standing.accepts_authority(&grant.issuer) {
+                return Err(Refusal::NoAuthority);
+            }
+            let grant = grant.check(caller, now)?;
+            if standing.is_revoked(&grant.id) {
+                return Err(Refusal::Revoked);
+            }
+            match grant.right {
+                Right::Place { max_bytes_per_device } if already.saturating_add(*bytes) <= max_bytes_per_device => {
+                    Ok(Pass::Grant(grant))
+                }
+                Right::Place { .. } | Right::Fetch => Err(Refusal::Exceeds),
+            }
+        }
+        Ask::Fetch { grant, address } => {
+            if !standing.is_reader(address, &grant.issuer) {
+                return Err(Refusal::NoAuthority);
+            }
+            let grant = grant.check(caller, now)?;
+            match grant.right {
+                Right::Fetch => Ok(Pass::Grant(grant)),
+                Right::Place { .. } => Err(Refusal::Exceeds),
+            }
+        }
+        Ask::Directory => {
+            if !standing.serves_directory() {
+                return Err(Refusal::NotOffered);
+            }
+            budgets.directory.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+        }
+        Ask::FriendRequest { tag } => {
+            if !standing.takes_friends() {
+                return Err(Refusal::NotOffered);
+            }
+            // The budget comes before the tag, so that tags cannot be guessed.
+            if !budgets.friend_requests.take(*caller, now_ms) {
+                return Err(Refusal::Busy);
+            }
+            (*tag == standing.tag()).then_some(Pass::Public).ok_or(Refusal::WrongTag)
+        }
+        Ask::Pair => {
+            if !standing.pairing_open() {
+                return Err(Refusal::NotOffered);
+            }
+            budgets.pairing.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+        }
+    }
+}
+
+/// A rate with a burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// How many at once after a pause.
+    pub burst: u32,
+    /// How long until one more is allowed.
+    pub refill_ms: u64,
+}
+
+/// Most keys a [`Buckets`] remembers; the whole is bounded by its shared rate anyway.
+const BUCKET_KEYS_MAX: usize = 4_096;
+
+/// Token buckets: one per key, and one that all keys share.
+#[derive(Debug)]
+pub struct Buckets<K> {
+    each: Rate,
+    all: Rate,
+    shared: Bucket,
+    keyed: HashMap<K, Bucket>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    used: u32,
+    since_ms: u64,
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { used: 0, since_ms: 0 };
+
+    /// Gives back what time has refilled, then says whether one more fits.
+    fn fits(&mut self, rate: Rate, now_ms: u64) -> bool {
+        let refills = now_ms.saturating_sub(self.since_ms) / rate.refill_ms.max(1);
+        if self.used == 0 || refills >= u64::from(self.used) {
+            *self = Self { used: 0, since_ms: now_ms };
+        } else {
+            self.used -= u32::try_from(refills).unwrap_or(u32::MAX).min(self.used);
+            self.since_ms += refills * rate.refill_ms;
+        }
+        self.used < rate.burst
+    }
+}
+
+impl<K: Hash + Eq> Buckets<K> {
+    /// Buckets with a rate for each key and one for all together.
+    #[must_use]
+    pub fn new(each: Rate, all: Rate) -> Self {
+        Self { each, all, shared: Bucket::EMPTY, keyed: HashMap::new() }
+    }
+
+    /// Takes one token for `key`; false when there is none.
+    pub fn take(&mut self, key: K, now_ms: u64) -> bool {
+        if !self.shared.fits(self.all, now_ms) {
+            return false;
+        }
+        if self.keyed.len() >= BUCKET_KEYS_MAX && !self.keyed.contains_key(&key) {
+            let each = self.each;
+            self.keyed.retain(|_, bucket| {
+                bucket.fits(each, now_ms);
+                bucket.used > 0
+            });
+            if self.keyed.len() >= BUCKET_KEYS_MAX {
+                return false;
+            }
+        }
+        let bucket = self.keyed.entry(key).or_insert(Bucket::EMPTY);
+        if !bucket.fits(self.each, now_ms) {
+            return false;
+        }
+        bucket.used += 1;
+        self.shared.used += 1;
+        true
+    }
+}
+
+/// Where a handshake comes from, for its budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// An IPv4 address, or an IPv6 /64: what one subscriber commonly has.
+    Ip(IpAddr),
+    /// Anyone over a relay: identities cost nothing, so relayed strangers share one budget.
+    Relay,
+}
+
+impl Origin {
+    /// The origin of packets from `ip`.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::Ip(ip.into()),
+            IpAddr::V6(ip) => Self::Ip(IpAddr::V6((u128::from(ip) & (u128::MAX << 64)).into())),
+        }
+    }
+}
+
+/// All budgets of a node.
+#[derive(Debug)]
+pub struct Budgets {
+    /// TLS handshakes, by origin. A home with many devices behind one address fits; a flood from
+    /// one address costs a bounded share of a core (a handshake is below 1 ms).
+    pub handshake: Buckets<Origin>,
+    /// Directory questions, by caller.
+    pub directory: Buckets<Uid>,
+    /// Friend requests, by caller.
+    pub friend_requests: Buckets<Uid>,
+    /// Pairing attempts, by caller.
+    pub pairing: Buckets<Uid>,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            handshake: Buckets::new(Rate { burst: 200, refill_ms: 50 }, Rate { burst: 2_000, refill_ms: 2 }),
+            directory: Buckets::new(Rate { burst: 400, refill_ms: 25 }, Rate { burst: 20_000, refill_ms: 1 }),
+            friend_requests: Buckets::new(
+                Rate { burst: 5, refill_ms: 600_000 },
+                Rate { burst: 100, refill_ms: 10_000 },
+            ),
+            pairing: Buckets::new(Rate { burst: 10, refill_ms: 10_000 }, Rate { burst: 20, refill_ms: 5_000 }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_base::NodeKey;
+
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+    struct Node {
+        friend: Uid,
+        authority: Uid,
+        reader: Uid,
+        shard: ContentAddress,
+        revoked: Option<GrantId>,
+        bootstrap: bool,
+        pairing: bool,
+    }
+
+    impl Standing for Node {
+        fn is_friend(&self, uid: &Uid) -> bool {
+            *uid == self.friend
+        }
+        fn serves_directory(&self) -> bool {
+            self.bootstrap
+        }
+        fn takes_friends(&self) -> bool {
+            !self.bootstrap
+        }
+        fn tag(&self) -> Tag {
+            Tag([1; 4])
+        }
+        fn pairing_open(&self) -> bool {
+            self.pairing
+        }
+        fn accepts_authority(&self, issuer: &Uid) -> bool {
+            *issuer == self.authority
+        }
+        fn is_revoked(&self, id: &GrantId) -> bool {
+            self.revoked == Some(*id)
+        }
+        fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
+            *address == self.shard && *reader == self.reader
+        }
+    }
+
+    fn key(n: u8) -> NodeKey {
+        NodeKey::from_seed([n; 32])
+    }
+
+    fn device() -> Node {
+        Node {
+            friend: key(1).uid(),
+            authority: key(2).uid(),
+            reader: key(3).uid(),
+            shard: ContentAddress::of(b"shard"),
+            revoked: None,
+            bootstrap: false,
+            pairing: false,
+        }
+    }
+
+    fn ask(node: &Node, caller: &Uid, ask: &Ask<'_>) -> Result<Pass, Refusal> {
+        authorise(caller, ask, node, &mut Budgets::default(), NOW, 0)
+    }
+
+    fn grant(right: Right, issuer: &NodeKey, subject: Uid) -> SignedGrant {
+        let grant = Grant { id: GrantId([7; 16]), subject, right, not_before: NOW, not_after: NOW.plus(60) };
+        SignedGrant::new(&grant, issuer)
+    }
+
+    #[test]
+    fn a_stranger_gets_nothing() {
+        let (node, stranger) = (device(), key(9).uid());
+        assert_eq!(ask(&node, &stranger, &Ask::Enter(Door::Friend)), Err(Refusal::NotFriend));
+        assert_eq!(ask(&node, &stranger, &Ask::Friend), Err(Refusal::NotFriend));
+        assert_eq!(ask(&node, &stranger, &Ask::Directory), Err(Refusal::NotOffered));
+        assert_eq!(ask(&node, &stranger, &Ask::Pair), Err(Refusal::NotOffered));
+        let wrong = Ask::FriendRequest { tag: Tag([0; 4]) };
+        assert_eq!(ask(&node, &stranger, &wrong), Err(Refusal::WrongTag));
+        // Signed by a key that is no reader of this shard and no authority.
+        let self_made = grant(Right::Fetch, &key(9), stranger);
+        let fetch = Ask::Fetch { grant: &self_made, address: &node.shard };
+        assert_eq!(ask(&node, &stranger, &fetch), Err(Refusal::NoAuthority));
+        let self_made = grant(Right::Place { max_bytes_per_device: 9 }, &key(9), stranger);
+        let place = Ask::Place { grant: &self_made, bytes: 1, already: 0 };
+        assert_eq!(ask(&node, &stranger, &place), Err(Refusal::NoAuthority));
+    }
+
+    #[test]
+    fn a_grant_opens_what_it_names_and_no_more() {
+        let mut node = device();
+        let spn = key(4).uid();
+        let signed = grant(Right::Place { max_bytes_per_device: 100 }, &key(2), spn);
+        let place = |bytes, already| Ask::Place { grant: &signed, bytes, already };
+        assert!(matches!(ask(&node, &spn, &place(60, 40)), Ok(Pass::Grant(_))));
+        assert_eq!(ask(&node, &spn, &place(61, 40)), Err(Refusal::Exceeds));
+        assert!(matches!(ask(&node, &key(5).uid(), &place(1, 0)), Err(Refusal::Grant(_))));
+        // A placement grant is no key to what is stored.
+        let fetch = Ask::Fetch { grant: &signed, address: &node.shard };
+        assert_eq!(ask(&node, &spn, &fetch), Err(Refusal::NoAuthority));
+        node.revoked = Some(GrantId([7; 16]));
+        assert_eq!(ask(&node, &spn, &place(1, 0)), Err(Refusal::Revoked));
+    }
+
+    #[test]
+    fn a_fetch_grant_reads_its_backup_only() {
+        let node = device();
+        let reader = key(5).uid();
+        let signed = grant(Right::Fetch, &key(3), reader);
+        assert!(ask(&node, &reader, &Ask::Fetch { grant: &signed, address: &node.shard }).is_ok());
+        let other = ContentAddress::of(b"another shard");
+        let got = ask(&node, &reader, &Ask::Fetch { grant: &signed, address: &other });
+        assert_eq!(got, Err(Refusal::NoAuthority));
+        let place = Ask::Place { grant: &signed, bytes: 1, already: 0 };
+        assert_eq!(ask(&node, &reader, &place), Err(Refusal::NoAuthority));
+    }
+
+    #[test]
+    fn a_bootstrap_has_no_friends() {
+        let node = Node { bootstrap: true, friend: key(8).uid(), ..device() };
+        let got = ask(&node, &key(9).uid(), &Ask::FriendRequest { tag: Tag([1; 4]) });
+        assert_eq!(got, Err(Refusal::NotOffered));
+        assert_eq!(ask(&node, &key(9).uid(), &Ask::Directory), Ok(Pass::Public));
+    }
+
+    #[test]
+    fn budgets_refill_with_time_and_are_bounded_together() {
+        let mut buckets =
+            Buckets::new(Rate { burst: 2, refill_ms: 100 }, Rate { burst: 3, refill_ms: 1_000 });
+        assert!(buckets.take(1, 0) && buckets.take(1, 0));
+        assert!(!buckets.take(1, 99), "the key's burst is used");
+        assert!(buckets.take(1, 100), "one came back");
+        assert!(!buckets.take(2, 100), "all together used their burst");
+        assert!(buckets.take(2, 1_100));
+    }
+
+    #[test]
+    fn tags_cannot_be_guessed() {
+        let (node, stranger) = (device(), key(9).uid());
+        let mut budgets = Budgets::default();
+        let mut tries = 0;
+        for tag in 0..=255u8 {
+            let ask = Ask::FriendRequest { tag: Tag([tag, 0, 0, 0]) };
+            match authorise(&stranger, &ask, &node, &mut budgets, NOW, 0) {
+                Err(Refusal::WrongTag) => tries += 1,
+                other => assert_eq!(other, Err(Refusal::Busy)),
+            }
+        }
+        assert!(tries <= 5, "{tries} guesses were answered");
+    }
+}

@@ -1,0 +1,89 @@
+//! What the mesh needs from the node it runs in: the space that the owner lends.
+//!
+//! The mesh knows nothing of disks. A node that lends nothing uses [`NoHost`].
+
+use std::fs::File;
+
+use ioex_base::{ContentAddress, GrantId, Uid};
+
+use crate::proto::{No, Place};
+
+/// The node's side of placing and reading shards. All calls may block on the disk and are made
+/// from blocking threads; the questions of the door are answered from memory.
+pub trait Host: Send + Sync + 'static {
+    /// Whether this key may say which super nodes place shards here.
+    fn accepts_authority(&self, issuer: &Uid) -> bool;
+    /// Whether a grant was revoked.
+    fn is_revoked(&self, id: &GrantId) -> bool;
+    /// Whether this shard is held under a lease with this reader key.
+    fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
+    /// Space left of what the owner lends, in bytes.
+    fn free_bytes(&self) -> u64;
+    /// What this super node has placed here already, in bytes.
+    fn placed_bytes(&self, placer: &Uid) -> u64;
+    /// Opens a held shard; `None` when it is not here.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn open_shard(&self, address: &ContentAddress) -> std::io::Result<Option<(File, u64)>>;
+    /// Makes room for a shard that `placer` wants to store.
+    ///
+    /// # Errors
+    /// Why not, as the placer is told.
+    fn begin_place(&self, placer: &Uid, place: &Place) -> Result<PlaceStart, No>;
+    /// Everything held, for announcing it.
+    fn held(&self) -> Vec<ContentAddress>;
+}
+
+/// What [`Host::begin_place`] decided.
+pub enum PlaceStart {
+    /// It is here already; its lease was extended.
+    AlreadyHeld,
+    /// Write it here.
+    Write(Box<dyn ShardSink>),
+}
+
+/// Takes a shard's bytes. Dropping it without a commit leaves nothing behind.
+pub trait ShardSink: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the disk fails or more came than was announced.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), No>;
+    /// Verifies the address and makes the shard durable.
+    ///
+    /// # Errors
+    /// When the bytes are not what was announced, or the disk fails.
+    fn commit(self: Box<Self>) -> Result<(), No>;
+}
+
+/// Lends nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn accepts_authority(&self, _issuer: &Uid) -> bool {
+        false
+    }
+    fn is_revoked(&self, _id: &GrantId) -> bool {
+        false
+    }
+    fn is_reader(&self, _address: &ContentAddress, _reader: &Uid) -> bool {
+        false
+    }
+    fn free_bytes(&self) -> u64 {
+        0
+    }
+    fn placed_bytes(&self, _placer: &Uid) -> u64 {
+        0
+    }
+    fn open_shard(&self, _address: &ContentAddress) -> std::io::Result<Option<(File, u64)>> {
+        Ok(None)
+    }
+    fn begin_place(&self, _placer: &Uid, _place: &Place) -> Result<PlaceStart, No> {
+        Err(No::NoSpace)
+    }
+    fn held(&self) -> Vec<ContentAddress> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,482 @@
+//! One stay in the network: the endpoint and the tasks that keep the node reachable.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ioex_base::UnixSeconds;
+use iroh::{
+    Endpoint, RelayMap, RelayMode, SecretKey, Watcher,
+    dns::DnsResolver,
+    endpoint::{PortmapperConfig, presets},
+};
+use iroh_relay::{RelayConfig as RelayEntry, RelayQuicConfig};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bootstraps::Source,
+    clock,
+    directory::{Directory, Lookup, dht::DhtNode},
+    door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC},
+    events::MeshEvent,
+    links::{Links, transport_config},
+    mesh::{Dialled, Mesh},
+    names::{BootstrapAddr, DHT_PORT_OFFSET, NODE_PORT_OFFSET, NameResolver},
+    record::{NodeRecord, RECORD_BOOTSTRAPS_MAX},
+    relay_tls, serve,
+    state::SINGLES,
+};
+
+/// How often a node publishes its record when nothing changed: three times in a record's life.
+const PUBLISH_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Pause after a record could not be published.
+const PUBLISH_RETRY: Duration = Duration::from_secs(3);
+/// Changes of the own addresses within this time are published together.
+const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
+/// How often a node asks for bootstraps it does not know, once it knows some.
+const DISCOVER_EVERY: Duration = Duration::from_secs(5 * 60);
+/// Pause until then while it knows few.
+const DISCOVER_SOON: Duration = Duration::from_secs(5);
+/// How often everything held is announced again: three times in an announcement's life.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(30 * 60);
+/// Announcements of new shards are collected for this long.
+const ANNOUNCE_SETTLE: Duration = Duration::from_millis(100);
+/// How often measured latencies go to the table.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+const LAST_PUBLISHED_KEY: &[u8] = b"last-published-ms";
+
+/// Why the network cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OnlineError {
+    /// A socket could not be bound.
+    #[error("the node's port cannot be used: {0}")]
+    Bind(String),
+    /// The DHT's socket could not be bound.
+    #[error("the DHT's port cannot be used: {0}")]
+    Dht(std::io::Error),
+    /// A bootstrap needs an address that others can use, and a port.
+    #[error("a bootstrap needs a fixed address: give --public-ip (or --bind) and --port")]
+    BootstrapAddress,
+    /// This program was built without the relay.
+    #[error("this program was built for devices: it cannot be a bootstrap")]
+    NoRelay,
+    /// The relay did not start.
+    #[cfg(feature = "bootstrap")]
+    #[error(transparent)]
+    Relay(#[from] crate::relay::RelayError),
+}
+
+/// What the network looks like from here.
+#[derive(Clone, Debug)]
+pub struct Netcheck {
+    /// Whether UDP reaches a bootstrap.
+    pub udp: bool,
+    /// Whether the NAT maps each destination differently (a symmetric NAT).
+    pub varies: Option<bool>,
+    /// The public address that bootstraps saw.
+    pub public: Option<SocketAddr>,
+}
+
+/// The endpoint and what hangs on it.
+pub(crate) struct Online {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) links: Arc<Links>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) cancel: CancellationToken,
+    lookup: Arc<Lookup>,
+    relays: RelayMap,
+    #[cfg(feature = "bootstrap")]
+    relay: Option<crate::relay::Relay>,
+}
+
+fn relay_entry(b: &BootstrapAddr, no_udp: bool) -> RelayEntry {
+    let quic = (!no_udp).then(|| RelayQuicConfig::new(b.addr.port()));
+    RelayEntry::new(b.relay_url(), quic)
+}
+
+impl Online {
+    pub(crate) async fn start(mesh: &Mesh) -> Result<(Self, Dialled), OnlineError> {
+        let config = mesh.config();
+        let own = config.own_bootstrap();
+        if !config.kind_takes_friends() && own.is_none() {
+            return Err(OnlineError::BootstrapAddress);
+        }
+        #[cfg(not(feature = "bootstrap"))]
+        if own.is_some() {
+            return Err(OnlineError::NoRelay);
+        }
+        #[cfg(feature = "bootstrap")]
+        let relay = match own {
+            Some(b) => {
+                let ip = config.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                Some(crate::relay::Relay::start(&config.key, (ip, b.addr.port()).into()).await?)
+            }
+            None => None,
+        };
+        let active = own.map_or_else(|| mesh.table().active(), |b| vec![b]);
+        let relays = RelayMap::empty();
+        for b in &active {
+            relays.insert(b.relay_url(), Arc::new(relay_entry(b, config.no_udp)));
+        }
+        let lookup = Arc::new(Lookup::default());
+        let port = if own.is_some() { config.port.saturating_add(NODE_PORT_OFFSET) } else { config.port };
+        let mut builder = Endpoint::builder(presets::Minimal)
+            .secret_key(SecretKey::from_bytes(&config.key.seed()))
+            .alpns(vec![ALPN_FRIEND.to_vec(), ALPN_GRANT.to_vec(), ALPN_PUBLIC.to_vec()])
+            .relay_mode(RelayMode::Custom(relays.clone()))
+            .ca_tls_config(relay_tls::client_config())
+            .dns_resolver(DnsResolver::custom(NameResolver))
+            .transport_config(transport_config());
+        // Asking the router makes sense only where there may be one.
+        if own.is_some() || config.no_udp || config.bind.is_some_and(|ip| ip.is_loopback()) {
+            builder = builder.portmapper_config(PortmapperConfig::Disabled);
+        }
+        let bind_error = |e: String| OnlineError::Bind(e);
+        if config.no_udp {
+            builder = builder.clear_ip_transports();
+        } else if let Some(ip) = config.bind {
+            builder = builder
+                .clear_ip_transports()
+                .bind_addr(SocketAddr::new(ip, port))
+                .map_err(|e| bind_error(format!("{e:#}")))?;
+        } else if port != 0 {
+            builder = builder
+                .bind_addr(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+                .map_err(|e| bind_error(format!("{e:#}")))?;
+        }
+        if let Some(b) = own {
+            builder = builder.external_addr(b.node());
+        }
+        let endpoint = builder.bind().await.map_err(|e| bind_error(format!("{e:#}")))?;
+        let services = endpoint.address_lookup().map_err(|e| bind_error(format!("{e:#}")))?;
+        services.add(lookup.clone());
+        #[cfg(feature = "lan")]
+        if config.lan {
+            let own_id = endpoint.id();
+            match iroh_mdns_address_lookup::MdnsAddressLookup::builder().build(own_id) {
+                Ok(lan) => services.add(lan),
+                Err(e) => mesh.warn(format!("looking for nodes on the local network does not work: {e:#}")),
+            }
+        }
+        let dht = Self::start_dht(mesh, own).await?;
+        let (dial, dialled) = mpsc::channel(16);
+        let links = Arc::new(Links::new(endpoint.clone(), dial));
+        let directory = Arc::new(Directory::new(config.key.clone(), links.clone(), dht));
+        lookup.connect(Arc::downgrade(&directory));
+        let online = Self {
+            endpoint,
+            links,
+            directory,
+            cancel: CancellationToken::new(),
+            lookup,
+            relays,
+            #[cfg(feature = "bootstrap")]
+            relay,
+        };
+        online.use_table(mesh);
+        Ok((online, dialled))
+    }
+
+    async fn start_dht(mesh: &Mesh, own: Option<BootstrapAddr>) -> Result<Option<DhtNode>, OnlineError> {
+        let config = mesh.config();
+        if config.no_udp || (!config.dht && own.is_none()) {
+            return Ok(None);
+        }
+        let contacts: Vec<SocketAddr> = {
+            let table = mesh.table();
+            table.ranked().into_iter().map(|e| e.addr.dht()).filter(|a| own.is_none_or(|b| b.dht() != *a)).collect()
+        };
+        let port = own.map_or(0, |b| b.addr.port().saturating_add(DHT_PORT_OFFSET));
+        DhtNode::start(port, &contacts, own.is_some()).map(Some).map_err(OnlineError::Dht)
+    }
+
+    /// Starts the tasks of this stay.
+    pub(crate) fn run(mesh: &Mesh, mut dialled: Dialled) {
+        let Some((endpoint, cancel)) = mesh.with_online(|o| (o.endpoint.clone(), o.cancel.clone())) else { return };
+        let own = mesh.clone();
+        mesh.spawn(async move { serve::run(own, endpoint).await });
+        let (own, ended) = (mesh.clone(), cancel.clone());
+        mesh.spawn(async move {
+            let mut running = tokio::task::JoinSet::new();
+            loop {
+                tokio::select! {
+                    () = ended.cancelled() => return,
+                    Some(_) = running.join_next() => {}
+                    Some((door, conn)) = dialled.recv() => {
+                        running.spawn(serve::serve_connection(own.clone(), door, conn));
+                    }
+                }
+            }
+        });
+        let (own, ended) = (mesh.clone(), cancel.clone());
+        mesh.spawn(async move { ended.run_until_cancelled(watch_home(own)).await.unwrap_or(()) });
+        let (own, ended) = (mesh.clone(), cancel.clone());
+        mesh.spawn(async move { ended.run_until_cancelled(publish(own)).await.unwrap_or(()) });
+        let (own, ended) = (mesh.clone(), cancel.clone());
+        mesh.spawn(async move { ended.run_until_cancelled(discover(own)).await.unwrap_or(()) });
+        let (own, ended) = (mesh.clone(), cancel.clone());
+        mesh.spawn(async move { announce(own, ended).await });
+        if mesh.config().kind_takes_friends() {
+            let own = mesh.clone();
+            mesh.spawn(crate::friends::presence::run(own, cancel));
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.endpoint.close().await;
+        #[cfg(feature = "bootstrap")]
+        if let Some(relay) = self.relay {
+            relay.stop().await;
+        }
+    }
+
+    pub(crate) fn home(&self) -> Option<BootstrapAddr> {
+        self.endpoint.addr().relay_urls().next().and_then(BootstrapAddr::from_relay_url)
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.endpoint.addr().ip_addrs().copied().collect()
+    }
+
+    /// Brings what the table says to where it is used. Returns the relays to add and to drop.
+    fn use_table(&self, mesh: &Mesh) -> (Vec<BootstrapAddr>, Vec<BootstrapAddr>) {
+        let (active, all) = {
+            let table = mesh.table();
+            let all: Vec<BootstrapAddr> = table.ranked().into_iter().map(|e| e.addr).collect();
+            (table.active(), all)
+        };
+        self.lookup.use_bootstraps(all.clone());
+        // Directory questions go to the best ones, and further down when those fail.
+        self.directory.use_bootstraps(active.iter().chain(all.iter().filter(|b| !active.contains(b))).copied().collect());
+        if !mesh.config().kind_takes_friends() {
+            return (vec![], vec![]);
+        }
+        let have: Vec<BootstrapAddr> =
+            self.relays.urls::<Vec<_>>().iter().filter_map(BootstrapAddr::from_relay_url).collect();
+        let home = self.home();
+        let add = active.iter().filter(|b| !have.contains(b)).copied().collect();
+        let drop = have.into_iter().filter(|b| !active.contains(b) && home != Some(*b)).collect();
+        (add, drop)
+    }
+}
+
+/// Applies the table to the running endpoint.
+async fn apply_table(mesh: &Mesh) {
+    let Some((endpoint, (add, drop))) = mesh.with_online(|o| (o.endpoint.clone(), o.use_table(mesh))) else { return };
+    for b in add {
+        endpoint.insert_relay(b.relay_url(), Arc::new(relay_entry(&b, mesh.config().no_udp))).await;
+    }
+    for b in drop {
+        endpoint.remove_relay(&b.relay_url()).await;
+    }
+}
+
+/// Follows the home relay and the measured latencies.
+async fn watch_home(mesh: Mesh) {
+    let Some(endpoint) = mesh.with_online(|o| o.endpoint.clone()) else { return };
+    let mut status = endpoint.home_relay_status();
+    let mut report = endpoint.net_report();
+    let mut home = None;
+    let mut tick = tokio::time::interval(MEASURE_EVERY);
+    loop {
+        let connected = status.get().iter().any(iroh::endpoint::RelayStatus::is_connected);
+        let dht = match mesh.directory() {
+            Ok(d) => match d.dht() {
+                Some(dht) => dht.joined().await,
+                None => false,
+            },
+            Err(_) => return,
+        };
+        // A bootstrap alone is a network of one; a device needs somebody.
+        mesh.set_joined(connected || dht || mesh.config().own_bootstrap().is_some());
+        let now_home = mesh.home();
+        if now_home != home {
+            home = now_home;
+            mesh.emit(MeshEvent::Home(home.map(|b| b.uid)));
+            mesh.wake_presence();
+        }
+        if let Some(report) = report.get() {
+            let now = clock::unix();
+            let mut table = mesh.table();
+            let mut best: std::collections::BTreeMap<ioex_base::Uid, Duration> = std::collections::BTreeMap::new();
+            for (_, url, latency) in report.relay_latency.iter() {
+                if let Some(b) = BootstrapAddr::from_relay_url(url) {
+                    let known = best.entry(b.uid).or_insert(latency);
+                    *known = latency.min(*known);
+                }
+            }
+            for (uid, latency) in &best {
+                table.measured(uid, latency.as_secs_f64() * 1000.0, now);
+            }
+        }
+        tokio::select! {
+            changed = status.updated() => if changed.is_err() { return },
+            changed = report.updated() => {
+                if changed.is_err() { return }
+                note_unanswered(&mesh, &report.get());
+                apply_table(&mesh).await;
+            }
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+/// Active bootstraps that a report did not reach have failed once more.
+fn note_unanswered(mesh: &Mesh, report: &Option<iroh::endpoint::NetReport>) {
+    let Some(report) = report else { return };
+    let answered: Vec<ioex_base::Uid> = report
+        .relay_latency
+        .iter()
+        .filter_map(|(_, url, _)| BootstrapAddr::from_relay_url(url))
+        .map(|b| b.uid)
+        .collect();
+    if answered.is_empty() {
+        return;
+    }
+    let mut table = mesh.table();
+    for b in table.active() {
+        if !answered.contains(&b.uid) {
+            table.failed(&b.uid);
+        }
+    }
+}
+
+/// Keeps the directory's record of this node fresh.
+async fn publish(mesh: Mesh) {
+    let Some(endpoint) = mesh.with_online(|o| o.endpoint.clone()) else { return };
+    let mut addr = endpoint.watch_addr();
+    let mut last_ms: u64 = mesh.state().get(SINGLES, LAST_PUBLISHED_KEY).ok().flatten().unwrap_or(0);
+    loop {
+        let now_ms = clock::unix_ms();
+        let record = own_record(&mesh).sign(mesh.key(), now_ms.max(last_ms + 1));
+        let Ok(directory) = mesh.directory() else { return };
+        if last_ms > 0 {
+            notice_copy(&mesh, &directory, last_ms).await;
+        }
+        let pause = match directory.publish(&record).await {
+            Ok(()) => {
+                last_ms = record.seq_ms;
+                // Only a copied folder notices that this was not written; the next write mends it.
+                let _ = mesh.state().put(SINGLES, LAST_PUBLISHED_KEY, &last_ms);
+                PUBLISH_EVERY
+            }
+            Err(e) => {
+                tracing::debug!("record not published: {e}");
+                // A bootstrap that is alone has nobody to tell.
+                PUBLISH_RETRY
+            }
+        };
+        tokio::select! {
+            changed = addr.updated() => {
+                if changed.is_err() { return }
+                tokio::time::sleep(PUBLISH_SETTLE).await;
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn own_record(mesh: &Mesh) -> NodeRecord {
+    let config = mesh.config();
+    let own = config.own_bootstrap();
+    let home = mesh.home();
+    let bootstraps = match own {
+        Some(own) => vec![own],
+        None => home.into_iter().take(RECORD_BOOTSTRAPS_MAX).collect(),
+    };
+    NodeRecord {
+        kind: config.kind,
+        addresses: mesh.direct_addresses(),
+        bootstraps,
+        owner: config.owner_tag(),
+        lends_bytes: mesh.host().free_bytes(),
+    }
+}
+
+/// Somebody else published under this key after we did: the data folder was copied.
+async fn notice_copy(mesh: &Mesh, directory: &Directory, last_ms: u64) {
+    directory.forget(&mesh.uid());
+    if let Some(found_ms) = directory.published_ms(mesh.uid()).await {
+        if found_ms > last_ms {
+            let at = UnixSeconds(found_ms / 1000);
+            mesh.warn(format!(
+                "another node uses this node's key (it published at {} s since 1970): was the data folder copied? \
+                 Run only one of them, or delete the key of one",
+                at.0
+            ));
+        }
+    }
+}
+
+/// Learns of bootstraps, and joins the DHT.
+async fn discover(mesh: Mesh) {
+    let mut bootstrapped = false;
+    loop {
+        let Ok(directory) = mesh.directory() else { return };
+        if let Some(dht) = directory.dht() {
+            if !bootstrapped {
+                bootstrapped = dht.bootstrap().await;
+            }
+            if mesh.config().own_bootstrap().is_some() {
+                dht.announce_bootstrap(mesh.key()).await;
+            }
+        }
+        let mut found = directory.bootstraps().await;
+        let now = clock::unix();
+        let met = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner).bootstraps(now);
+        found.extend(met.into_iter().map(|(b, _)| b));
+        let own = mesh.uid();
+        let changed = {
+            let mut table = mesh.table();
+            let found = found.into_iter().filter(|b| b.uid != own);
+            found.fold(false, |changed, b| table.learn(b, Source::Announced, now) || changed)
+        };
+        if changed {
+            mesh.save_table();
+            apply_table(&mesh).await;
+        }
+        let few = mesh.table().len() < crate::bootstraps::ACTIVE_MAX + 1 || !bootstrapped;
+        let pause = if few || changed { DISCOVER_SOON } else { DISCOVER_EVERY };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Announces held shards: new ones soon, all of them again and again.
+async fn announce(mesh: Mesh, cancel: CancellationToken) {
+    let mut all_at = tokio::time::Instant::now() + Duration::from_secs(2);
+    loop {
+        let soon = async {
+            mesh.announce_woken().await;
+            tokio::time::sleep(ANNOUNCE_SETTLE).await;
+        };
+        let addresses = tokio::select! {
+            () = cancel.cancelled() => return,
+            () = soon => mesh.take_announcements(),
+            () = tokio::time::sleep_until(all_at) => {
+                all_at = tokio::time::Instant::now() + ANNOUNCE_EVERY;
+                let host = mesh.host().clone();
+                tokio::task::spawn_blocking(move || host.held()).await.unwrap_or_default()
+            }
+        };
+        let Ok(directory) = mesh.directory() else { return };
+        if !addresses.is_empty() {
+            let told = directory.announce(&addresses, &cancel).await;
+            tracing::debug!("announced {told} of {} contents", addresses.len());
+            if told < addresses.len() && !cancel.is_cancelled() {
+                all_at = all_at.min(tokio::time::Instant::now() + Duration::from_secs(60));
+            }
+        }
+    }
+}
+
+/// See [`Mesh::netcheck`].
+pub(crate) async fn netcheck(endpoint: &Endpoint) -> Option<Netcheck> {
+    let mut report = endpoint.net_report();
+    let report = tokio::time::timeout(Duration::from_secs(10), report.initialized()).await.ok()?;
+    let public = report.global_v4.map(SocketAddr::V4).or(report.global_v6.map(SocketAddr::V6));
+    Some(Netcheck { udp: report.has_udp(), varies: report.mapping_varies_by_dest(), public })
+}

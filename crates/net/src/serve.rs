@@ -1,0 +1,481 @@
+//! Incoming connections and streams: through the door, to whoever serves them.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ioex_base::{ContentAddress, Uid, limits::SHARD_MAX_BYTES};
+use iroh::endpoint::{Connection, Incoming, IncomingAddr, RecvStream, SendStream, VarInt};
+use serde::Serialize;
+use tokio::{io::AsyncReadExt, sync::Semaphore, task::JoinSet};
+
+use crate::{
+    clock,
+    door::{Ask, Door, Origin, Pass, Refusal},
+    forward,
+    frame::{self, FrameError},
+    host::{PlaceStart, ShardSink},
+    links::{CLOSE_DONE, PathKind, path_of, uid_of},
+    mesh::Mesh,
+    proto::{
+        Answer, Capacity, DirectoryAnswer, DirectoryQuestion, Fetch, No, OPEN_MAX_BYTES, Open, Place,
+        PlaceAnswer, SessionOpen, SessionTarget, Want,
+    },
+    session::{self, IncomingStream, Stream, StreamKind},
+    transfer::serve::{self as content, ServeError, Source},
+};
+
+/// TLS handshakes under way at once.
+const HANDSHAKES_AT_ONCE: usize = 128;
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first frame of a stream must come within this time.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection through the public or the grant door without streams ends after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of an incoming shard read at a time.
+const SHARD_BLOCK_BYTES: usize = 256 * 1024;
+
+/// Why a stream was not served.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Content(#[from] ServeError),
+    #[error("no first frame in time")]
+    Timeout,
+}
+
+/// Accepts connections until the endpoint closes.
+pub(crate) async fn run(mesh: Mesh, endpoint: iroh::Endpoint) {
+    let slots = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
+    let mut running = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            Some(_) = running.join_next() => continue,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { return };
+        let origin = match incoming.remote_addr() {
+            IncomingAddr::Ip(addr) => Origin::of(addr.ip()),
+            _ => Origin::Relay,
+        };
+        if !mesh.budgets().handshake.take(origin, clock::monotonic_ms()) {
+            // No answer at all: the cheapest thing that can be done with a flood.
+            incoming.ignore();
+            continue;
+        }
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let mesh = mesh.clone();
+        running.spawn(async move {
+            if let Some((door, conn)) = enter(&mesh, incoming).await {
+                drop(slot);
+                serve_connection(mesh, door, conn).await;
+            }
+        });
+    }
+}
+
+/// The handshake, then the door.
+async fn enter(mesh: &Mesh, incoming: Incoming) -> Option<(Door, Connection)> {
+    let accepting = incoming.accept().ok()?;
+    let conn = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(conn)) => conn,
+        Ok(Err(e)) => {
+            tracing::debug!("handshake failed: {e:#}");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let uid = uid_of(conn.remote_id());
+    let door = Door::from_alpn(conn.alpn())?;
+    if let Err(refusal) = mesh.authorise(&uid, &Ask::Enter(door)) {
+        tracing::debug!("{} refused at the {} door: {refusal}", uid.short(), door.name());
+        conn.close(VarInt::from_u32(refusal.code()), b"");
+        return None;
+    }
+    mesh.links().ok()?.keep(uid, door, conn.clone());
+    Some((door, conn))
+}
+
+/// Serves the streams of one connection, whoever opened it, until it ends.
+pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
+    let uid = uid_of(conn.remote_id());
+    let mut running = JoinSet::new();
+    loop {
+        let idle = async {
+            if door == Door::Friend || !running.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(IDLE_TIMEOUT).await;
+        };
+        tokio::select! {
+            stream = conn.accept_bi() => match stream {
+                Ok((send, recv)) => {
+                    running.spawn(serve_stream(mesh.clone(), door, uid, conn.clone(), send, recv));
+                }
+                Err(e) => {
+                    tracing::debug!("connection with {} ended: {e}", uid.short());
+                    break;
+                }
+            },
+            datagram = conn.read_datagram(), if door == Door::Friend => match datagram {
+                Ok(datagram) => mesh.registry().datagram(uid, datagram),
+                Err(_) => break,
+            },
+            () = idle => {
+                conn.close(VarInt::from_u32(CLOSE_DONE), b"");
+                break;
+            }
+            _ = running.join_next(), if !running.is_empty() => {}
+        }
+    }
+    if let Ok(links) = mesh.links() {
+        links.ended(uid, door, &conn);
+    }
+    if door == Door::Friend {
+        mesh.parted(uid).await;
+    }
+}
+
+async fn serve_stream(mesh: Mesh, door: Door, from: Uid, conn: Connection, send: SendStream, recv: RecvStream) {
+    match stream(&mesh, door, from, conn, send, recv).await {
+        Ok(()) => {}
+        Err(e) => tracing::debug!("stream of {} ended: {e}", from.short()),
+    }
+}
+
+async fn reply<T: Serialize>(send: &mut SendStream, result: Result<T, No>) -> Result<(), FrameError> {
+    let answer = match result {
+        Ok(value) => Answer::Yes(value),
+        Err(no) => Answer::No(no),
+    };
+    frame::write(send, &answer).await
+}
+
+async fn stream(
+    mesh: &Mesh,
+    door: Door,
+    from: Uid,
+    conn: Connection,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> Result<(), StreamError> {
+    let open: Open = match tokio::time::timeout(OPEN_TIMEOUT, frame::read(&mut recv, OPEN_MAX_BYTES)).await {
+        Ok(open) => open?,
+        Err(_) => return Err(StreamError::Timeout),
+    };
+    let ask = match &open {
+        Open::Directory(_) => Ask::Directory,
+        Open::FriendRequest(request) => Ask::FriendRequest { tag: request.tag },
+        Open::Pair(_) => Ask::Pair,
+        Open::Capacity(grant) => {
+            Ask::Place { grant, bytes: 0, already: mesh.host().placed_bytes(&from) }
+        }
+        Open::Place(place) => {
+            Ask::Place { grant: &place.grant, bytes: place.bytes, already: mesh.host().placed_bytes(&from) }
+        }
+        Open::Fetch(grant, fetch) => Ask::Fetch { grant, address: &fetch.address },
+        Open::Hello(_)
+        | Open::Ping
+        | Open::Message(_)
+        | Open::Offer(_)
+        | Open::OfferState(_)
+        | Open::FetchOffered(_)
+        | Open::Session(_) => Ask::Friend,
+    };
+    // What belongs behind another door does not exist behind this one.
+    let right_door = match ask {
+        Ask::Friend => door == Door::Friend,
+        Ask::Place { .. } | Ask::Fetch { .. } => door == Door::Grant,
+        _ => door == Door::Public,
+    };
+    let pass = if right_door { mesh.authorise(&from, &ask) } else { Err(Refusal::NotOffered) };
+    let pass = match pass {
+        Ok(pass) => pass,
+        Err(refusal) => {
+            tracing::debug!("{} refused: {refusal}", from.short());
+            return Ok(reply::<()>(&mut send, Err((&refusal).into())).await?);
+        }
+    };
+    match open {
+        Open::Directory(question) => reply(&mut send, directory(mesh, from, question).await).await?,
+        Open::FriendRequest(request) => reply(&mut send, mesh.take_friend_request(from, request).await).await?,
+        Open::Pair(message) => mesh.serve_pairing(from, message, &mut send, &mut recv).await?,
+        Open::Hello(hello) => {
+            reply(&mut send, Ok(mesh.hello())).await?;
+            mesh.met(from, hello).await;
+        }
+        Open::Ping => reply(&mut send, Ok(())).await?,
+        Open::Message(message) => reply(&mut send, mesh.take_message(from, message).await).await?,
+        Open::Offer(offer) => reply(&mut send, mesh.take_offer(from, offer).await).await?,
+        Open::OfferState(update) => reply(&mut send, mesh.take_offer_state(from, update).await).await?,
+        Open::FetchOffered(fetch) => fetch_offered(mesh, from, &conn, fetch, &mut send).await?,
+        Open::Session(open) => return session_stream(mesh, from, conn, open, send, recv).await,
+        Open::Capacity(_) => reply(&mut send, Ok(capacity(mesh, from, &pass))).await?,
+        Open::Place(place) => place_shard(mesh, from, place, &mut send, &mut recv).await?,
+        Open::Fetch(_, fetch) => fetch_shard(mesh, fetch, &mut send).await?,
+    }
+    // The other side may have gone after it had what it wanted.
+    let _ = send.finish();
+    let _ = tokio::time::timeout(OPEN_TIMEOUT, send.stopped()).await;
+    Ok(())
+}
+
+async fn directory(mesh: &Mesh, from: Uid, question: DirectoryQuestion) -> Result<DirectoryAnswer, No> {
+    let now = clock::unix();
+    let memory = || mesh.memory().lock().unwrap_or_else(PoisonError::into_inner);
+    let dht = mesh.directory().ok().and_then(|d| d.dht().cloned());
+    match question {
+        DirectoryQuestion::Publish(record) => {
+            if record.uid != from || !memory().keep_record(record.clone(), now) {
+                return Err(No::BadRequest);
+            }
+            if let Some(dht) = dht {
+                mesh.spawn(async move {
+                    dht.publish(&record).await;
+                });
+            }
+            Ok(DirectoryAnswer::Kept)
+        }
+        DirectoryQuestion::Resolve(uid) => {
+            let known = memory().record(&uid, now);
+            let record = match (known, dht) {
+                (Some(record), _) => Some(record),
+                (None, Some(dht)) => dht.resolve(uid).await,
+                (None, None) => None,
+            };
+            Ok(DirectoryAnswer::Record(record))
+        }
+        DirectoryQuestion::Announce(list) => {
+            if list.len() > crate::proto::ANNOUNCE_MAX {
+                return Err(No::BadRequest);
+            }
+            let mut memory = memory();
+            for (address, record) in list {
+                memory.keep_holder(&from, &address, record, now);
+            }
+            Ok(DirectoryAnswer::Kept)
+        }
+        DirectoryQuestion::Find(address) => {
+            let mut holders = memory().holders(&address, now);
+            if let Some(dht) = dht.filter(|_| holders.is_empty()) {
+                holders = found_in_dht(&dht, address).await;
+            }
+            holders.truncate(crate::proto::HOLDERS_MAX);
+            Ok(DirectoryAnswer::Holders(holders))
+        }
+        DirectoryQuestion::Bootstraps => {
+            let mut known = memory().bootstraps(now);
+            known.truncate(crate::proto::BOOTSTRAPS_MAX);
+            Ok(DirectoryAnswer::Bootstraps(known))
+        }
+    }
+}
+
+/// How long a bootstrap collects holders for somebody who asked over QUIC.
+const COLLECT_TIME: Duration = Duration::from_millis(500);
+
+async fn found_in_dht(
+    dht: &crate::directory::dht::DhtNode,
+    address: ContentAddress,
+) -> Vec<crate::directory::HolderRecord> {
+    let (tell, mut told) = tokio::sync::mpsc::channel(16);
+    let mut out = Vec::new();
+    let collect = async {
+        let asking = dht.find(&address, tell);
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                _ = &mut asking => break,
+                Some(found) = told.recv() => out.extend(found),
+            }
+        }
+        while let Ok(found) = told.try_recv() {
+            out.extend(found);
+        }
+    };
+    // Whatever came in time is the answer.
+    let _ = tokio::time::timeout(COLLECT_TIME, collect).await;
+    out
+}
+
+async fn fetch_offered(
+    mesh: &Mesh,
+    from: Uid,
+    conn: &Connection,
+    fetch: Fetch,
+    send: &mut SendStream,
+) -> Result<(), StreamError> {
+    let (id, file) = match mesh.offered(from, &fetch.address) {
+        Ok(found) => found,
+        Err(no) => return Ok(content::refuse(send, no).await?),
+    };
+    if fetch.want == Want::Pieces {
+        return Ok(match mesh.offered_list(&file).await {
+            Ok(list) => content::pieces(send, &list).await?,
+            Err(no) => content::refuse(send, no).await?,
+        });
+    }
+    let source = match mesh.open_offered(&file).await {
+        Ok(source) => source,
+        Err(no) => return Ok(content::refuse(send, no).await?),
+    };
+    let relayed = matches!(path_of(conn).0, PathKind::Relayed(_));
+    let mut shown = Instant::now();
+    content::range(send, &source, fetch.want, |n| mesh.note_sent(id, n, relayed, &mut shown)).await?;
+    Ok(())
+}
+
+async fn fetch_shard(mesh: &Mesh, fetch: Fetch, send: &mut SendStream) -> Result<(), StreamError> {
+    let host = mesh.host().clone();
+    let opened = tokio::task::spawn_blocking(move || host.open_shard(&fetch.address)).await;
+    let (file, size) = match opened {
+        Ok(Ok(Some(found))) => found,
+        Ok(Ok(None)) => return Ok(content::refuse(send, No::NotFound).await?),
+        Ok(Err(_)) | Err(_) => return Ok(content::refuse(send, No::Failed).await?),
+    };
+    let source = Source { file: Arc::new(file), size };
+    if fetch.want == Want::Pieces {
+        // Shards are small enough to be verified whole.
+        return Ok(content::refuse(send, No::BadRequest).await?);
+    }
+    content::range(send, &source, fetch.want, |_| ()).await?;
+    Ok(())
+}
+
+fn capacity(mesh: &Mesh, from: Uid, pass: &Pass) -> Capacity {
+    let host = mesh.host();
+    let granted = match pass {
+        Pass::Grant(grant) => match grant.right {
+            ioex_base::Right::Place { max_bytes_per_device } => {
+                max_bytes_per_device.saturating_sub(host.placed_bytes(&from))
+            }
+            ioex_base::Right::Fetch => 0,
+        },
+        Pass::Friend | Pass::Public => 0,
+    };
+    let config = mesh.config();
+    let free_bytes = if config.kind.stores_for_others() { host.free_bytes().min(granted) } else { 0 };
+    Capacity { free_bytes, owner: config.owner_tag(), kind: config.kind }
+}
+
+async fn place_shard(
+    mesh: &Mesh,
+    from: Uid,
+    place: Place,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+) -> Result<(), StreamError> {
+    if place.bytes > SHARD_MAX_BYTES || !mesh.config().kind.stores_for_others() {
+        return Ok(reply::<PlaceAnswer>(send, Err(No::BadRequest)).await?);
+    }
+    let (host, copy) = (mesh.host().clone(), place.clone());
+    let begun = tokio::task::spawn_blocking(move || host.begin_place(&from, &copy)).await;
+    let sink = match begun {
+        Ok(Ok(PlaceStart::Write(sink))) => sink,
+        Ok(Ok(PlaceStart::AlreadyHeld)) => return Ok(reply(send, Ok(PlaceAnswer::AlreadyHeld)).await?),
+        Ok(Err(no)) => return Ok(reply::<PlaceAnswer>(send, Err(no)).await?),
+        Err(_) => return Ok(reply::<PlaceAnswer>(send, Err(No::Failed)).await?),
+    };
+    reply(send, Ok(PlaceAnswer::Send)).await?;
+    let stored = store_shard(sink, place.bytes, recv).await?;
+    if stored.is_ok() {
+        mesh.announce_soon(place.address);
+    }
+    Ok(reply(send, stored).await?)
+}
+
+/// Takes the bytes of a shard. The outer error is a broken stream, the inner one the answer.
+async fn store_shard(
+    mut sink: Box<dyn ShardSink>,
+    bytes: u64,
+    recv: &mut RecvStream,
+) -> Result<Result<(), No>, StreamError> {
+    let mut left = bytes;
+    while left > 0 {
+        let want = usize::try_from(left.min(SHARD_BLOCK_BYTES as u64)).unwrap_or(SHARD_BLOCK_BYTES);
+        let mut block = vec![0; want];
+        let read = tokio::time::timeout(OPEN_TIMEOUT, AsyncReadExt::read_exact(recv, &mut block));
+        read.await.map_err(|_| StreamError::Timeout)?.map_err(FrameError::Io)?;
+        left -= want as u64;
+        let written = tokio::task::spawn_blocking(move || sink.write(&block).map(|()| sink)).await;
+        sink = match written {
+            Ok(Ok(sink)) => sink,
+            Ok(Err(no)) => return Ok(Err(no)),
+            Err(_) => return Ok(Err(No::Failed)),
+        };
+    }
+    match tokio::task::spawn_blocking(move || sink.commit()).await {
+        Ok(result) => Ok(result),
+        Err(_) => Ok(Err(No::Failed)),
+    }
+}
+
+async fn session_stream(
+    mesh: &Mesh,
+    from: Uid,
+    conn: Connection,
+    open: SessionOpen,
+    mut send: SendStream,
+    recv: RecvStream,
+) -> Result<(), StreamError> {
+    let kind = if open.datagram { StreamKind::Datagram } else { StreamKind::Reliable };
+    match open.target {
+        SessionTarget::Service(name) if name.len() <= session::SERVICE_NAME_MAX_BYTES => {
+            let service = mesh.registry().service(&name);
+            let Some(service) = service.filter(|s| !s.is_closed()) else {
+                return Ok(reply::<()>(&mut send, Err(No::NotFound)).await?);
+            };
+            reply(&mut send, Ok(())).await?;
+            let stream = session::accepted(mesh, from, kind, conn, send, recv).await?;
+            // A program that stopped listening meanwhile closes the stream by dropping it.
+            let _ = service.send(IncomingStream { from, session: open.session, stream }).await;
+            Ok(())
+        }
+        SessionTarget::Service(_) => Ok(reply::<()>(&mut send, Err(No::BadRequest)).await?),
+        SessionTarget::Tcp(target) => tcp_target(mesh, from, conn, target, send, recv).await,
+        SessionTarget::Udp(target) => {
+            if let Err(no) = mesh.check_target(&target) {
+                return Ok(reply::<()>(&mut send, Err(no)).await?);
+            }
+            reply(&mut send, Ok(())).await?;
+            let stream = session::accepted(mesh, from, StreamKind::Datagram, conn, send, recv).await?;
+            if let Stream::Datagram(stream) = stream {
+                if let Err(e) = forward::serve_udp(target, stream).await {
+                    tracing::debug!("UDP forward to {target} ended: {e}");
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn tcp_target(
+    mesh: &Mesh,
+    from: Uid,
+    conn: Connection,
+    target: SocketAddr,
+    mut send: SendStream,
+    recv: RecvStream,
+) -> Result<(), StreamError> {
+    if let Err(no) = mesh.check_target(&target) {
+        return Ok(reply::<()>(&mut send, Err(no)).await?);
+    }
+    let tcp = match tokio::time::timeout(OPEN_TIMEOUT, tokio::net::TcpStream::connect(target)).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(_)) | Err(_) => return Ok(reply::<()>(&mut send, Err(No::Failed)).await?),
+    };
+    reply(&mut send, Ok(())).await?;
+    let stream = session::accepted(mesh, from, StreamKind::Reliable, conn, send, recv).await?;
+    if let Stream::Reliable(stream) = stream {
+        forward::splice(tcp, stream).await;
+    }
+    Ok(())
+}

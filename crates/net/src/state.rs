@@ -1,0 +1,177 @@
+//! What a node must not forget, in one file: friends, messages, offers, the bootstrap table.
+//!
+//! Values are postcard with a version byte in front; a change of a type gets a new version and a
+//! reader for the old one. Every write that something was promised about (an acknowledged
+//! message, an accepted offer) is on disk before the promise is made.
+
+use std::path::Path;
+
+use ioex_base::wire;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Format version of the values in all tables.
+const VERSION: u8 = 1;
+/// Largest value, in bytes: an offer with all its files.
+const VALUE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Memory for the database's page cache: the tables are small, and a device has little.
+const CACHE_BYTES: usize = 512 * 1024;
+
+/// Where something is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Table(TableDefinition<'static, &'static [u8], &'static [u8]>);
+
+/// Friends and requests, by UID.
+pub(crate) const FRIENDS: Table = Table(TableDefinition::new("friends"));
+/// Messages, by peer, time and id.
+pub(crate) const MESSAGES: Table = Table(TableDefinition::new("messages"));
+/// Transfers, by number.
+pub(crate) const TRANSFERS: Table = Table(TableDefinition::new("transfers"));
+/// Single values, by name.
+pub(crate) const SINGLES: Table = Table(TableDefinition::new("singles"));
+
+/// Why the state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file is used by another process, or is damaged.
+    #[error("the node's state cannot be opened: {0}")]
+    Open(#[from] redb::DatabaseError),
+    /// Reading or writing failed; a full disk shows here.
+    #[error("the node's state cannot be read or written: {0}")]
+    Access(Box<redb::Error>),
+    /// A value of a version that this program does not know.
+    #[error("the node's state was written by a newer program (format {0}): update this one")]
+    Version(u8),
+    /// A value that is none.
+    #[error("the node's state is damaged: {0}")]
+    Damaged(#[from] wire::WireError),
+    /// The file could not be made.
+    #[error("the node's state cannot be written: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for StateError {
+            fn from(e: $error) -> Self {
+                Self::Access(Box::new(e.into()))
+            }
+        }
+    )*};
+}
+from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+/// The state file.
+#[derive(Debug)]
+pub(crate) struct State {
+    db: Database,
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend(wire::encode(value));
+    out
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => Ok(wire::decode(body, VALUE_MAX_BYTES)?),
+        Some((&other, _)) => Err(StateError::Version(other)),
+        None => Err(StateError::Version(0)),
+    }
+}
+
+impl State {
+    /// Opens or makes the file; only its owner may read it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        // redb would make the file with the umask's permissions.
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let write = db.begin_write()?;
+        for table in [FRIENDS, MESSAGES, TRANSFERS, SINGLES] {
+            write.open_table(table.0)?;
+        }
+        write.commit()?;
+        Ok(Self { db })
+    }
+
+    pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StateError> {
+        let read = self.db.begin_read()?;
+        match read.open_table(table.0)?.get(key)? {
+            Some(value) => decode(value.value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes and waits until it is on disk.
+    pub(crate) fn put<T: Serialize>(&self, table: Table, key: &[u8], value: &T) -> Result<(), StateError> {
+        let write = self.db.begin_write()?;
+        write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
+        write.commit()?;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
+        let write = self.db.begin_write()?;
+        write.open_table(table.0)?.remove(key)?;
+        write.commit()?;
+        Ok(())
+    }
+
+    /// All entries, in order of key.
+    pub(crate) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(Vec<u8>, T)>, StateError> {
+        let read = self.db.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(table.0)?.iter()? {
+            let (key, value) = entry?;
+            out.push((key.value().to_vec(), decode(value.value())?));
+        }
+        Ok(out)
+    }
+}
+
+/// Runs a write where it may block: a commit waits for the disk.
+pub(crate) async fn blocking<T: Send + 'static>(
+    state: &std::sync::Arc<State>,
+    work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    let state = state.clone();
+    match tokio::task::spawn_blocking(move || work(&state)).await {
+        Ok(result) => result,
+        Err(e) => Err(StateError::Io(std::io::Error::other(e))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn values_survive_and_only_the_owner_reads_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        {
+            let state = State::open(&path).unwrap();
+            state.put(FRIENDS, b"b", &2u32).unwrap();
+            state.put(FRIENDS, b"a", &1u32).unwrap();
+            state.put(FRIENDS, b"c", &3u32).unwrap();
+            state.remove(FRIENDS, b"c").unwrap();
+            assert!(matches!(State::open(&path), Err(StateError::Open(_))), "one process at a time");
+        }
+        let state = State::open(&path).unwrap();
+        let all: Vec<(Vec<u8>, u32)> = state.all(FRIENDS).unwrap();
+        assert_eq!(all, [(b"a".to_vec(), 1), (b"b".to_vec(), 2)]);
+        assert_eq!(state.get::<u32>(FRIENDS, b"c").unwrap(), None);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        assert!(matches!(decode::<u32>(&[9, 1]), Err(StateError::Version(9))));
+        assert!(matches!(decode::<u32>(&[]), Err(StateError::Version(0))));
+        assert!(matches!(decode::<u32>(&[1]), Err(StateError::Damaged(_))));
+    }
+}

@@ -1,0 +1,77 @@
+//! The providing side: content goes out as it lies on the disk.
+
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+use iroh::endpoint::SendStream;
+
+use super::pieces::PieceList;
+use crate::{
+    frame::{self, FrameError},
+    proto::{Answer, Content, No, Want},
+};
+
+/// Bytes read from the disk at a time.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// Why serving ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the receiver stopped: {0}")]
+    Write(#[from] iroh::endpoint::WriteError),
+    #[error("reading failed: {0}")]
+    Read(#[from] std::io::Error),
+}
+
+/// A content that is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) file: Arc<File>,
+    pub(crate) size: u64,
+}
+
+/// Says no.
+pub(crate) async fn refuse(send: &mut SendStream, no: No) -> Result<(), ServeError> {
+    frame::write(send, &Answer::<Content>::No(no)).await?;
+    Ok(())
+}
+
+/// Sends the piece list.
+pub(crate) async fn pieces(send: &mut SendStream, list: &PieceList) -> Result<(), ServeError> {
+    let bytes = list.to_bytes();
+    let head = Content { size: list.size(), follows: bytes.len() as u64 };
+    frame::write(send, &Answer::Yes(head)).await?;
+    send.write_chunk(Bytes::from(bytes)).await?;
+    Ok(())
+}
+
+/// Sends a range; `sent` is told as bytes leave.
+pub(crate) async fn range(
+    send: &mut SendStream,
+    source: &Source,
+    want: Want,
+    mut sent: impl FnMut(u64),
+) -> Result<(), ServeError> {
+    let Want::Range { start, len } = want else { return refuse(send, No::BadRequest).await };
+    let Some(end) = start.checked_add(len).filter(|end| *end <= source.size) else {
+        return refuse(send, No::BadRequest).await;
+    };
+    frame::write(send, &Answer::Yes(Content { size: source.size, follows: len })).await?;
+    let mut at = start;
+    while at < end {
+        let want = usize::try_from((end - at).min(BLOCK_BYTES as u64)).unwrap_or(BLOCK_BYTES);
+        let file = source.file.clone();
+        let block = tokio::task::spawn_blocking(move || {
+            let mut block = vec![0; want];
+            file.read_exact_at(&mut block, at).map(|()| block)
+        });
+        let block = block.await.map_err(std::io::Error::other)??;
+        at += block.len() as u64;
+        let n = block.len() as u64;
+        send.write_chunk(Bytes::from(block)).await?;
+        sent(n);
+    }
+    Ok(())
+}
