@@ -1,12 +1,157 @@
-//! The running node: network, store and local API wired together. (Being written.)
+//! The running node: network, store and local API wired together.
 
+mod api;
+mod backup;
+mod convert;
+mod files;
+mod lent;
+mod restore;
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use ioex_api::SOCKET_NAME;
+use ioex_base::ContentAddress;
+use ioex_net::{Mesh, MeshConfig};
+use ioex_store::ShardStore;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::lent::Lent;
 use crate::config::NodeConfig;
 
-/// Runs a node until it is told to stop.
+/// Folder of the shards held for others, inside the data folder.
+const SHARDS_DIR: &str = "shards";
+
+/// The content address under which devices announce that they lend space, so that super nodes
+/// find them.
+pub(crate) fn lenders_topic() -> ContentAddress {
+    ContentAddress::of(b"ioex 2026 devices that lend space")
+}
+
+/// A running node, as the local API sees it.
+pub(crate) struct Node {
+    pub(crate) mesh: Mesh,
+    pub(crate) lent: Arc<Lent>,
+    pub(crate) config: NodeConfig,
+    pub(crate) started: Instant,
+    pub(crate) stop: CancellationToken,
+    /// What the store found when it opened.
+    pub(crate) warnings_at_start: Vec<String>,
+}
+
+/// Runs a node until it is told to stop, by a signal or over its API.
 ///
 /// # Errors
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
-    anyhow::bail!("the node in {} is being written", config.data.display())
+    log_to_stderr();
+    files::private_dir(&config.data)?;
+    let key = files::node_key(&config.data)?;
+    let lent = {
+        let store = open_store(&config)?;
+        Arc::new(Lent::new(store, config.authorities.clone()))
+    };
+    let warnings_at_start = lent.report();
+    let mesh = Mesh::start(mesh_config(&config, key)?, lent.clone())
+        .await
+        .with_context(|| format!("the node in {} did not start", config.data.display()))?;
+    let node = Arc::new(Node {
+        mesh: mesh.clone(),
+        lent,
+        started: Instant::now(),
+        stop: CancellationToken::new(),
+        warnings_at_start,
+        config,
+    });
+    let socket = node.config.data.join(SOCKET_NAME);
+    let stop = node.stop.clone();
+    tokio::spawn(stop_on_signal(stop.clone())?);
+    let housekeeping = tokio::spawn(housekeeping(node.clone()));
+    println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
+    let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
+    stop.cancel();
+    housekeeping.abort();
+    mesh.shutdown().await;
+    served.with_context(|| format!("the API socket {} cannot be used", socket.display()))
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("IOEX_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ioex=info"));
+    // A second call in one process keeps the first logger.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+fn open_store(config: &NodeConfig) -> anyhow::Result<Option<ShardStore>> {
+    let dir = config.data.join(SHARDS_DIR);
+    // A device that lends nothing any more still serves what it holds until that expires.
+    let needed = config.kind.stores_for_others() && (config.lend_bytes > 0 || dir.exists());
+    if !needed {
+        return Ok(None);
+    }
+    let store = ShardStore::open(&dir, config.lend_bytes)
+        .with_context(|| format!("the lent space in {} cannot be used", dir.display()))?;
+    Ok(Some(store))
+}
+
+fn mesh_config(config: &NodeConfig, key: ioex_base::NodeKey) -> anyhow::Result<MeshConfig> {
+    let mut mesh = MeshConfig::new(key, config.data.clone());
+    mesh.kind = config.kind;
+    mesh.name.clone_from(&config.name);
+    mesh.owner.clone_from(&config.owner);
+    if let Some(dir) = &config.receive_dir {
+        mesh.receive_dir.clone_from(dir);
+    }
+    mesh.bind = config.bind;
+    mesh.port = config.port;
+    mesh.public_ip = config.public_ip;
+    mesh.seeds = config.seeds.iter().map(|s| s.parse()).collect::<Result<_, _>>()?;
+    mesh.dht = config.dht;
+    mesh.lan = config.lan;
+    mesh.no_udp = config.no_udp;
+    mesh.auto_accept = config.auto_accept;
+    mesh.forward_allow.clone_from(&config.forward_allow);
+    Ok(mesh)
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+    })
+}
+
+/// How often expired shards are looked for.
+const EXPIRE_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Deletes what has expired.
+async fn housekeeping(node: Arc<Node>) {
+    let mut tick = tokio::time::interval(EXPIRE_EVERY);
+    loop {
+        tick.tick().await;
+        let lent = node.lent.clone();
+        let gone = tokio::task::spawn_blocking(move || lent.remove_expired(files::now())).await;
+        match gone {
+            Ok(0) => {}
+            Ok(n) => tracing::info!("{n} expired shards were deleted"),
+            Err(e) => node.mesh.warn(format!("looking for expired shards failed: {e}")),
+        }
+    }
+}
+
+/// Whether `path` may be used as an output file.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

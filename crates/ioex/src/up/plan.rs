@@ -78,7 +78,9 @@ fn wanted(bootstraps: u8, peers: u8) -> Vec<Place> {
     let place = |name: String, kind, owner: String, ip| Place { name, kind, owner, ip, port: 0 };
     let mut all = Vec::new();
     for i in 1..=bootstraps {
-        let ip = Ipv4Addr::new(127, 0, 1, i);
+        // The DHT's socket is bound to all addresses and answers from the main one, so on
+        // loopback a bootstrap must have that one.
+        let ip = Ipv4Addr::LOCALHOST;
         all.push(place(format!("boot-{i}"), NodeKind::Bootstrap, format!("partner-{i}"), ip));
     }
     for i in 1..=peers {
