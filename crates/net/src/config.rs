@@ -3,11 +3,48 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ioex_base::{NodeKey, NodeKind};
 
 use crate::names::BootstrapAddr;
+
+/// How often a node does what it does by itself. The defaults are for use; tests shorten some.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between publications of an unchanged record: three times in a record's life.
+    pub publish_every: Duration,
+    /// Pause after a record could not be published.
+    pub publish_retry: Duration,
+    /// First pause between questions for unknown bootstraps; it doubles up to `discover_every`.
+    pub discover_soon: Duration,
+    /// Longest pause between questions for unknown bootstraps.
+    pub discover_every: Duration,
+    /// Between announcements of everything held: three times in an announcement's life.
+    pub announce_every: Duration,
+    /// First pause after a friend could not be reached; it doubles up to `friend_retry_max`.
+    pub friend_retry_min: Duration,
+    /// Longest pause: an offline friend costs a lookup and a dial each time.
+    pub friend_retry_max: Duration,
+    /// Pause before a transfer without a provider asks again, unless one shows up before.
+    pub transfer_retry: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            publish_every: Duration::from_secs(10 * 60),
+            publish_retry: Duration::from_secs(3),
+            discover_soon: Duration::from_secs(5),
+            discover_every: Duration::from_secs(5 * 60),
+            announce_every: Duration::from_secs(30 * 60),
+            friend_retry_min: Duration::from_secs(2),
+            friend_retry_max: Duration::from_secs(5 * 60),
+            transfer_retry: Duration::from_secs(3),
+        }
+    }
+}
 
 /// Settings of a mesh. Nothing here is read from files or the environment.
 #[derive(Clone, Debug)]
@@ -42,6 +79,8 @@ pub struct MeshConfig {
     pub auto_accept: bool,
     /// Targets that friends may be forwarded to.
     pub forward_allow: Vec<SocketAddr>,
+    /// Intervals.
+    pub timing: Timing,
 }
 
 impl MeshConfig {
@@ -64,6 +103,7 @@ impl MeshConfig {
             no_udp: false,
             auto_accept: false,
             forward_allow: Vec::new(),
+            timing: Timing::default(),
         }
     }
 

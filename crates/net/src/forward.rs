@@ -100,7 +100,7 @@ impl Mesh {
             return Err(ForwardError::NotFriend(to));
         }
         let failed = |e| ForwardError::Listen(listen, e);
-        let stop = self.child_token();
+        let stop = self.stop_token();
         let session = u64::from_le_bytes(random::bytes());
         let (listen, mesh, ended) = (listen, self.clone(), stop.clone());
         let bound = match kind {

@@ -51,7 +51,7 @@ mod state;
 pub mod transfer;
 
 pub use self::{
-    config::MeshConfig,
+    config::{MeshConfig, Timing},
     events::MeshEvent,
     host::{Host, NoHost},
     links::{LinkError, LinkInfo, PathKind},

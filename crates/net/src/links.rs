@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ioex_base::{Uid, wire::WireError};
@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 
 use crate::{
-    door::Door,
+    door::{Door, Refusal},
     frame::{self, FrameError},
+    friends::Book,
     names::BootstrapAddr,
     proto::{ANSWER_MAX_BYTES, Answer, Open},
 };
@@ -33,6 +34,8 @@ const WINDOW_MIN_BYTES: u32 = 1024 * 1024;
 const WINDOW_MAX_BYTES: u32 = 16 * 1024 * 1024;
 /// Window per millisecond of round trip: 1 Gbit/s.
 const WINDOW_BYTES_PER_MS: u32 = 128 * 1024;
+/// When both sides dial at once, two connections come up this close to each other at most.
+const CROSSED: Duration = Duration::from_secs(5);
 /// Close code of an orderly end.
 pub(crate) const CLOSE_DONE: u32 = 0;
 
@@ -145,11 +148,20 @@ pub(crate) fn uid_of(id: EndpointId) -> Uid {
 
 type Key = (Uid, Door);
 
+#[derive(Debug)]
+struct Held {
+    conn: Connection,
+    dialled: bool,
+    since: Instant,
+}
+
 /// All open connections of this node.
 #[derive(Debug)]
-pub struct Links {
+pub(crate) struct Links {
     endpoint: Endpoint,
-    open: Mutex<HashMap<Key, Connection>>,
+    book: Arc<Book>,
+    /// Per node and door; the last one is used for new streams.
+    open: Mutex<HashMap<Key, Vec<Held>>>,
     dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     /// Told about every connection that this node dialled, so that it serves the streams that
     /// the other side opens on it.
@@ -157,19 +169,23 @@ pub struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(endpoint: Endpoint, dialled: tokio::sync::mpsc::Sender<(Door, Connection)>) -> Self {
-        Self { endpoint, open: Mutex::default(), dialling: Mutex::default(), dialled }
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        book: Arc<Book>,
+        dialled: tokio::sync::mpsc::Sender<(Door, Connection)>,
+    ) -> Self {
+        Self { endpoint, book, open: Mutex::default(), dialling: Mutex::default(), dialled }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Vec<Held>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An open connection, if there is one.
     pub(crate) fn existing(&self, uid: &Uid, door: Door) -> Option<Connection> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let conn = open.get(&(*uid, door))?;
-        if conn.close_reason().is_some() {
-            open.remove(&(*uid, door));
-            return None;
-        }
-        Some(conn.clone())
+        let open = self.lock();
+        let alive = open.get(&(*uid, door))?.iter().rev().find(|h| h.conn.close_reason().is_none());
+        alive.map(|h| h.conn.clone())
     }
 
     /// A connection to `uid` through `door`; dials when there is none.
@@ -191,6 +207,10 @@ impl Links {
     }
 
     async fn dial(&self, uid: Uid, door: Door) -> Result<Connection, LinkError> {
+        // Nothing is exchanged with strangers, whoever would begin.
+        if door == Door::Friend && !self.book.admits(&uid) {
+            return Err(LinkError::Refused(Refusal::NotFriend.code()));
+        }
         let id = EndpointId::from_bytes(uid.as_bytes())
             .map_err(|_| LinkError::Unreachable(uid, "this is no valid key".into()))?;
         let dial = self.endpoint.connect(EndpointAddr::new(id), door.alpn());
@@ -199,31 +219,44 @@ impl Links {
             Ok(Err(e)) => return Err(LinkError::Unreachable(uid, format!("{e:#}"))),
             Err(_) => return Err(LinkError::Timeout),
         };
-        self.keep(uid, door, conn.clone());
+        self.keep(uid, door, conn.clone(), true);
         let _ = self.dialled.send((door, conn.clone())).await;
         Ok(conn)
     }
 
-    /// Keeps a connection, whoever opened it. A newer one replaces an older one for new streams;
-    /// the older one lives on until its streams are done.
-    pub(crate) fn keep(&self, uid: Uid, door: Door, conn: Connection) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert((uid, door), conn);
+    /// Keeps a connection, whoever opened it. A newer one is used for new streams, the older one
+    /// lives on until its streams are done. When both sides dialled at once, both use the one that
+    /// the lower UID dialled.
+    pub(crate) fn keep(&self, uid: Uid, door: Door, conn: Connection, dialled: bool) {
+        let own = uid_of(self.endpoint.id());
+        let mut open = self.lock();
+        let held = open.entry((uid, door)).or_default();
+        held.retain(|h| h.conn.close_reason().is_none());
+        let crossed = held.last().is_some_and(|h| h.dialled != dialled && h.since.elapsed() < CROSSED);
+        let at = if crossed && dialled != (own < uid) { held.len() - 1 } else { held.len() };
+        held.insert(at, Held { conn, dialled, since: Instant::now() });
     }
 
-    /// Forgets a connection that ended, unless a newer one took its place.
+    /// Whether new streams use this connection.
+    pub(crate) fn is_current(&self, uid: &Uid, door: Door, conn: &Connection) -> bool {
+        self.existing(uid, door).is_some_and(|c| c.stable_id() == conn.stable_id())
+    }
+
+    /// Forgets a connection that ended.
     pub(crate) fn ended(&self, uid: Uid, door: Door, conn: &Connection) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.get(&(uid, door)).is_some_and(|c| c.stable_id() == conn.stable_id()) {
-            open.remove(&(uid, door));
+        let mut open = self.lock();
+        if let Some(held) = open.get_mut(&(uid, door)) {
+            held.retain(|h| h.conn.stable_id() != conn.stable_id());
+            if held.is_empty() {
+                open.remove(&(uid, door));
+            }
         }
     }
 
     /// Closes everything to `uid` through `door` with a refusal code.
     pub(crate) fn close(&self, uid: &Uid, door: Door, code: u32) {
-        let conn = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&(*uid, door));
-        if let Some(conn) = conn {
-            conn.close(VarInt::from_u32(code), b"");
-        }
+        let held = self.lock().remove(&(*uid, door)).unwrap_or_default();
+        held.iter().for_each(|h| h.conn.close(VarInt::from_u32(code), b""));
     }
 
     /// Opens a stream and writes its first frame.
@@ -234,20 +267,8 @@ impl Links {
         open: &Open,
     ) -> Result<(Connection, SendStream, RecvStream), LinkError> {
         let conn = self.get(uid, door).await?;
-        let opened = async {
-            let (mut send, recv) = conn.open_bi().await?;
-            frame::write(&mut send, open).await.map_err(|e| broken(&conn, e))?;
-            Ok::<_, LinkError>((send, recv))
-        };
-        match opened.await {
-            Ok((send, recv)) => Ok((conn, send, recv)),
-            Err(e) => {
-                if conn.close_reason().is_some() {
-                    self.ended(uid, door, &conn);
-                }
-                Err(e)
-            }
-        }
+        let (send, recv) = open_on(&conn, open).await?;
+        Ok((conn, send, recv))
     }
 
     /// Asks one question and reads one answer.
@@ -257,20 +278,29 @@ impl Links {
         door: Door,
         question: &Open,
     ) -> Result<Answer<T>, LinkError> {
-        let (conn, mut send, mut recv) = self.open(uid, door, question).await?;
+        Self::ask_on(&self.get(uid, door).await?, question).await
+    }
+
+    /// Asks over this very connection.
+    pub(crate) async fn ask_on<T: DeserializeOwned>(
+        conn: &Connection,
+        question: &Open,
+    ) -> Result<Answer<T>, LinkError> {
+        let (mut send, mut recv) = open_on(conn, question).await?;
         // The answer does not depend on the end of our half, so a failed finish shows in the read.
         let _ = send.finish();
-        frame::read(&mut recv, ANSWER_MAX_BYTES).await.map_err(|e| broken(&conn, e))
+        frame::read(&mut recv, ANSWER_MAX_BYTES).await.map_err(|e| broken(conn, e))
     }
 
     /// All open connections, in order of UID.
     pub(crate) fn list(&self) -> Vec<LinkInfo> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.lock();
+        let alive = |held: &'_ Vec<Held>| held.iter().rev().find(|h| h.conn.close_reason().is_none()).map(|h| h.conn.clone());
         let mut out: Vec<LinkInfo> = open
             .iter()
-            .filter(|(_, c)| c.close_reason().is_none())
+            .filter_map(|(key, held)| Some((key, alive(held)?)))
             .map(|((uid, door), conn)| {
-                let (path, rtt) = path_of(conn);
+                let (path, rtt) = path_of(&conn);
                 let stats = conn.stats();
                 LinkInfo {
                     uid: *uid,
@@ -285,6 +315,12 @@ impl Links {
         out.sort_by_key(|l| (l.uid, l.door));
         out
     }
+}
+
+async fn open_on(conn: &Connection, open: &Open) -> Result<(SendStream, RecvStream), LinkError> {
+    let (mut send, recv) = conn.open_bi().await?;
+    frame::write(&mut send, open).await.map_err(|e| broken(conn, e))?;
+    Ok((send, recv))
 }
 
 /// Turns a stream's error into the reason why its connection ended, if it did.

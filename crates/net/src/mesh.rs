@@ -25,7 +25,7 @@ use crate::{
     door::{self, Ask, Budgets, Pass, Refusal, Standing},
     events::{EVENTS_MAX, MeshEvent},
     forward::Forwards,
-    friends::{Book, pairing},
+    friends::{Book, pairing, presence::Wake},
     host::Host,
     links::{LinkError, LinkInfo, Links},
     messages::Outbox,
@@ -40,6 +40,8 @@ use crate::{
 const TABLE_KEY: &[u8] = b"bootstraps";
 /// Warnings kept for the owner.
 const WARNINGS_MAX: usize = 50;
+/// Instances of a friend that are remembered.
+const INSTANCES_KEPT: usize = 4;
 /// How long tasks may take to end when the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,7 +66,7 @@ struct Inner {
     config: MeshConfig,
     state: Arc<State>,
     host: Arc<dyn Host>,
-    book: Book,
+    book: Arc<Book>,
     outbox: Outbox,
     offers: Offers,
     registry: Arc<Registry>,
@@ -76,15 +78,36 @@ struct Inner {
     events: broadcast::Sender<MeshEvent>,
     warnings: Mutex<Vec<String>>,
     online: RwLock<Option<Online>>,
+    /// One arrival or departure at a time.
+    moving: tokio::sync::Mutex<()>,
+    standing: Mutex<Reached>,
     joined: AtomicBool,
     instance: [u8; 16],
-    instances: Mutex<HashMap<Uid, [u8; 16]>>,
+    /// The last instances of each friend, newest last.
+    instances: Mutex<HashMap<Uid, Vec<[u8; 16]>>>,
+    /// Friends that said hello on a link that is still open.
+    present: Mutex<BTreeSet<Uid>>,
     presence: Notify,
+    wake: Mutex<Wake>,
     announce: Notify,
     announce_soon: Mutex<BTreeSet<ContentAddress>>,
-    flushing: Mutex<BTreeSet<Uid>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// What of the network this stay has reached.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reached {
+    /// This node is a bootstrap.
+    pub(crate) bootstrap: bool,
+    /// The home relay is connected.
+    pub(crate) relay: bool,
+    /// Other nodes of the DHT are known.
+    pub(crate) dht: bool,
+    /// The record was published.
+    pub(crate) published: bool,
+    /// It was published with a home.
+    pub(crate) published_home: bool,
 }
 
 impl std::fmt::Debug for Mesh {
@@ -115,7 +138,7 @@ impl Mesh {
         forwards.allow(config.forward_allow.clone());
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let inner = Inner {
-            book: Book::open(state.clone())?,
+            book: Arc::new(Book::open(state.clone())?),
             outbox: Outbox::from_state(&state)?,
             offers: Offers::open(state.clone())?,
             state,
@@ -129,13 +152,16 @@ impl Mesh {
             events,
             warnings: Mutex::default(),
             online: RwLock::new(None),
+            moving: tokio::sync::Mutex::default(),
+            standing: Mutex::default(),
             joined: AtomicBool::new(false),
             instance: random::bytes(),
             instances: Mutex::default(),
+            present: Mutex::default(),
             presence: Notify::new(),
+            wake: Mutex::default(),
             announce: Notify::new(),
             announce_soon: Mutex::default(),
-            flushing: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             config,
@@ -150,7 +176,8 @@ impl Mesh {
     /// # Errors
     /// When a port cannot be used.
     pub async fn go_online(&self) -> Result<(), OnlineError> {
-        if self.online_lock().is_some() {
+        let _moving = self.inner.moving.lock().await;
+        if self.online_lock().is_some() || self.inner.stop.is_cancelled() {
             return Ok(());
         }
         let (online, dialled) = Online::start(self).await?;
@@ -162,15 +189,19 @@ impl Mesh {
 
     /// Leaves the network: a phone in the background. State stays.
     pub async fn go_offline(&self) {
+        let _moving = self.inner.moving.lock().await;
         let online = self.inner.online.write().unwrap_or_else(PoisonError::into_inner).take();
         self.offers().stop_all();
         if let Some(online) = online {
             online.stop().await;
         }
-        self.set_joined(false);
+        self.reached(|r| *r = Reached::default());
+        for uid in std::mem::take(&mut *self.present()) {
+            self.emit(MeshEvent::FriendConnection { uid, online: false, path: crate::links::PathKind::None });
+        }
     }
 
-    /// Leaves the network and ends all tasks.
+    /// Leaves the network and ends all tasks. The folder is free for another start then.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.go_offline().await;
@@ -179,6 +210,9 @@ impl Mesh {
         if tokio::time::timeout(STOP_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
+        let state = self.inner.state.clone();
+        // Waits for writes under way; a panic there was reported already.
+        let _ = tokio::task::spawn_blocking(move || state.close()).await;
     }
 
     /// Who this node is.
@@ -235,10 +269,22 @@ impl Mesh {
         self.inner.joined.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_joined(&self, joined: bool) {
+    /// Notes what of the network was reached. A device has joined when others can find it: over
+    /// its home relay, or by the DHT alone. A bootstrap alone is a network of one.
+    pub(crate) fn reached(&self, note: impl FnOnce(&mut Reached)) {
+        let joined = {
+            let mut reached = unpoison(&self.inner.standing);
+            note(&mut reached);
+            let found = if reached.relay { reached.published_home } else { reached.dht && reached.published };
+            found || reached.bootstrap
+        };
         if self.inner.joined.swap(joined, Ordering::Relaxed) != joined {
             self.emit(MeshEvent::Joined(joined));
         }
+    }
+
+    pub(crate) fn present(&self) -> MutexGuard<'_, BTreeSet<Uid>> {
+        unpoison(&self.inner.present)
     }
 
     /// Whether the node left the network on purpose.
@@ -324,7 +370,7 @@ impl Mesh {
         self.online_lock().as_ref().map(look)
     }
 
-    pub(crate) fn book(&self) -> &Book {
+    pub(crate) fn book(&self) -> &Arc<Book> {
         &self.inner.book
     }
 
@@ -380,12 +426,20 @@ impl Mesh {
         self.inner.instance
     }
 
-    /// Notes a friend's instance; true when another one with the same key is connected too.
+    /// Notes a friend's instance; true when it was replaced and now comes back: a restarted node
+    /// never does that, two nodes with one key do.
     pub(crate) fn note_instance(&self, uid: Uid, instance: [u8; 16]) -> bool {
-        let before = unpoison(&self.inner.instances).insert(uid, instance);
-        let other = before.is_some_and(|b| b != instance);
-        // A restarted friend has a new instance too, but its old links are gone by then.
-        other && self.links().is_ok_and(|l| l.list().iter().filter(|l| l.uid == uid).count() > 1)
+        let mut all = unpoison(&self.inner.instances);
+        let known = all.entry(uid).or_default();
+        if known.last() == Some(&instance) {
+            return false;
+        }
+        let came_back = known.contains(&instance);
+        if known.len() >= INSTANCES_KEPT {
+            known.remove(0);
+        }
+        known.push(instance);
+        came_back
     }
 
     /// Runs a task that ends by itself when the node leaves the network or its work is done.
@@ -398,12 +452,26 @@ impl Mesh {
         self.with_online(|o| o.cancel.child_token()).unwrap_or_else(|| self.inner.stop.child_token())
     }
 
+    /// Ends when the node stops.
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.inner.stop.child_token()
+    }
+
+    /// The network is another one: all friends are tried at once.
     pub(crate) fn wake_presence(&self) {
+        unpoison(&self.inner.wake).all = true;
         self.inner.presence.notify_one();
     }
 
-    pub(crate) async fn presence_woken(&self) {
+    /// Something changed about a friend: it is tried at once.
+    pub(crate) fn wake_presence_for(&self, uid: Uid) {
+        unpoison(&self.inner.wake).uids.insert(uid);
+        self.inner.presence.notify_one();
+    }
+
+    pub(crate) async fn presence_woken(&self) -> Wake {
         self.inner.presence.notified().await;
+        std::mem::take(&mut *unpoison(&self.inner.wake))
     }
 
     /// Brings a friend what waits for it, in the background.
@@ -411,15 +479,8 @@ impl Mesh {
         let mesh = self.clone();
         self.spawn(async move {
             mesh.provider_is_back(uid);
-            mesh.flush_offers(uid).await;
-            mesh.flush_messages(uid).await;
+            tokio::join!(mesh.flush_offers(uid), mesh.flush_messages(uid));
         });
-    }
-
-    /// One delivery to a friend at a time; the guard ends the turn.
-    pub(crate) fn flush_turn(&self, uid: Uid) -> Option<FlushTurn> {
-        let begun = unpoison(&self.inner.flushing).insert(uid);
-        begun.then(|| FlushTurn { mesh: self.clone(), uid })
     }
 
     /// Announces a content that was just stored.
@@ -434,18 +495,6 @@ impl Mesh {
 
     pub(crate) async fn announce_woken(&self) {
         self.inner.announce.notified().await;
-    }
-}
-
-/// See [`Mesh::flush_turn`].
-pub(crate) struct FlushTurn {
-    mesh: Mesh,
-    uid: Uid,
-}
-
-impl Drop for FlushTurn {
-    fn drop(&mut self) {
-        unpoison(&self.mesh.inner.flushing).remove(&self.uid);
     }
 }
 

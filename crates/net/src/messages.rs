@@ -6,7 +6,7 @@
 //! recipient's disk contains it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -40,7 +40,7 @@ pub enum MessageState {
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Random, chosen by the sender.
+    /// Chosen by the sender: time, count and random bytes, so that ids sort as messages were sent.
     pub id: [u8; 16],
     /// The other side.
     pub with: Uid,
@@ -116,25 +116,85 @@ pub fn check(
     if is_friend(&to) { Ok(to) } else { Err(MessageError::NotFriend(to)) }
 }
 
-/// Which friends have messages waiting, so that the disk is read only then.
+/// Messages of ours that were not delivered: their keys on disk, by friend and in order.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    waiting: Mutex<BTreeSet<Uid>>,
+    waiting: Mutex<BTreeMap<Uid, BTreeSet<Vec<u8>>>>,
+    /// Friends that are being brought theirs now, and whether to look again afterwards.
+    busy: Mutex<HashMap<Uid, bool>>,
+    /// Time and count of the last id.
+    last: Mutex<(u64, u16)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outbox {
     pub(crate) fn from_state(state: &state::State) -> Result<Self, StateError> {
         let all: Vec<(Vec<u8>, Message)> = state.all(MESSAGES)?;
-        let queued = all.into_iter().map(|(_, m)| m).filter(is_waiting).map(|m| m.with).collect();
-        Ok(Self { waiting: Mutex::new(queued) })
+        let mut waiting: BTreeMap<Uid, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        for (key, message) in all.into_iter().filter(|(_, m)| is_waiting(m)) {
+            waiting.entry(message.with).or_default().insert(key);
+        }
+        Ok(Self { waiting: Mutex::new(waiting), ..Self::default() })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<Uid>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An id that sorts after all earlier ones of this run, whatever the clock does.
+    fn next_id(&self, now_ms: u64, random: [u8; 6]) -> [u8; 16] {
+        let mut last = lock(&self.last);
+        *last = match last.1.checked_add(1) {
+            Some(count) if now_ms <= last.0 => (last.0, count),
+            _ => (now_ms.max(last.0 + 1), 0),
+        };
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&last.0.to_be_bytes());
+        id[8..10].copy_from_slice(&last.1.to_be_bytes());
+        id[10..].copy_from_slice(&random);
+        id
     }
 
-    pub(crate) fn has(&self, uid: &Uid) -> bool {
-        self.lock().contains(uid)
+    fn add(&self, to: Uid, key: Vec<u8>) {
+        lock(&self.waiting).entry(to).or_default().insert(key);
+    }
+
+    fn delivered(&self, to: &Uid, key: &[u8]) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(keys) = waiting.get_mut(to) {
+            keys.remove(key);
+            if keys.is_empty() {
+                waiting.remove(to);
+            }
+        }
+    }
+
+    fn next(&self, to: &Uid) -> Option<Vec<u8>> {
+        lock(&self.waiting).get(to)?.first().cloned()
+    }
+
+    /// Begins bringing; false when that is under way, which then looks once more.
+    fn begin(&self, to: Uid) -> bool {
+        let mut busy = lock(&self.busy);
+        match busy.get_mut(&to) {
+            Some(again) => {
+                *again = true;
+                false
+            }
+            None => {
+                busy.insert(to, false);
+                true
+            }
+        }
+    }
+
+    /// Ends bringing; true when somebody came meanwhile and it begins anew.
+    fn look_again(&self, to: Uid) -> bool {
+        let mut busy = lock(&self.busy);
+        let again = busy.get_mut(&to).is_some_and(std::mem::take);
+        if !again {
+            busy.remove(&to);
+        }
+        again
     }
 }
 
@@ -152,7 +212,7 @@ impl Mesh {
         let to = check(to, text, &self.uid(), self.joined(), |uid| self.book().is_friend(uid))?;
         let mut events = self.events();
         let message = Message {
-            id: random::bytes(),
+            id: self.outbox().next_id(clock::unix_ms(), random::bytes()),
             with: to,
             incoming: false,
             text: text.to_owned(),
@@ -161,7 +221,7 @@ impl Mesh {
         };
         let copy = message.clone();
         state::blocking(self.state(), move |s| s.put(MESSAGES, &key_of(&copy), &copy)).await?;
-        self.outbox().lock().insert(to);
+        self.outbox().add(to, key_of(&message));
         self.deliver_to(to);
         let delivered = async {
             loop {
@@ -186,37 +246,37 @@ impl Mesh {
         let all: Vec<(Vec<u8>, Message)> = state::blocking(self.state(), |s| s.all(MESSAGES)).await?;
         let mut out: Vec<Message> =
             all.into_iter().map(|(_, m)| m).filter(|m| with.is_none_or(|w| w == m.with)).collect();
-        out.sort_by_key(|m| m.sent_at);
+        out.sort_by_key(|m| (m.sent_at, m.id));
         let skip = out.len().saturating_sub(limit);
         Ok(out.split_off(skip))
     }
 
-    /// Brings everything that waits to a friend, in order, in the background.
+    /// Brings everything that waits to a friend, in order.
     pub(crate) async fn flush_messages(&self, to: Uid) {
-        if !self.outbox().has(&to) {
+        if self.outbox().next(&to).is_none() || !self.outbox().begin(to) {
             return;
         }
-        let Some(_turn) = self.flush_turn(to) else { return };
         loop {
-            let queued: Vec<Message> = match self.messages(Some(to), usize::MAX).await {
-                Ok(all) => all.into_iter().filter(is_waiting).collect(),
-                Err(e) => {
-                    self.warn(format!("waiting messages cannot be read: {e}"));
-                    return;
+            while let Some(key) = self.outbox().next(&to) {
+                if let Err(e) = self.bring_waiting(to, key).await {
+                    tracing::debug!("message to {} waits: {e}", to.short());
+                    break;
                 }
-            };
-            if queued.is_empty() {
-                let mut waiting = self.outbox().lock();
-                waiting.remove(&to);
+            }
+            if !self.outbox().look_again(to) {
                 return;
             }
-            for message in queued {
-                if let Err(e) = self.bring(message).await {
-                    tracing::debug!("message to {} waits: {e}", to.short());
-                    return;
-                }
-            }
         }
+    }
+
+    async fn bring_waiting(&self, to: Uid, key: Vec<u8>) -> Result<(), LinkError> {
+        let wanted = key.clone();
+        let read = state::blocking(self.state(), move |s| s.get::<Message>(MESSAGES, &wanted)).await;
+        if let Some(message) = read.map_err(|e| LinkError::Broken(e.to_string()))?.filter(is_waiting) {
+            self.bring(message).await?;
+        }
+        self.outbox().delivered(&to, &key);
+        Ok(())
     }
 
     async fn bring(&self, message: Message) -> Result<(), LinkError> {
@@ -250,14 +310,7 @@ impl Mesh {
             state: MessageState::Delivered,
         };
         let copy = message.clone();
-        let new = state::blocking(self.state(), move |s| {
-            let key = key_of(&copy);
-            let known = s.get::<Message>(MESSAGES, &key)?.is_some();
-            if !known {
-                s.put(MESSAGES, &key, &copy)?;
-            }
-            Ok(!known)
-        });
+        let new = state::blocking(self.state(), move |s| s.put_new(MESSAGES, &key_of(&copy), &copy));
         match new.await {
             Ok(true) => {
                 self.emit(MeshEvent::Message(message));
@@ -277,6 +330,15 @@ mod tests {
     use ioex_base::NodeKey;
 
     use super::*;
+
+    #[test]
+    fn ids_sort_as_they_were_made_even_when_the_clock_goes_back() {
+        let outbox = Outbox::default();
+        let ids: Vec<[u8; 16]> = [5, 5, 4, 9, 9].map(|ms| outbox.next_id(ms, random::bytes())).into();
+        assert!(ids.is_sorted());
+        let many: Vec<[u8; 16]> = (0..70_000).map(|_| outbox.next_id(9, [0; 6])).collect();
+        assert!(many.windows(2).all(|w| w[0] < w[1]), "the count runs over into the time");
+    }
 
     #[test]
     fn each_check_of_the_paper_has_its_own_error_in_its_order() {

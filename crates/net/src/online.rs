@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use ioex_base::UnixSeconds;
 use iroh::{
     Endpoint, RelayMap, RelayMode, SecretKey, Watcher,
     dns::DnsResolver,
@@ -20,7 +19,7 @@ use crate::{
     bootstraps::Source,
     clock,
     directory::{Directory, Lookup, dht::DhtNode},
-    door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC},
+    door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC, Door},
     events::MeshEvent,
     links::{Links, transport_config},
     mesh::{Dialled, Mesh},
@@ -30,18 +29,8 @@ use crate::{
     state::SINGLES,
 };
 
-/// How often a node publishes its record when nothing changed: three times in a record's life.
-const PUBLISH_EVERY: Duration = Duration::from_secs(10 * 60);
-/// Pause after a record could not be published.
-const PUBLISH_RETRY: Duration = Duration::from_secs(3);
 /// Changes of the own addresses within this time are published together.
 const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
-/// How often a node asks for bootstraps it does not know, once it knows some.
-const DISCOVER_EVERY: Duration = Duration::from_secs(5 * 60);
-/// Pause until then while it knows few.
-const DISCOVER_SOON: Duration = Duration::from_secs(5);
-/// How often everything held is announced again: three times in an announcement's life.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(30 * 60);
 /// Announcements of new shards are collected for this long.
 const ANNOUNCE_SETTLE: Duration = Duration::from_millis(100);
 /// How often measured latencies go to the table.
@@ -163,7 +152,7 @@ impl Online {
         }
         let dht = Self::start_dht(mesh, own).await?;
         let (dial, dialled) = mpsc::channel(16);
-        let links = Arc::new(Links::new(endpoint.clone(), dial));
+        let links = Arc::new(Links::new(endpoint.clone(), mesh.book().clone(), dial));
         let directory = Arc::new(Directory::new(config.key.clone(), links.clone(), dht));
         lookup.connect(Arc::downgrade(&directory));
         let online = Self {
@@ -206,6 +195,14 @@ impl Online {
                     () = ended.cancelled() => return,
                     Some(_) = running.join_next() => {}
                     Some((door, conn)) = dialled.recv() => {
+                        if door == Door::Friend {
+                            let (mesh, conn) = (own.clone(), conn.clone());
+                            running.spawn(async move {
+                                if let Err(e) = mesh.greet(&conn).await {
+                                    tracing::debug!("no hello from {}: {e}", conn.remote_id().fmt_short());
+                                }
+                            });
+                        }
                         running.spawn(serve::serve_connection(own.clone(), door, conn));
                     }
                 }
@@ -291,8 +288,8 @@ async fn watch_home(mesh: Mesh) {
             },
             Err(_) => return,
         };
-        // A bootstrap alone is a network of one; a device needs somebody.
-        mesh.set_joined(connected || dht || mesh.config().own_bootstrap().is_some());
+        let bootstrap = mesh.config().own_bootstrap().is_some();
+        mesh.reached(|r| (r.relay, r.dht, r.bootstrap) = (connected, dht, bootstrap));
         let now_home = mesh.home();
         if now_home != home {
             home = now_home;
@@ -326,7 +323,7 @@ async fn watch_home(mesh: Mesh) {
 }
 
 /// Active bootstraps that a report did not reach have failed once more.
-fn note_unanswered(mesh: &Mesh, report: &Option<iroh::endpoint::NetReport>) {
+fn note_unanswered(mesh: &Mesh, report: &Option<iroh::unstable_net_report::NetReport>) {
     let Some(report) = report else { return };
     let answered: Vec<ioex_base::Uid> = report
         .relay_latency
@@ -348,11 +345,17 @@ fn note_unanswered(mesh: &Mesh, report: &Option<iroh::endpoint::NetReport>) {
 /// Keeps the directory's record of this node fresh.
 async fn publish(mesh: Mesh) {
     let Some(endpoint) = mesh.with_online(|o| o.endpoint.clone()) else { return };
+    let timing = mesh.config().timing;
     let mut addr = endpoint.watch_addr();
     let mut last_ms: u64 = mesh.state().get(SINGLES, LAST_PUBLISHED_KEY).ok().flatten().unwrap_or(0);
+    let mut found = false;
     loop {
         let now_ms = clock::unix_ms();
-        let record = own_record(&mesh).sign(mesh.key(), now_ms.max(last_ms + 1));
+        // Reading it marks it as seen: what changes while this is published is published again.
+        let _ = addr.get();
+        let record = own_record(&mesh);
+        let with_home = !record.bootstraps.is_empty();
+        let record = record.sign(mesh.key(), now_ms.max(last_ms + 1));
         let Ok(directory) = mesh.directory() else { return };
         if last_ms > 0 {
             notice_copy(&mesh, &directory, last_ms).await;
@@ -360,20 +363,24 @@ async fn publish(mesh: Mesh) {
         let pause = match directory.publish(&record).await {
             Ok(()) => {
                 last_ms = record.seq_ms;
+                found |= with_home;
+                mesh.reached(|r| (r.published, r.published_home) = (true, found));
                 // Only a copied folder notices that this was not written; the next write mends it.
                 let _ = mesh.state().put(SINGLES, LAST_PUBLISHED_KEY, &last_ms);
-                PUBLISH_EVERY
+                timing.publish_every
             }
             Err(e) => {
                 tracing::debug!("record not published: {e}");
                 // A bootstrap that is alone has nobody to tell.
-                PUBLISH_RETRY
+                timing.publish_retry
             }
         };
         tokio::select! {
             changed = addr.updated() => {
                 if changed.is_err() { return }
-                tokio::time::sleep(PUBLISH_SETTLE).await;
+                if found {
+                    tokio::time::sleep(PUBLISH_SETTLE).await;
+                }
             }
             () = tokio::time::sleep(pause) => {}
         }
@@ -399,14 +406,12 @@ fn own_record(mesh: &Mesh) -> NodeRecord {
 
 /// Somebody else published under this key after we did: the data folder was copied.
 async fn notice_copy(mesh: &Mesh, directory: &Directory, last_ms: u64) {
-    directory.forget(&mesh.uid());
     if let Some(found_ms) = directory.published_ms(mesh.uid()).await {
         if found_ms > last_ms {
-            let at = UnixSeconds(found_ms / 1000);
             mesh.warn(format!(
-                "another node uses this node's key (it published at {} s since 1970): was the data folder copied? \
+                "another node uses this node's key (it published {} s since 1970): was the data folder copied? \
                  Run only one of them, or delete the key of one",
-                at.0
+                found_ms / 1000
             ));
         }
     }
@@ -414,7 +419,9 @@ async fn notice_copy(mesh: &Mesh, directory: &Directory, last_ms: u64) {
 
 /// Learns of bootstraps, and joins the DHT.
 async fn discover(mesh: Mesh) {
+    let timing = mesh.config().timing;
     let mut bootstrapped = false;
+    let mut pause = timing.discover_soon;
     loop {
         let Ok(directory) = mesh.directory() else { return };
         if let Some(dht) = directory.dht() {
@@ -438,10 +445,11 @@ async fn discover(mesh: Mesh) {
         if changed {
             mesh.save_table();
             apply_table(&mesh).await;
+            pause = timing.discover_soon;
         }
-        let few = mesh.table().len() < crate::bootstraps::ACTIVE_MAX + 1 || !bootstrapped;
-        let pause = if few || changed { DISCOVER_SOON } else { DISCOVER_EVERY };
         tokio::time::sleep(pause).await;
+        // A network that stays as it is costs little: a phone asks every few minutes.
+        pause = (pause * 2).min(timing.discover_every.max(timing.discover_soon));
     }
 }
 
@@ -457,7 +465,7 @@ async fn announce(mesh: Mesh, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             () = soon => mesh.take_announcements(),
             () = tokio::time::sleep_until(all_at) => {
-                all_at = tokio::time::Instant::now() + ANNOUNCE_EVERY;
+                all_at = tokio::time::Instant::now() + mesh.config().timing.announce_every;
                 let host = mesh.host().clone();
                 tokio::task::spawn_blocking(move || host.held()).await.unwrap_or_default()
             }

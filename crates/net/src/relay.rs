@@ -27,7 +27,7 @@ pub enum RelayError {
 
 /// A running relay; ends when dropped.
 #[derive(Debug)]
-pub struct Relay {
+pub(crate) struct Relay {
     server: Server,
 }
 
@@ -37,7 +37,7 @@ impl Relay {
     ///
     /// # Errors
     /// [`RelayError`] when the port cannot be used.
-    pub async fn start(key: &NodeKey, addr: SocketAddr) -> Result<Self, RelayError> {
+    pub(crate) async fn start(key: &NodeKey, addr: SocketAddr) -> Result<Self, RelayError> {
         let tls = relay_tls::server_config(key)?;
         // The relay crate insists on a plain HTTP listener beside TLS; nobody needs to reach it.
         let unused = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -55,7 +55,7 @@ impl Relay {
     }
 
     /// Stops in order.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         if let Err(e) = self.server.shutdown().await {
             tracing::warn!("relay did not stop cleanly: {e:#}");
         }

@@ -100,7 +100,7 @@ async fn enter(mesh: &Mesh, incoming: Incoming) -> Option<(Door, Connection)> {
         conn.close(VarInt::from_u32(refusal.code()), b"");
         return None;
     }
-    mesh.links().ok()?.keep(uid, door, conn.clone());
+    mesh.links().ok()?.keep(uid, door, conn.clone(), false);
     Some((door, conn))
 }
 
@@ -108,13 +108,9 @@ async fn enter(mesh: &Mesh, incoming: Incoming) -> Option<(Door, Connection)> {
 pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
     let uid = uid_of(conn.remote_id());
     let mut running = JoinSet::new();
+    let mut quiet_since = (Instant::now(), 0);
+    let mut tick = tokio::time::interval(IDLE_TIMEOUT / 4);
     loop {
-        let idle = async {
-            if door == Door::Friend || !running.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(IDLE_TIMEOUT).await;
-        };
         tokio::select! {
             stream = conn.accept_bi() => match stream {
                 Ok((send, recv)) => {
@@ -129,9 +125,17 @@ pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
                 Ok(datagram) => mesh.registry().datagram(uid, datagram),
                 Err(_) => break,
             },
-            () = idle => {
-                conn.close(VarInt::from_u32(CLOSE_DONE), b"");
-                break;
+            _ = tick.tick() => {
+                // The friends' connection in use stays open; any other one ends when it is silent.
+                let stats = conn.stats();
+                let streams = stats.frame_rx.stream + stats.frame_tx.stream;
+                let current = door == Door::Friend && mesh.links().is_ok_and(|l| l.is_current(&uid, door, &conn));
+                if current || !running.is_empty() || streams != quiet_since.1 {
+                    quiet_since = (Instant::now(), streams);
+                } else if quiet_since.0.elapsed() >= IDLE_TIMEOUT {
+                    conn.close(VarInt::from_u32(CLOSE_DONE), b"");
+                    break;
+                }
             }
             _ = running.join_next(), if !running.is_empty() => {}
         }

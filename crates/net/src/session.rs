@@ -7,11 +7,8 @@
 //! of any size up to [`PACKET_MAX_BYTES`] arrive; datagrams may be lost, as with UDP.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -32,6 +29,8 @@ use crate::{
 pub const PACKET_MAX_BYTES: usize = 65_507;
 /// Packets that wait for a slow reader; more are dropped, as UDP drops them.
 const PACKETS_WAITING_MAX: usize = 256;
+/// Packets kept that overtook the beginning of their stream.
+const EARLY_MAX: usize = 64;
 /// Longest service name in bytes.
 pub const SERVICE_NAME_MAX_BYTES: usize = 64;
 /// Each datagram begins with its stream's number.
@@ -89,9 +88,8 @@ pub(crate) struct Registry {
     services: Mutex<HashMap<String, mpsc::Sender<IncomingStream>>>,
     /// Datagram streams by the number in front of each datagram, which both ends know.
     packets: Mutex<HashMap<(Uid, u64), mpsc::Sender<Bytes>>>,
+    early: Mutex<VecDeque<((Uid, u64), Bytes)>>,
 }
-
-static NEXT_FLOW: AtomicU64 = AtomicU64::new(1);
 
 impl Registry {
     /// A datagram came in on the friends' door.
@@ -103,7 +101,13 @@ impl Registry {
         if let Some(to) = packets.get(&(from, flow)) {
             // Full: dropped, as UDP would.
             let _ = to.try_send(packet);
+            return;
         }
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if early.len() >= EARLY_MAX {
+            early.pop_front();
+        }
+        early.push_back(((from, flow), packet));
     }
 
     /// Who serves `name` here.
@@ -113,7 +117,17 @@ impl Registry {
 
     fn register(&self, with: Uid, flow: u64) -> mpsc::Receiver<Bytes> {
         let (tell, told) = mpsc::channel(PACKETS_WAITING_MAX);
-        self.packets.lock().unwrap_or_else(PoisonError::into_inner).insert((with, flow), tell);
+        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        early.retain(|(of, packet)| {
+            let ours = *of == (with, flow);
+            if ours {
+                // Never full: fewer packets are kept than wait here.
+                let _ = tell.try_send(packet.clone());
+            }
+            !ours
+        });
+        packets.insert((with, flow), tell);
         told
     }
 
@@ -306,10 +320,8 @@ pub(crate) async fn open_stream(
     match kind {
         StreamKind::Reliable => Ok(Stream::Reliable(ReliableStream { send, recv })),
         StreamKind::Datagram => {
-            // The number must not meet one that the other side chose for the same pair: the
-            // lower UID takes even ones.
-            let parity = u64::from(mesh.uid() > with);
-            let flow = NEXT_FLOW.fetch_add(1, Ordering::Relaxed) * 2 + parity;
+            // Random, so that it meets no other one of the same two nodes, restarts included.
+            let flow = u64::from_le_bytes(random::bytes());
             frame::write(&mut send, &flow).await.map_err(|e| broken(&conn, e))?;
             Ok(Stream::Datagram(datagram_stream(mesh, with, flow, conn, send, recv)))
         }

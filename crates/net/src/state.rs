@@ -4,7 +4,7 @@
 //! reader for the old one. Every write that something was promised about (an acknowledged
 //! message, an accepted offer) is on disk before the promise is made.
 
-use std::path::Path;
+use std::{path::Path, sync::{PoisonError, RwLock}};
 
 use ioex_base::wire;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -45,6 +45,9 @@ pub enum StateError {
     /// A value that is none.
     #[error("the node's state is damaged: {0}")]
     Damaged(#[from] wire::WireError),
+    /// The node was shut down.
+    #[error("the node was shut down")]
+    Closed,
     /// The file could not be made.
     #[error("the node's state cannot be written: {0}")]
     Io(#[from] std::io::Error),
@@ -64,7 +67,8 @@ from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::C
 /// The state file.
 #[derive(Debug)]
 pub(crate) struct State {
-    db: Database,
+    /// `None` once the node was shut down: whatever still holds the state no longer holds the file.
+    db: RwLock<Option<Database>>,
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -93,41 +97,69 @@ impl State {
             write.open_table(table.0)?;
         }
         write.commit()?;
-        Ok(Self { db })
+        Ok(Self { db: RwLock::new(Some(db)) })
+    }
+
+    /// Closes the file, so that the node can be started again. Later calls fail.
+    pub(crate) fn close(&self) {
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn with_db<T>(&self, work: impl FnOnce(&Database) -> Result<T, StateError>) -> Result<T, StateError> {
+        match &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(db) => work(db),
+            None => Err(StateError::Closed),
+        }
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StateError> {
-        let read = self.db.begin_read()?;
-        match read.open_table(table.0)?.get(key)? {
+        self.with_db(|db| match db.begin_read()?.open_table(table.0)?.get(key)? {
             Some(value) => decode(value.value()).map(Some),
             None => Ok(None),
-        }
+        })
     }
 
     /// Writes and waits until it is on disk.
     pub(crate) fn put<T: Serialize>(&self, table: Table, key: &[u8], value: &T) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
-        write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
-        write.commit()?;
-        Ok(())
+        self.with_db(|db| {
+            let write = db.begin_write()?;
+            write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
+            Ok(write.commit()?)
+        })
+    }
+
+    /// Writes unless the key is there already, and waits until it is on disk; true when it was new.
+    pub(crate) fn put_new<T: Serialize>(&self, table: Table, key: &[u8], value: &T) -> Result<bool, StateError> {
+        self.with_db(|db| {
+            let write = db.begin_write()?;
+            if write.open_table(table.0)?.get(key)?.is_some() {
+                return Ok(false);
+            }
+            write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
+            write.commit()?;
+            Ok(true)
+        })
     }
 
     pub(crate) fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
-        write.open_table(table.0)?.remove(key)?;
-        write.commit()?;
-        Ok(())
+        self.with_db(|db| {
+            let write = db.begin_write()?;
+            write.open_table(table.0)?.remove(key)?;
+            Ok(write.commit()?)
+        })
     }
 
     /// All entries, in order of key.
     pub(crate) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(Vec<u8>, T)>, StateError> {
-        let read = self.db.begin_read()?;
-        let mut out = Vec::new();
-        for entry in read.open_table(table.0)?.iter()? {
-            let (key, value) = entry?;
-            out.push((key.value().to_vec(), decode(value.value())?));
-        }
-        Ok(out)
+        self.with_db(|db| {
+            let read = db.begin_read()?;
+            let mut out = Vec::new();
+            for entry in read.open_table(table.0)?.iter()? {
+                let (key, value) = entry?;
+                out.push((key.value().to_vec(), decode(value.value())?));
+            }
+            Ok(out)
+        })
     }
 }
 

@@ -48,7 +48,7 @@ impl AddressLookup for Lookup {
         drop(known);
         let directory = self.directory.get()?.upgrade()?;
         let answer = async move {
-            match directory.resolve(uid).await {
+            match directory.resolve_fresh(uid).await {
                 Ok(Some(record)) => {
                     let relays = record.bootstraps.iter().map(|b| TransportAddr::Relay(b.relay_url()));
                     let direct = record.addresses.iter().map(|a| TransportAddr::Ip(*a));

@@ -19,6 +19,7 @@ use std::{
 
 use ioex_base::{ContentAddress, NodeKey, Uid};
 use n0_future::{FuturesUnordered, StreamExt};
+type BoxStream<'a, T> = std::pin::Pin<Box<dyn n0_future::Stream<Item = T> + Send + 'a>>;
 use tokio_util::sync::CancellationToken;
 
 pub use self::holder::{ANNOUNCE_LIFE_SECONDS, HolderRecord};
@@ -35,6 +36,12 @@ use crate::{
 
 /// How long one question may take over either way.
 const ASK_TIMEOUT: Duration = Duration::from_secs(6);
+/// When a bootstrap takes longer, the next one is asked too.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// For so long a bootstrap that did not answer is asked after all others.
+const SILENT_MS: u64 = 60_000;
+/// After a record is known, how much longer a newer one may come in.
+const NEWER_RECORD_WAIT: Duration = Duration::from_millis(20);
 /// After the first holders are known, how much longer others may come in.
 const MORE_HOLDERS_WAIT: Duration = Duration::from_millis(60);
 /// How many bootstraps are asked at once.
@@ -68,6 +75,8 @@ pub struct Directory {
     dht: Option<DhtNode>,
     /// The active bootstraps, best first.
     bootstraps: Mutex<Vec<BootstrapAddr>>,
+    /// Bootstraps that did not answer lately, and when, in monotonic milliseconds.
+    silent: Mutex<HashMap<Uid, u64>>,
     cache: Mutex<HashMap<Uid, (u64, NodeRecord)>>,
 }
 
@@ -78,6 +87,7 @@ impl Directory {
             links,
             dht,
             bootstraps: Mutex::new(Vec::new()),
+            silent: Mutex::default(),
             cache: Mutex::new(HashMap::new()),
         }
     }
@@ -86,11 +96,41 @@ impl Directory {
         *self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner) = active;
     }
 
-    /// The bootstraps in use that are not this node itself, best first.
+    /// The bootstraps that are not this node itself: best first, lately silent ones last.
     fn asked(&self) -> Vec<BootstrapAddr> {
         let own = self.key.uid();
+        let now_ms = clock::monotonic_ms();
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter(|b| b.uid != own).copied().collect()
+        let mut out: Vec<BootstrapAddr> = all.iter().filter(|b| b.uid != own).copied().collect();
+        // The sort is stable: among equals the order stays.
+        out.sort_by_key(|b| silent.get(&b.uid).is_some_and(|at| now_ms.saturating_sub(*at) < SILENT_MS));
+        out
+    }
+
+    /// Asks the best bootstraps, [`ASKED_AT_ONCE`] at a time, and further ones when those fail or
+    /// take long. Answers come in any order; nobody beyond what is needed is asked.
+    fn ask_best<'a>(&'a self, question: &'a DirectoryQuestion) -> BoxStream<'a, (BootstrapAddr, DirectoryAnswer)> {
+        let mut waiting = self.asked().into_iter();
+        let mut running = FuturesUnordered::new();
+        let ask = move |b: BootstrapAddr| futures_box(async move { (b, self.ask(b.uid, question.clone()).await) });
+        waiting.by_ref().take(ASKED_AT_ONCE).for_each(|b| running.push(ask(b)));
+        Box::pin(n0_future::stream::unfold((waiting, running), move |(mut waiting, mut running)| async move {
+            loop {
+                let patience = tokio::time::sleep(PATIENCE);
+                let more = tokio::select! {
+                    answer = running.next() => match answer? {
+                        (b, Ok(answer)) => return Some(((b, answer), (waiting, running))),
+                        (b, Err(e)) => {
+                            tracing::debug!("{} did not answer: {e}", b.uid.short());
+                            waiting.next()
+                        }
+                    },
+                    () = patience, if waiting.len() > 0 => waiting.next(),
+                };
+                more.into_iter().for_each(|b| running.push(ask(b)));
+            }
+        }))
     }
 
     pub(crate) fn dht(&self) -> Option<&DhtNode> {
@@ -100,29 +140,29 @@ impl Directory {
     async fn ask(&self, of: Uid, question: DirectoryQuestion) -> Result<DirectoryAnswer, DirectoryError> {
         let open = Open::Directory(question);
         let asked = self.links.ask::<DirectoryAnswer>(of, Door::Public, &open);
-        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-            Ok(answer) => match answer? {
-                Answer::Yes(answer) => Ok(answer),
-                Answer::No(no) => Err(no.into()),
-            },
-            Err(_) => Err(LinkError::Timeout.into()),
+        let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await.unwrap_or(Err(LinkError::Timeout));
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(answer) => {
+                silent.remove(&of);
+                match answer {
+                    Answer::Yes(answer) => Ok(answer),
+                    Answer::No(no) => Err(no.into()),
+                }
+            }
+            Err(e) => {
+                silent.insert(of, clock::monotonic_ms());
+                Err(e.into())
+            }
         }
     }
 
     /// Publishes this node's record both ways. Fine when one of them worked.
     pub(crate) async fn publish(&self, record: &SignedRecord) -> Result<(), DirectoryError> {
+        let question = DirectoryQuestion::Publish(record.clone());
         let over_quic = async {
-            let mut asks: FuturesUnordered<_> = self
-                .asked()
-                .into_iter()
-                .take(ASKED_AT_ONCE)
-                .map(|b| self.ask(b.uid, DirectoryQuestion::Publish(record.clone())))
-                .collect();
-            let mut kept = false;
-            while let Some(answer) = asks.next().await {
-                kept |= answer.is_ok();
-            }
-            kept
+            let answers = self.ask_best(&question).take(ASKED_AT_ONCE);
+            answers.fold(false, |_, (_, answer)| answer == DirectoryAnswer::Kept).await
         };
         let over_dht = async {
             match &self.dht {
@@ -145,26 +185,28 @@ impl Directory {
                 return Ok(Some(record.clone()));
             }
         }
-        let record = self.resolve_fresh(uid).await?;
+        self.resolve_fresh(uid).await
+    }
+
+    /// As [`Self::resolve`], but asks even when an answer is in memory: a node that is dialled may
+    /// just have moved.
+    pub(crate) async fn resolve_fresh(&self, uid: Uid) -> Result<Option<NodeRecord>, DirectoryError> {
+        let record = self.ask_record(uid).await?;
         if let Some(record) = &record {
             let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             if cache.len() >= CACHE_MAX {
                 cache.clear();
             }
-            cache.insert(uid, (now.0, record.clone()));
+            cache.insert(uid, (clock::unix().0, record.clone()));
         }
         Ok(record)
     }
 
-    /// Drops a cached record that turned out useless.
-    pub(crate) fn forget(&self, uid: &Uid) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    /// When the newest record of `uid` that the directory has was signed, in milliseconds.
+    /// When the newest record of `uid` that the bootstraps have was signed, in milliseconds.
     pub(crate) async fn published_ms(&self, uid: Uid) -> Option<u64> {
-        let b = self.asked().first().copied()?;
-        match self.ask(b.uid, DirectoryQuestion::Resolve(uid)).await.ok()? {
+        let question = DirectoryQuestion::Resolve(uid);
+        let (_, answer) = self.ask_best(&question).next().await?;
+        match answer {
             DirectoryAnswer::Record(Some(signed)) => {
                 signed.open(&uid, clock::unix()).ok().map(|_| signed.seq_ms)
             }
@@ -172,36 +214,54 @@ impl Directory {
         }
     }
 
-    /// Asks all ways at once; the first record that holds is the answer.
-    async fn resolve_fresh(&self, uid: Uid) -> Result<Option<NodeRecord>, DirectoryError> {
-        let mut ways = FuturesUnordered::new();
-        if let Some(dht) = &self.dht {
-            let dht = dht.clone();
-            ways.push(futures_box(async move { (true, dht.resolve(uid).await) }));
-        }
-        for b in self.asked().into_iter().take(ASKED_AT_ONCE) {
-            ways.push(futures_box(async move {
-                match self.ask(b.uid, DirectoryQuestion::Resolve(uid)).await {
-                    Ok(DirectoryAnswer::Record(record)) => (true, record),
-                    Ok(_) => (false, None),
-                    Err(e) => {
-                        tracing::debug!("{} did not resolve {}: {e}", b.uid.short(), uid.short());
-                        (false, None)
-                    }
-                }
-            }));
-        }
+    /// Asks all ways at once. The first record that holds is the answer, unless a newer one comes
+    /// in right after it.
+    async fn ask_record(&self, uid: Uid) -> Result<Option<NodeRecord>, DirectoryError> {
+        let question = DirectoryQuestion::Resolve(uid);
+        let mut over_quic = self.ask_best(&question);
+        let over_dht = async {
+            match &self.dht {
+                Some(dht) => tokio::time::timeout(ASK_TIMEOUT, dht.resolve(uid)).await.unwrap_or(None),
+                None => None,
+            }
+        };
+        tokio::pin!(over_dht);
+        let (mut quic_left, mut dht_left) = (true, self.dht.is_some());
         let mut answered = false;
-        while let Some((ok, record)) = ways.next().await {
-            answered |= ok;
-            if let Some(signed) = record {
-                match signed.open(&uid, clock::unix()) {
-                    Ok(record) => return Ok(Some(record)),
-                    Err(e) => tracing::debug!("record of {} not believed: {e}", uid.short()),
+        let mut best: Option<(u64, NodeRecord)> = None;
+        let mut until = tokio::time::Instant::now() + 2 * ASK_TIMEOUT;
+        while quic_left || dht_left {
+            let record = tokio::select! {
+                answer = over_quic.next(), if quic_left => match answer {
+                    Some((_, DirectoryAnswer::Record(record))) => record,
+                    Some(_) => continue,
+                    None => {
+                        quic_left = false;
+                        continue;
+                    }
+                },
+                record = &mut over_dht, if dht_left => {
+                    dht_left = false;
+                    record
                 }
+                () = tokio::time::sleep_until(until) => break,
+            };
+            answered = true;
+            let Some(signed) = record else { continue };
+            match signed.open(&uid, clock::unix()) {
+                Ok(record) if best.as_ref().is_none_or(|(seq, _)| *seq < signed.seq_ms) => {
+                    best = Some((signed.seq_ms, record));
+                    until = tokio::time::Instant::now() + NEWER_RECORD_WAIT;
+                }
+                Ok(_) => {}
+                Err(e) => tracing::debug!("record of {} not believed: {e}", uid.short()),
             }
         }
-        if answered { Ok(None) } else { Err(DirectoryError::Unreachable) }
+        match best {
+            Some((_, record)) => Ok(Some(record)),
+            None if answered => Ok(None),
+            None => Err(DirectoryError::Unreachable),
+        }
     }
 
     /// Tells the directory that this node holds `addresses`. Returns how many were announced at
@@ -212,10 +272,10 @@ impl Directory {
         for batch in addresses.chunks(ANNOUNCE_MAX) {
             let records: Vec<(ContentAddress, HolderRecord)> =
                 batch.iter().map(|a| (*a, HolderRecord::sign(&self.key, a, now_us))).collect();
-            for b in self.asked().into_iter().take(ASKED_AT_ONCE) {
-                if self.ask(b.uid, DirectoryQuestion::Announce(records.clone())).await.is_ok() {
-                    announced.extend(batch.iter().copied());
-                }
+            let question = DirectoryQuestion::Announce(records);
+            let kept = self.ask_best(&question).take(ASKED_AT_ONCE);
+            if kept.fold(false, |_, (_, answer)| answer == DirectoryAnswer::Kept).await {
+                announced.extend(batch.iter().copied());
             }
         }
         if let Some(dht) = &self.dht {
@@ -253,15 +313,11 @@ impl Directory {
                 }
             };
             let over_quic = async {
-                let mut asks: FuturesUnordered<_> = self
-                    .asked()
-                    .into_iter()
-                    .take(ASKED_AT_ONCE)
-                    .map(|b| self.ask(b.uid, DirectoryQuestion::Find(address)))
-                    .collect();
+                let question = DirectoryQuestion::Find(address);
+                let mut answers = self.ask_best(&question).take(ASKED_AT_ONCE);
                 let mut ok = false;
-                while let Some(answer) = asks.next().await {
-                    if let Ok(DirectoryAnswer::Holders(holders)) = answer {
+                while let Some((_, answer)) = answers.next().await {
+                    if let DirectoryAnswer::Holders(holders) = answer {
                         ok = true;
                         let _ = found.send(holders).await;
                     }
@@ -308,8 +364,10 @@ impl Directory {
     pub(crate) async fn bootstraps(&self) -> Vec<BootstrapAddr> {
         let now = clock::unix();
         let mut out = Vec::new();
-        for b in self.asked().into_iter().take(ASKED_AT_ONCE) {
-            if let Ok(DirectoryAnswer::Bootstraps(list)) = self.ask(b.uid, DirectoryQuestion::Bootstraps).await {
+        let question = DirectoryQuestion::Bootstraps;
+        let mut answers = self.ask_best(&question).take(ASKED_AT_ONCE);
+        while let Some((_, answer)) = answers.next().await {
+            if let DirectoryAnswer::Bootstraps(list) = answer {
                 for (addr, record) in list {
                     // Only what the named bootstrap itself signed counts.
                     let signed = record.and_then(|r| r.open(&addr.uid, now).ok());

@@ -22,6 +22,8 @@ const TAG_KEY: &[u8] = b"friend-tag";
 pub(crate) struct Book {
     state: Arc<State>,
     inner: Mutex<Inner>,
+    /// One change at a time: two that read the same friend would undo each other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Book {
             }
         };
         let friends = friends.into_iter().map(|(_, f)| (f.uid, f)).collect();
-        Ok(Self { state, inner: Mutex::new(Inner { friends, tag }) })
+        Ok(Self { state, inner: Mutex::new(Inner { friends, tag }), turn: tokio::sync::Mutex::default() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -81,25 +83,40 @@ impl Book {
         self.lock().friends.get(uid).is_some_and(|f| f.state == FriendState::Friend)
     }
 
-    pub(crate) async fn put(&self, friend: Friend) -> Result<(), StateError> {
-        let copy = friend.clone();
-        state::blocking(&self.state, move |s| s.put(FRIENDS, copy.uid.as_bytes(), &copy)).await?;
-        self.lock().friends.insert(friend.uid, friend);
-        Ok(())
+    /// Changes what is known of `uid`, on disk first. `change` gets the friend as it is and returns
+    /// what it shall be; `None` changes nothing. Returns before and after.
+    pub(crate) async fn change(
+        &self,
+        uid: &Uid,
+        change: impl FnOnce(Option<Friend>) -> Option<Friend>,
+    ) -> Result<(Option<Friend>, Option<Friend>), StateError> {
+        let _turn = self.turn.lock().await;
+        let before = self.get(uid);
+        let Some(after) = change(before.clone()) else { return Ok((before.clone(), before)) };
+        if before.as_ref() != Some(&after) {
+            let copy = after.clone();
+            state::blocking(&self.state, move |s| s.put(FRIENDS, copy.uid.as_bytes(), &copy)).await?;
+            self.lock().friends.insert(after.uid, after.clone());
+        }
+        Ok((before, Some(after)))
     }
 
+    /// Changes a friend that is known.
     pub(crate) async fn update(
         &self,
         uid: &Uid,
-        change: impl FnOnce(&mut Friend),
+        update: impl FnOnce(&mut Friend),
     ) -> Result<Option<Friend>, StateError> {
-        let Some(mut friend) = self.get(uid) else { return Ok(None) };
-        change(&mut friend);
-        self.put(friend.clone()).await?;
-        Ok(Some(friend))
+        let changed = self.change(uid, |friend| {
+            let mut friend = friend?;
+            update(&mut friend);
+            Some(friend)
+        });
+        Ok(changed.await?.1)
     }
 
     pub(crate) async fn remove(&self, uid: &Uid) -> Result<(), StateError> {
+        let _turn = self.turn.lock().await;
         let key = *uid;
         state::blocking(&self.state, move |s| s.remove(FRIENDS, key.as_bytes())).await?;
         self.lock().friends.remove(uid);

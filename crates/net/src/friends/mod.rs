@@ -56,6 +56,22 @@ pub struct Friend {
     pub undelivered: Option<Tag>,
 }
 
+impl Friend {
+    /// Somebody of whom nothing is known but the UID.
+    pub(crate) fn new(uid: Uid, state: FriendState) -> Self {
+        Self {
+            uid,
+            name: String::new(),
+            label: String::new(),
+            state,
+            greeting: String::new(),
+            kind: None,
+            last_seen: None,
+            undelivered: None,
+        }
+    }
+}
+
 /// Why a friendship could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FriendError {
@@ -152,21 +168,22 @@ impl Mesh {
             }
             _ => {}
         }
-        self.book()
-            .put(Friend {
-                uid: address.uid,
-                name: String::new(),
-                label: String::new(),
-                state: FriendState::Requested,
+        let asked = self.book().change(&address.uid, |known| match known {
+            // They asked, or accepted, meanwhile.
+            Some(known) if known.state != FriendState::Requested => None,
+            _ => Some(Friend {
                 greeting: greeting.to_owned(),
-                kind: None,
-                last_seen: None,
                 undelivered: Some(address.tag),
-            })
-            .await?;
+                ..Friend::new(address.uid, FriendState::Requested)
+            }),
+        });
+        asked.await?;
         match self.deliver_request(address.uid).await {
             Ok(()) => Ok(address.uid),
-            Err(FriendError::Later(uid, e)) => Err(FriendError::Later(uid, e)),
+            Err(FriendError::Later(uid, e)) => {
+                self.wake_presence_for(uid);
+                Err(FriendError::Later(uid, e))
+            }
             Err(e) => {
                 self.book().remove(&address.uid).await?;
                 Err(e)
@@ -210,28 +227,22 @@ impl Mesh {
 
     /// Makes `uid` a friend and tells everybody here.
     pub(crate) async fn befriend(&self, uid: Uid, name: Option<String>) -> Result<(), StateError> {
-        let known = self.book().get(&uid);
-        let was_friend = known.as_ref().is_some_and(|f| f.state == FriendState::Friend);
-        let mut friend = known.unwrap_or_else(|| Friend {
-            uid,
-            name: String::new(),
-            label: String::new(),
-            state: FriendState::Friend,
-            greeting: String::new(),
-            kind: None,
-            last_seen: None,
-            undelivered: None,
-        });
-        friend.state = FriendState::Friend;
-        friend.undelivered = None;
-        if let Some(name) = name {
-            friend.name = name;
-        }
-        self.book().put(friend.clone()).await?;
+        let (before, after) = self
+            .book()
+            .change(&uid, |known| {
+                let mut friend = known.unwrap_or_else(|| Friend::new(uid, FriendState::Friend));
+                friend.state = FriendState::Friend;
+                friend.undelivered = None;
+                friend.name = name.unwrap_or(friend.name);
+                Some(friend)
+            })
+            .await?;
+        let was_friend = before.is_some_and(|f| f.state == FriendState::Friend);
+        let Some(friend) = after else { return Ok(()) };
         if !was_friend {
             self.emit(MeshEvent::FriendAdded(uid));
             self.emit(MeshEvent::FriendInfo(friend));
-            self.wake_presence();
+            self.wake_presence_for(uid);
         }
         Ok(())
     }
@@ -256,6 +267,7 @@ impl Mesh {
             return Err(FriendError::Unknown(uid));
         }
         self.book().remove(&uid).await?;
+        self.transfers_part(uid).await;
         if let Ok(links) = self.links() {
             links.close(&uid, Door::Friend, Refusal::NotFriend.code());
         }
@@ -294,17 +306,15 @@ impl Mesh {
         if !self.book().has_room() {
             return Err(No::NoSpace);
         }
-        let friend = Friend {
-            uid: from,
+        let asker = Friend {
             name,
-            label: String::new(),
-            state: FriendState::Incoming,
             greeting: tidy_text(&request.greeting, limits::GREETING_MAX_BYTES),
-            kind: None,
             last_seen: Some(clock::unix()),
-            undelivered: None,
+            ..Friend::new(from, FriendState::Incoming)
         };
-        self.book().put(friend.clone()).await.map_err(|_| No::Failed)?;
+        let kept = self.book().change(&from, |known| known.is_none().then_some(asker));
+        let (before, after) = kept.await.map_err(|_| No::Failed)?;
+        let (None, Some(friend)) = (before, after) else { return Ok(()) };
         self.emit(MeshEvent::FriendRequest(friend));
         Ok(())
     }

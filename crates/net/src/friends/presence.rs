@@ -3,25 +3,25 @@
 //! Each friend that is not connected is dialled with growing pauses. Whoever dials says hello;
 //! the other side answers with its own. A link that opened delivers waiting messages and offers.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use ioex_base::{Uid, limits};
+use iroh::endpoint::Connection;
 use tokio_util::sync::CancellationToken;
 
-use super::{FriendState, tidy_text};
+use super::{Friend, FriendState, tidy_text};
 use crate::{
     clock,
-    door::{Door, Refusal},
+    door::Door,
     events::MeshEvent,
-    links::{LinkError, PathKind, path_of},
+    links::{LinkError, Links, PathKind, path_of, uid_of},
     mesh::Mesh,
     proto::{Answer, Hello, No, Open},
 };
 
-/// First pause after a friend could not be reached.
-const RETRY_MIN_MS: u64 = 2_000;
-/// Longest pause: an offline friend costs a lookup every five minutes.
-const RETRY_MAX_MS: u64 = 300_000;
 /// How many friends are dialled at once.
 const DIALS_AT_ONCE: usize = 8;
 
@@ -37,59 +37,71 @@ impl Backoff {
         now_ms >= self.next_ms
     }
 
-    fn failed(&mut self, now_ms: u64) {
-        self.pause_ms = (self.pause_ms * 2).clamp(RETRY_MIN_MS, RETRY_MAX_MS);
+    fn failed(&mut self, now_ms: u64, min_ms: u64, max_ms: u64) {
+        self.pause_ms = (self.pause_ms * 2).clamp(min_ms, max_ms);
         self.next_ms = now_ms + self.pause_ms;
     }
 }
 
+/// Whom to try again at once.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) all: bool,
+    pub(crate) uids: HashSet<Uid>,
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
 /// Runs until cancelled.
 pub(crate) async fn run(mesh: Mesh, cancel: CancellationToken) {
+    let timing = mesh.config().timing;
+    let (min_ms, max_ms) = (ms(timing.friend_retry_min), ms(timing.friend_retry_max.max(timing.friend_retry_min)));
     let mut waits: HashMap<Uid, Backoff> = HashMap::new();
+    let mut dials = tokio::task::JoinSet::new();
+    let mut dialling: HashSet<Uid> = HashSet::new();
     loop {
         let now_ms = clock::monotonic_ms();
-        let mut due = Vec::new();
-        let mut next_ms = now_ms + RETRY_MAX_MS;
+        let mut next_ms = now_ms + max_ms;
         for friend in mesh.friends() {
             let connected =
                 mesh.links().is_ok_and(|l| l.existing(&friend.uid, Door::Friend).is_some());
-            if friend.state == FriendState::Incoming || connected {
+            let done = connected && friend.state == FriendState::Friend && friend.undelivered.is_none();
+            if friend.state == FriendState::Incoming || done {
                 waits.remove(&friend.uid);
                 continue;
             }
             let wait = waits.entry(friend.uid).or_default();
-            if wait.due(now_ms) && due.len() < DIALS_AT_ONCE {
-                due.push(friend.uid);
-            } else {
-                next_ms = next_ms.min(wait.next_ms.max(now_ms + 100));
-            }
-        }
-        let mut dials = tokio::task::JoinSet::new();
-        for uid in due {
-            let mesh = mesh.clone();
-            dials.spawn(async move { (uid, mesh.reach(uid).await) });
-        }
-        while let Some(done) = dials.join_next().await {
-            let Ok((uid, result)) = done else { continue };
-            match result {
-                Ok(()) => {
-                    waits.remove(&uid);
-                }
-                Err(e) => {
-                    tracing::debug!("friend {} not reached: {e}", uid.short());
-                    let wait = waits.entry(uid).or_default();
-                    wait.failed(clock::monotonic_ms());
-                    next_ms = next_ms.min(wait.next_ms);
-                }
+            if !wait.due(now_ms) {
+                next_ms = next_ms.min(wait.next_ms);
+            } else if dialling.len() < DIALS_AT_ONCE && dialling.insert(friend.uid) {
+                let mesh = mesh.clone();
+                dials.spawn(async move { (friend.uid, mesh.reach(friend.uid).await) });
             }
         }
         let pause = Duration::from_millis(next_ms.saturating_sub(clock::monotonic_ms()));
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            () = mesh.presence_woken() => {
-                // Something changed (a friend was added, the network is back): try all at once.
-                waits.clear();
+            Some(done) = dials.join_next() => {
+                let Ok((uid, result)) = done else { continue };
+                dialling.remove(&uid);
+                match result {
+                    Ok(()) => { waits.remove(&uid); }
+                    Err(e) => {
+                        tracing::debug!("friend {} not reached: {e}", uid.short());
+                        waits.entry(uid).or_default().failed(clock::monotonic_ms(), min_ms, max_ms);
+                    }
+                }
+            }
+            wake = mesh.presence_woken() => {
+                if wake.all {
+                    waits.clear();
+                }
+                for uid in wake.uids {
+                    waits.remove(&uid);
+                }
             }
         }
     }
@@ -105,8 +117,18 @@ impl Mesh {
             }
         }
         let links = self.links()?;
-        let hello = Open::Hello(self.hello());
-        match links.ask::<Hello>(uid, Door::Friend, &hello).await? {
+        // Whoever dials says hello (see [`Mesh::greet`]); this shows whether we are let in.
+        match links.ask::<()>(uid, Door::Friend, &Open::Ping).await? {
+            Answer::Yes(()) => Ok(()),
+            Answer::No(No::Refused(code)) => Err(LinkError::Refused(code)),
+            Answer::No(no) => Err(LinkError::Broken(no.to_string())),
+        }
+    }
+
+    /// Says hello on a connection that this node dialled.
+    pub(crate) async fn greet(&self, conn: &Connection) -> Result<(), LinkError> {
+        let uid = uid_of(conn.remote_id());
+        match Links::ask_on(conn, &Open::Hello(self.hello())).await? {
             Answer::Yes(theirs) => {
                 self.met(uid, theirs).await;
                 Ok(())
@@ -129,25 +151,36 @@ impl Mesh {
                 uid.short()
             ));
         }
-        if self.book().get(&uid).is_some_and(|f| f.state == FriendState::Requested) {
-            if let Err(e) = self.befriend(uid, Some(name.clone())).await {
-                self.warn(format!("a new friendship could not be kept: {e}"));
-            }
-        }
-        let changed = self.book().get(&uid).is_some_and(|f| f.name != name || f.kind != Some(hello.kind));
         let seen = clock::unix();
-        let update = self.book().update(&uid, |f| {
-            f.name = name;
-            f.kind = Some(hello.kind);
-            f.last_seen = Some(seen);
+        let update = self.book().change(&uid, |known| {
+            let mut friend = known?;
+            if friend.state == FriendState::Requested {
+                // We asked, and only a node that accepted gets here or lets us in.
+                friend.state = FriendState::Friend;
+                friend.undelivered = None;
+            }
+            friend.name = name;
+            friend.kind = Some(hello.kind);
+            friend.last_seen = Some(seen);
+            Some(friend)
         });
         match update.await {
-            Ok(Some(friend)) if changed => self.emit(MeshEvent::FriendInfo(friend)),
+            Ok((Some(before), Some(after))) => {
+                if before.state != after.state {
+                    self.emit(MeshEvent::FriendAdded(uid));
+                }
+                let seen_then = Friend { last_seen: before.last_seen, ..after.clone() };
+                if seen_then != before {
+                    self.emit(MeshEvent::FriendInfo(after));
+                }
+            }
             Ok(_) => {}
             Err(e) => self.warn(format!("a friend's news could not be kept: {e}")),
         }
-        let path = self.path_to(&uid);
-        self.emit(MeshEvent::FriendConnection { uid, online: true, path });
+        if self.present().insert(uid) {
+            let path = self.path_to(&uid);
+            self.emit(MeshEvent::FriendConnection { uid, online: true, path });
+        }
         self.deliver_to(uid);
     }
 
@@ -160,11 +193,9 @@ impl Mesh {
 
     /// A friend's link ended.
     pub(crate) async fn parted(&self, uid: Uid) {
-        if !self.book().is_friend(&uid) {
-            return;
-        }
         let still = self.links().is_ok_and(|l| l.existing(&uid, Door::Friend).is_some());
-        if still {
+        // A connection that was refused was never a friend's link.
+        if still || !self.present().remove(&uid) {
             return;
         }
         let seen = clock::unix();
@@ -172,13 +203,7 @@ impl Mesh {
             self.warn(format!("a friend's news could not be kept: {e}"));
         }
         self.emit(MeshEvent::FriendConnection { uid, online: false, path: PathKind::None });
-        self.wake_presence();
-    }
-
-    /// Whether a refusal means that the other side is no friend any more.
-    #[must_use]
-    pub(crate) fn refused_as_stranger(e: &LinkError) -> bool {
-        matches!(e, LinkError::Refused(code) if *code == Refusal::NotFriend.code())
+        self.wake_presence_for(uid);
     }
 }
 
@@ -193,12 +218,12 @@ mod tests {
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            wait.failed(now);
+            wait.failed(now, 2_000, 300_000);
             pauses.push(wait.next_ms - now);
             assert!(!wait.due(wait.next_ms - 1) && wait.due(wait.next_ms));
             now = wait.next_ms;
         }
         assert_eq!(pauses[..3], [2_000, 4_000, 8_000]);
-        assert_eq!(pauses[11], RETRY_MAX_MS);
+        assert_eq!(pauses[11], 300_000);
     }
 }

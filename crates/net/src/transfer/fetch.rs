@@ -187,6 +187,8 @@ impl<F: Future<Output = Result<(), iroh::endpoint::ReadExactError>>> MapRead for
 pub(crate) enum Progress {
     /// A piece of so many bytes is there, over this kind of path.
     Piece { bytes: u64, relayed: bool },
+    /// So many bytes were there before.
+    Had(u64),
     /// A provider was given up, and why.
     Gone { uid: Uid, why: String },
 }
@@ -226,7 +228,7 @@ impl Download {
                 let id = request.id;
                 handles.insert(id, running.spawn(self.request(request, steps.clone())));
             }
-            if running.is_empty() && !plan.has_providers() {
+            if running.is_empty() && incoming.is_empty() && !plan.has_providers() {
                 return Err(FetchError::NoProviders);
             }
             let wake = plan.next_wake_ms(clock::monotonic_ms());

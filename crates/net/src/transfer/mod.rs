@@ -16,6 +16,7 @@ pub(crate) mod serve;
 
 pub use self::{
     names::{NameError, safe_file_name},
+    partial::PartialError,
     offers::{FileInfo, TransferError, TransferInfo, TransferState},
 };
 pub(crate) use self::offers::Offers;

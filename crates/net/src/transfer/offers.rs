@@ -160,11 +160,18 @@ pub enum TransferError {
 pub(crate) struct Offers {
     state: Arc<State>,
     inner: Mutex<Inner>,
+    /// One change at a time: two that read the same transfer would undo each other.
+    turn: tokio::sync::Mutex<()>,
+    /// One offer at a time, so that a repeated one is seen as such.
+    taking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     all: BTreeMap<u64, TransferInfo>,
+    last_id: u64,
+    /// Held while a transfer's files are written: a resumed one waits for what it was before.
+    turns: HashMap<u64, Arc<tokio::sync::Mutex<()>>>,
     running: HashMap<u64, Running>,
     /// Piece lists of files on offer, made when somebody asks first.
     lists: HashMap<ContentAddress, Arc<PieceList>>,
@@ -182,8 +189,10 @@ const LISTS_MAX: usize = 256;
 impl Offers {
     pub(crate) fn open(state: Arc<State>) -> Result<Self, StateError> {
         let all: Vec<(Vec<u8>, TransferInfo)> = state.all(TRANSFERS)?;
-        let all = all.into_iter().map(|(_, t)| (t.id, t)).collect();
-        Ok(Self { state, inner: Mutex::new(Inner { all, ..Inner::default() }) })
+        let all: BTreeMap<u64, TransferInfo> = all.into_iter().map(|(_, t)| (t.id, t)).collect();
+        let last_id = all.last_key_value().map_or(0, |(id, _)| *id);
+        let inner = Mutex::new(Inner { all, last_id, ..Inner::default() });
+        Ok(Self { state, inner, turn: tokio::sync::Mutex::default(), taking: tokio::sync::Mutex::default() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -199,7 +208,34 @@ impl Offers {
     }
 
     fn next_id(&self) -> u64 {
-        self.lock().all.last_key_value().map_or(1, |(id, _)| id + 1)
+        let mut inner = self.lock();
+        inner.last_id += 1;
+        inner.last_id
+    }
+
+    /// The right to write a transfer's files.
+    fn files_turn(&self, id: u64) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock().turns.entry(id).or_default().clone()
+    }
+
+    /// Changes a transfer, on disk first. Progress noted meanwhile stays.
+    async fn change(&self, id: u64, change: impl FnOnce(&mut TransferInfo)) -> Result<Option<TransferInfo>, StateError> {
+        let _turn = self.turn.lock().await;
+        let Some(before) = self.get(id) else { return Ok(None) };
+        let mut after = before.clone();
+        change(&mut after);
+        let copy = after.clone();
+        state::blocking(&self.state, move |s| s.put(TRANSFERS, &copy.id.to_be_bytes(), &copy)).await?;
+        let mut inner = self.lock();
+        if let Some(now) = inner.all.get(&id) {
+            if after.done_bytes == before.done_bytes {
+                after.done_bytes = now.done_bytes;
+            }
+            (after.direct_bytes, after.relayed_bytes) = (now.direct_bytes, now.relayed_bytes);
+            after.bytes_per_second = if after.state == TransferState::Active { now.bytes_per_second } else { 0 };
+        }
+        inner.all.insert(id, after.clone());
+        Ok(Some(after))
     }
 
     /// Keeps a transfer, on disk first.
@@ -274,9 +310,7 @@ impl Mesh {
         id: u64,
         change: impl FnOnce(&mut TransferInfo),
     ) -> Result<TransferInfo, TransferError> {
-        let mut info = self.transfer(id)?;
-        change(&mut info);
-        self.offers().put(info.clone()).await?;
+        let info = self.offers().change(id, change).await?.ok_or(TransferError::Unknown(id))?;
         self.emit(MeshEvent::Transfer(info.clone()));
         Ok(info)
     }
@@ -309,10 +343,16 @@ impl Mesh {
             .change(id, |t| {
                 t.state = TransferState::Active;
                 t.error = None;
+                if !t.incoming {
+                    // Offered once more: whoever waits for it learns that it goes on.
+                    t.untold = t.with.iter().map(|(uid, _)| (*uid, state_code(OfferState::Accepted))).collect();
+                }
             })
             .await?;
         if info.incoming {
             self.start_incoming(id);
+        } else {
+            info.with.iter().for_each(|(uid, _)| self.deliver_to(*uid));
         }
         Ok(info)
     }
@@ -334,8 +374,19 @@ impl Mesh {
                 t.untold = with.iter().map(|uid| (*uid, state_code(OfferState::Cancelled))).collect();
             })
             .await?;
-        if info.incoming {
-            let files = info.files.clone();
+        self.discard_unfinished(&info);
+        with.into_iter().for_each(|uid| self.deliver_to(uid));
+        Ok(info)
+    }
+
+    /// Deletes what was received of unfinished files, once nobody writes there any more.
+    fn discard_unfinished(&self, info: &TransferInfo) {
+        if !info.incoming {
+            return;
+        }
+        let (files, turn) = (info.files.clone(), self.offers().files_turn(info.id));
+        self.spawn(async move {
+            let _turn = turn.lock().await;
             let discard = move || {
                 for file in files {
                     if let Some(path) = file.path {
@@ -343,11 +394,36 @@ impl Mesh {
                     }
                 }
             };
-            // Deleting may take a moment; nobody waits for it.
-            drop(tokio::task::spawn_blocking(discard));
+            // What cannot be deleted stays as a hidden file.
+            let _ = tokio::task::spawn_blocking(discard).await;
+        });
+    }
+
+    /// `uid` is no friend any more: nothing goes there or comes from there.
+    pub(crate) async fn transfers_part(&self, uid: Uid) {
+        for info in self.transfers() {
+            if info.state.ended() || info.with.iter().all(|(u, _)| *u != uid) {
+                continue;
+            }
+            let last = info.with.len() == 1;
+            if last {
+                self.stop_transfer(info.id);
+            }
+            let parted = self.change(info.id, |t| {
+                t.untold.retain(|(u, _)| *u != uid);
+                if last {
+                    t.state = TransferState::Cancelled;
+                    t.error = Some("the friendship ended".into());
+                } else {
+                    t.with.retain(|(u, _)| *u != uid);
+                }
+            });
+            match parted.await {
+                Ok(info) if last => self.discard_unfinished(&info),
+                Ok(_) => {}
+                Err(e) => self.warn(format!("a transfer's state could not be kept: {e}")),
+            }
         }
-        with.into_iter().for_each(|uid| self.deliver_to(uid));
-        Ok(info)
     }
 
     fn stop_transfer(&self, id: u64) {

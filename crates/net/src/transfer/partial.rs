@@ -2,8 +2,10 @@
 //!
 //! Beside the final name lie two hidden files: the content so far, and a journal of the pieces
 //! that are there and verified. A piece enters the journal only after its bytes are on disk, so
-//! after a crash or a power cut exactly the journalled pieces count. The final name appears once,
-//! when everything is verified, and never replaces another file.
+//! after a power cut the journalled pieces count. Pieces that were written but not journalled (the
+//! program was killed) are verified again when the file is opened, so that nothing is fetched
+//! twice. The final name appears once, when everything is verified, and never replaces another
+//! file.
 //!
 //! Journal: `"ioexpart" | version (1) | address (32) | size (8) | piece list | piece numbers (4 each)`,
 //! numbers little-endian. A number cut off at the end is ignored.
@@ -25,6 +27,8 @@ const MAGIC: &[u8; 8] = b"ioexpart";
 const VERSION: u8 = 1;
 /// After so many bytes the journal catches up with the data: each time costs a flush of the disk.
 const SYNC_BYTES: u64 = 128 * 1024 * 1024;
+/// Bytes read at a time when the file is verified.
+const VERIFY_BLOCK_BYTES: usize = 256 * 1024;
 /// Space that must stay free on the disk after the file.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -56,7 +60,7 @@ pub enum PartialError {
 
 /// The file so far.
 #[derive(Debug)]
-pub struct Partial {
+pub(crate) struct Partial {
     list: PieceList,
     file: File,
     data: PathBuf,
@@ -75,7 +79,43 @@ struct Inner {
 }
 
 fn hidden(target: &Path, address: &ContentAddress, suffix: &str) -> PathBuf {
-    target.with_file_name(format!(".ioex-{address}.{suffix}"))
+    // Two files of one folder may have the same content.
+    let name = blake3::hash(target.file_name().unwrap_or_default().as_encoded_bytes());
+    target.with_file_name(format!(".ioex-{address}-{}.{suffix}", &name.to_hex()[..16]))
+}
+
+/// Pieces that the file holds, of those in `among`. Holes are skipped without reading them.
+fn pieces_there(file: &File, list: &PieceList, among: impl Iterator<Item = u64>) -> std::io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    let mut buffer = vec![0; VERIFY_BLOCK_BYTES];
+    // Where the next data begins, as far as was asked.
+    let mut data_from = 0;
+    for piece in among {
+        let (start, len) = list.range(piece);
+        if data_from < start {
+            data_from = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(start)) {
+                Ok(at) => at,
+                Err(rustix::io::Errno::NXIO) => break,
+                // A file system that does not know holes: everything is read.
+                Err(_) => start,
+            };
+        }
+        if data_from >= start + len {
+            continue;
+        }
+        let mut verifier = list.verifier(piece);
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            let want = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            file.read_exact_at(&mut buffer[..want], at)?;
+            verifier.update(&buffer[..want]);
+            at += want as u64;
+        }
+        if verifier.holds() {
+            found.push(piece);
+        }
+    }
+    Ok(found)
 }
 
 /// Refuses a target that exists, without creating it.
@@ -117,7 +157,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`PartialError`]: the name is taken, the disk too full or not writable.
-    pub fn open(target: &Path, address: &ContentAddress, list: PieceList) -> Result<Self, PartialError> {
+    pub(crate) fn open(target: &Path, address: &ContentAddress, list: PieceList) -> Result<Self, PartialError> {
         check_free(target)?;
         let (data, journal_path) = (hidden(target, address, "part"), hidden(target, address, "map"));
         let io = |path: &Path| {
@@ -125,7 +165,7 @@ impl Partial {
             move |source| PartialError::Io { path, source }
         };
         let found = read_journal(&journal_path, address).filter(|_| data.exists());
-        let done = found.map(|(_, done)| done).unwrap_or_default();
+        let mut done = found.map(|(_, done)| done).unwrap_or_default();
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&data).map_err(io(&data))?;
         let have: u64 = done.iter().map(|p| list.range(*p).1).sum();
@@ -152,7 +192,11 @@ impl Partial {
             journal = OpenOptions::new().append(true).open(&journal_path).map_err(io(&journal_path))?;
             journal.write_all(&numbers).map_err(io(&journal_path))?;
         }
-        let inner = Inner { journal, done, pending: Vec::new(), pending_bytes: 0 };
+        let not_journalled: Vec<u64> = (0..list.count()).filter(|p| !done.contains(p)).collect();
+        let pending = pieces_there(&file, &list, not_journalled.into_iter()).map_err(io(&data))?;
+        done.extend(pending.iter().copied());
+        let pending_bytes = pending.iter().map(|p| list.range(*p).1).sum();
+        let inner = Inner { journal, done, pending, pending_bytes };
         Ok(Self { list, file, data, journal_path, target: target.to_owned(), inner: Mutex::new(inner) })
     }
 
@@ -182,13 +226,13 @@ impl Partial {
 
     /// The pieces of the content.
     #[must_use]
-    pub fn list(&self) -> &PieceList {
+    pub(crate) fn list(&self) -> &PieceList {
         &self.list
     }
 
     /// Pieces that are not there yet.
     #[must_use]
-    pub fn missing(&self) -> Vec<u64> {
+    pub(crate) fn missing(&self) -> Vec<u64> {
         let inner = self.lock();
         (0..self.list.count()).filter(|p| !inner.done.contains(p)).collect()
     }
@@ -199,7 +243,7 @@ impl Partial {
 
     /// Bytes of the pieces that are there.
     #[must_use]
-    pub fn done_bytes(&self) -> u64 {
+    pub(crate) fn done_bytes(&self) -> u64 {
         self.lock().done.iter().map(|p| self.list.range(*p).1).sum()
     }
 
@@ -292,26 +336,55 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loses_only_what_the_journal_does_not_have() {
+    fn a_killed_program_loses_nothing_and_wrong_bytes_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("f");
         let (bytes, address, list) = content();
         {
             let partial = Partial::open(&target, &address, list.clone()).unwrap();
             put(&partial, &bytes, 2);
-            put(&partial, &bytes, 0);
             partial.flush().unwrap();
             put(&partial, &bytes, 1); // written, not journalled
+            partial.write_at(&[1; 100], 0).unwrap(); // a piece that was on its way
         }
         assert_eq!(Partial::known_list(&target, &address), Some(list.clone()));
         let partial = Partial::open(&target, &address, list).unwrap();
-        assert_eq!(partial.missing(), [1, 3]);
+        assert_eq!(partial.missing(), [0, 3]);
         assert!(!target.exists(), "nothing under the final name");
-        put(&partial, &bytes, 1);
+        put(&partial, &bytes, 0);
         put(&partial, &bytes, 3);
         partial.finish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_power_cut_leaves_what_the_journal_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("f");
+        let (bytes, address, list) = content();
+        {
+            let partial = Partial::open(&target, &address, list.clone()).unwrap();
+            put(&partial, &bytes, 0);
+            partial.flush().unwrap();
+            put(&partial, &bytes, 2);
+            // The disk never saw these bytes.
+            let (start, len) = partial.list().range(2);
+            partial.write_at(&vec![0; len as usize], start).unwrap();
+        }
+        assert_eq!(Partial::open(&target, &address, list).unwrap().missing(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn equal_files_of_one_folder_do_not_meet() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bytes, address, list) = content();
+        let [a, b] = ["a", "b"].map(|name| Partial::open(&dir.path().join(name), &address, list.clone()).unwrap());
+        (0..list.count()).for_each(|p| put(&a, &bytes, p));
+        a.finish().unwrap();
+        (0..list.count()).for_each(|p| put(&b, &bytes, p));
+        b.finish().unwrap();
+        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), bytes);
     }
 
     #[test]
@@ -328,13 +401,14 @@ mod tests {
         let journal = hidden(&target, &address, "map");
         let len = std::fs::metadata(&journal).unwrap().len();
         File::options().write(true).open(&journal).unwrap().set_len(len - 3).unwrap();
+        assert_eq!(read_journal(&journal, &address).unwrap().1, BTreeSet::from([1]));
         {
             let partial = Partial::open(&target, &address, list.clone()).unwrap();
-            assert_eq!(partial.missing(), [0, 2, 3]);
+            assert_eq!(partial.missing(), [0, 3], "the data itself shows what is there");
             put(&partial, &bytes, 3);
             partial.flush().unwrap();
         }
-        assert_eq!(Partial::open(&target, &address, list).unwrap().missing(), [0, 2]);
+        assert_eq!(read_journal(&journal, &address).unwrap().1, BTreeSet::from([1, 2, 3]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FileInfo, Running, TransferError, TransferInfo, TransferState, state_code};
 use crate::{
     events::MeshEvent,
+    links::LinkError,
     mesh::Mesh,
     proto::{No, Offer, OfferState},
     transfer::{
@@ -22,8 +23,6 @@ use crate::{
 /// Files of one transfer that are fetched at once, so that many small ones do not wait for a
 /// round trip each.
 const FILES_AT_ONCE: usize = 4;
-/// Pause before a provider that failed is asked again, unless it shows up before.
-const RETRY: Duration = Duration::from_secs(3);
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
@@ -45,8 +44,10 @@ impl Mesh {
                 return Err(No::BadRequest);
             }
         }
+        let _taking = self.offers().taking.lock().await;
         let all = self.offers().all();
         if all.iter().any(|t| t.with.contains(&(from, offer.id))) {
+            self.provider_is_back(from);
             return Ok(());
         }
         let same = |t: &&TransferInfo| {
@@ -129,11 +130,7 @@ impl Mesh {
             t.error = Some("the sender took the offer back".into());
         });
         let gone = gone.await.map_err(|_| No::Failed)?;
-        for file in &gone.files {
-            if let Some(path) = &file.path {
-                Partial::discard(path, &file.address);
-            }
-        }
+        self.discard_unfinished(&gone);
         Ok(())
     }
 
@@ -187,6 +184,8 @@ impl Mesh {
         }
         let mesh = self.clone();
         self.spawn(async move {
+            let turn = mesh.offers().files_turn(id);
+            let _turn = turn.lock().await;
             let result = mesh.run_incoming(id, providers, &stop).await;
             if !stop.is_cancelled() {
                 mesh.offers().lock().running.remove(&id);
@@ -232,7 +231,7 @@ impl Mesh {
         waiting.reverse();
         let mut running = tokio::task::JoinSet::new();
         let mut more: Vec<mpsc::Sender<Uid>> = Vec::new();
-        let mut meter = Meter::new(self, id, &info);
+        let mut meter = Meter::new(self, id);
         loop {
             while running.len() < FILES_AT_ONCE {
                 let Some(file) = waiting.pop() else { break };
@@ -242,6 +241,9 @@ impl Mesh {
                 running.spawn(self.clone().receive_file(id, file, told, progress.clone(), stop.clone()));
             }
             if running.is_empty() {
+                while let Ok(report) = reports.try_recv() {
+                    meter.take(report);
+                }
                 return Ok(());
             }
             tokio::select! {
@@ -256,7 +258,9 @@ impl Mesh {
                     }
                 }
                 () = stop.cancelled() => {
-                    // The files' tasks see the same token, flush their journals and end.
+                    // The files' tasks see the same token, flush their journals and end; none of
+                    // them may wait for its reports to be read.
+                    reports.close();
                     while let Some(_ended) = running.join_next().await {}
                     return Err(FetchError::Stopped);
                 }
@@ -275,7 +279,7 @@ impl Mesh {
     ) -> Result<(), FetchError> {
         let Some(target) = file.path.clone() else { return Err(FetchError::Stopped) };
         if is_complete(&target, &file).await {
-            let _ = progress.send(Progress::Piece { bytes: file.size, relayed: false }).await;
+            let _ = progress.send(Progress::Had(file.size)).await;
             return Ok(());
         }
         let mut partial: Option<Arc<Partial>> = None;
@@ -294,7 +298,7 @@ impl Mesh {
             let attempt = async {
                 let ready = ready?;
                 if partial.is_none() {
-                    let _ = progress.send(Progress::Piece { bytes: ready.done_bytes(), relayed: false }).await;
+                    let _ = progress.send(Progress::Had(ready.done_bytes())).await;
                     partial = Some(ready.clone());
                 }
                 let links = self.links()?;
@@ -322,7 +326,7 @@ impl Mesh {
             tokio::select! {
                 () = stop.cancelled() => return Err(FetchError::Stopped),
                 _ = more.recv() => {}
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(self.config().timing.transfer_retry) => {}
             }
         }
     }
@@ -333,13 +337,20 @@ impl Mesh {
         let mut last = FetchError::NoProviders;
         if list.is_none() {
             let links = self.links()?;
-            for uid in providers {
-                match fetch::piece_list(&links, *uid, &Access::Offered, file.address, file.size).await {
-                    Ok(found) => {
+            // All are asked at once: one that is gone must not hold up one that is there.
+            let mut asking = tokio::task::JoinSet::new();
+            for uid in providers.iter().copied() {
+                let (links, address, size) = (links.clone(), file.address, file.size);
+                asking.spawn(async move { fetch::piece_list(&links, uid, &Access::Offered, address, size).await });
+            }
+            while let Some(answer) = asking.join_next().await {
+                match answer {
+                    Ok(Ok(found)) => {
                         list = Some(found);
                         break;
                     }
-                    Err(e) => last = e,
+                    Ok(Err(e)) => last = e,
+                    Err(e) => last = LinkError::Broken(e.to_string()).into(),
                 }
             }
         }
@@ -391,9 +402,9 @@ struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    fn new(mesh: &'a Mesh, id: u64, _info: &TransferInfo) -> Self {
+    fn new(mesh: &'a Mesh, id: u64) -> Self {
         mesh.offers().note(id, |t| {
-            t.done_bytes = 0;
+            (t.done_bytes, t.direct_bytes, t.relayed_bytes) = (0, 0, 0);
             t.error = None;
         });
         Self { mesh, id, shown: Instant::now(), since_bytes: 0 }
@@ -402,6 +413,10 @@ impl<'a> Meter<'a> {
     fn take(&mut self, report: Progress) {
         let (bytes, relayed) = match report {
             Progress::Piece { bytes, relayed } => (bytes, relayed),
+            Progress::Had(bytes) => {
+                self.mesh.offers().note(self.id, |t| t.done_bytes += bytes);
+                return;
+            }
             Progress::Gone { uid, why } => {
                 self.mesh.offers().note(self.id, |t| t.error = Some(format!("{}: {why}", uid.short())));
                 return;

@@ -167,10 +167,11 @@ impl Mesh {
     /// The file behind an address that was offered to `to`, and the transfer it belongs to.
     pub(crate) fn offered(&self, to: Uid, address: &ContentAddress) -> Result<(u64, FileInfo), No> {
         let live = |s| matches!(s, TransferState::Offered | TransferState::Active | TransferState::Done);
-        let all = self.offers().all();
-        let found = all.iter().filter(|t| !t.incoming && live(t.state) && t.with.iter().any(|(u, _)| *u == to));
-        let file = found.flat_map(|t| t.files.iter().map(move |f| (t.id, f))).find(|(_, f)| f.address == *address);
-        file.map(|(id, f)| (id, f.clone())).ok_or(No::NotFound)
+        let inner = self.offers().lock();
+        let all = inner.all.values();
+        let mut found = all.filter(|t| !t.incoming && live(t.state) && t.with.iter().any(|(u, _)| *u == to));
+        let file = found.find_map(|t| t.files.iter().find(|f| f.address == *address).map(|f| (t.id, f.clone())));
+        file.ok_or(No::NotFound)
     }
 
     /// Opens an offered file, unless it changed since it was hashed.

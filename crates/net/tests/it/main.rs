@@ -1,0 +1,4 @@
+//! Several real meshes in one process, on loopback.
+
+mod friends;
+mod support;
