@@ -8,6 +8,7 @@ mod lent;
 mod restore;
 
 use std::{
+    io::IsTerminal as _,
     path::Path,
     sync::Arc,
     time::Instant,
@@ -85,7 +86,12 @@ fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("IOEX_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ioex=info"));
     // A second call in one process keeps the first logger.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colour = std::io::stderr().is_terminal();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 fn open_store(config: &NodeConfig) -> anyhow::Result<Option<ShardStore>> {

