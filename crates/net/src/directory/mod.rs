@@ -18,7 +18,7 @@ use std::{
 };
 
 use ioex_base::{ContentAddress, NodeKey, Uid};
-use n0_future::{FuturesUnordered, StreamExt};
+use n0_future::{BufferedStreamExt, FuturesUnordered, StreamExt};
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn n0_future::Stream<Item = T> + Send + 'a>>;
 use tokio_util::sync::CancellationToken;
 
@@ -273,9 +273,15 @@ impl Directory {
             let records: Vec<(ContentAddress, HolderRecord)> =
                 batch.iter().map(|a| (*a, HolderRecord::sign(&self.key, a, now_us))).collect();
             let question = DirectoryQuestion::Announce(records);
-            let kept = self.ask_best(&question).take(ASKED_AT_ONCE);
-            if kept.fold(false, |_, (_, answer)| answer == DirectoryAnswer::Kept).await {
-                announced.extend(batch.iter().copied());
+            // The DHT brings an announcement to whichever bootstrap is asked later. Without it,
+            // all of them are told.
+            let told = if self.dht.is_some() { ASKED_AT_ONCE } else { usize::MAX };
+            let all = self.asked().into_iter().take(told);
+            let mut kept = n0_future::stream::iter(all).map(|b| self.ask(b.uid, question.clone())).buffered_unordered(ANNOUNCES_AT_ONCE);
+            while let Some(answer) = kept.next().await {
+                if matches!(answer, Ok(DirectoryAnswer::Kept)) {
+                    announced.extend(batch.iter().copied());
+                }
             }
         }
         if let Some(dht) = &self.dht {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ioex_net::{MeshEvent, PathKind, friends::FriendState};
 
-use crate::support::{bootstrap, device, device_with};
+use crate::support::{bootstrap, device_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_devices_find_each_other_by_uid_alone() {

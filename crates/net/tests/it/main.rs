@@ -1,4 +1,15 @@
 //! Several real meshes in one process, on loopback.
 
+#![expect(unreachable_pub, reason = "one crate")]
+
+mod background;
+mod directory;
+mod files;
 mod friends;
+mod messages;
+mod pairing;
+mod raw;
+mod sessions;
+mod shards;
+mod strangers;
 mod support;

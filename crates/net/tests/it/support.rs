@@ -38,7 +38,7 @@ fn free_ports() -> u16 {
 fn log() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::level_filters::LevelFilter::OFF.into()).from_env_lossy();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     });
 }
@@ -48,6 +48,8 @@ fn base_config() -> (MeshConfig, Arc<TempDir>) {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut config = MeshConfig::new(NodeKey::generate().unwrap(), dir.path().to_owned());
     config.bind = Some(LOOPBACK);
+    config.timing.discover_soon = Duration::from_millis(300);
+    config.timing.discover_every = Duration::from_secs(1);
     (config, dir)
 }
 
