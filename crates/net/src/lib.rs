@@ -22,6 +22,7 @@
 //! - [`names`], [`bootstraps`], [`directory`], [`record`]: finding nodes and contents.
 //! - [`friends`], [`messages`], [`session`], [`forward`]: between friends.
 //! - [`transfer`]: files. [`shards`]: backups, under grants. [`host`]: what the node provides.
+//! - [`lab`]: measurements.
 
 pub mod bootstraps;
 mod clock;
@@ -33,6 +34,7 @@ pub mod forward;
 pub mod frame;
 pub mod friends;
 pub mod host;
+pub mod lab;
 mod links;
 mod mesh;
 pub mod messages;

@@ -22,8 +22,9 @@ use crate::{
     proto::{ANSWER_MAX_BYTES, Answer, Open},
 };
 
-/// How long dialling a node may take, relays and hole punching included.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long dialling a node may take, relays and hole punching included. A later try asks anew
+/// where the node is.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Streams that the other side may have open at once on one connection.
 const STREAMS_MAX: u32 = 256;
 /// Flow-control window of a connection at small round-trip times. Larger ones overrun the socket

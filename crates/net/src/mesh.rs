@@ -89,6 +89,7 @@ struct Inner {
     present: Mutex<BTreeSet<Uid>>,
     presence: Notify,
     wake: Mutex<Wake>,
+    publish: Notify,
     announce: Notify,
     announce_soon: Mutex<BTreeSet<ContentAddress>>,
     tasks: TaskTracker,
@@ -160,6 +161,7 @@ impl Mesh {
             present: Mutex::default(),
             presence: Notify::new(),
             wake: Mutex::default(),
+            publish: Notify::new(),
             announce: Notify::new(),
             announce_soon: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -481,6 +483,15 @@ impl Mesh {
             mesh.provider_is_back(uid);
             tokio::join!(mesh.flush_offers(uid), mesh.flush_messages(uid));
         });
+    }
+
+    /// Publishes the own record again.
+    pub(crate) fn wake_publish(&self) {
+        self.inner.publish.notify_one();
+    }
+
+    pub(crate) async fn publish_woken(&self) {
+        self.inner.publish.notified().await;
     }
 
     /// Announces a content that was just stored.

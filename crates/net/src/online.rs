@@ -29,6 +29,8 @@ use crate::{
     state::SINGLES,
 };
 
+/// How long connections may take to confirm their end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Changes of the own addresses within this time are published together.
 const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
 /// Announcements of new shards are collected for this long.
@@ -224,7 +226,10 @@ impl Online {
 
     pub(crate) async fn stop(self) {
         self.cancel.cancel();
-        self.endpoint.close().await;
+        // The close frames go out at once; waiting longer only helps whoever lost them all.
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.close()).await.is_err() {
+            tracing::debug!("some connections did not confirm their end");
+        }
         #[cfg(feature = "bootstrap")]
         if let Some(relay) = self.relay {
             relay.stop().await;
@@ -360,11 +365,12 @@ async fn publish(mesh: Mesh) {
         if last_ms > 0 {
             notice_copy(&mesh, &directory, last_ms).await;
         }
-        let pause = match directory.publish(&record).await {
+        let home_known = found || with_home;
+        let kept = || mesh.reached(|r| (r.published, r.published_home) = (true, home_known));
+        let pause = match directory.publish(&record, kept).await {
             Ok(()) => {
                 last_ms = record.seq_ms;
-                found |= with_home;
-                mesh.reached(|r| (r.published, r.published_home) = (true, found));
+                found = home_known;
                 // Only a copied folder notices that this was not written; the next write mends it.
                 let _ = mesh.state().put(SINGLES, LAST_PUBLISHED_KEY, &last_ms);
                 timing.publish_every
@@ -382,6 +388,7 @@ async fn publish(mesh: Mesh) {
                     tokio::time::sleep(PUBLISH_SETTLE).await;
                 }
             }
+            () = mesh.publish_woken() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -432,10 +439,18 @@ async fn discover(mesh: Mesh) {
                 dht.announce_bootstrap(mesh.key()).await;
             }
         }
-        let mut found = directory.bootstraps().await;
+        let found = directory.bootstraps().await;
         let now = clock::unix();
-        let met = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner).bootstraps(now);
-        found.extend(met.into_iter().map(|(b, _)| b));
+        let found: Vec<BootstrapAddr> = if mesh.config().own_bootstrap().is_some() {
+            let mut memory = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // What one bootstrap learns it tells whoever asks.
+            for (_, record) in found {
+                memory.keep_record(record, now);
+            }
+            memory.bootstraps(now).into_iter().map(|(b, _)| b).collect()
+        } else {
+            found.into_iter().map(|(b, _)| b).collect()
+        };
         let own = mesh.uid();
         let changed = {
             let mut table = mesh.table();
@@ -445,6 +460,8 @@ async fn discover(mesh: Mesh) {
         if changed {
             mesh.save_table();
             apply_table(&mesh).await;
+            // New ones shall know this node, too.
+            mesh.wake_publish();
             pause = timing.discover_soon;
         }
         tokio::time::sleep(pause).await;

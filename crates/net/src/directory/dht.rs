@@ -50,6 +50,12 @@ impl DhtNode {
         Ok(Self { dht: builder.build()? })
     }
 
+    /// Where this node is reached on this machine.
+    pub(crate) async fn loopback(&self) -> std::io::Result<SocketAddr> {
+        let info = self.dht.info().await.map_err(std::io::Error::other)?;
+        Ok(SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, info.local_addr().port())))
+    }
+
     /// Whether other nodes are known.
     pub(crate) async fn joined(&self) -> bool {
         match self.dht.info().await {

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use ioex_base::{ContentAddress, NodeKey, Uid};
+use ioex_base::{ContentAddress, NodeKey, Uid, UnixSeconds};
 use n0_future::{BufferedStreamExt, FuturesUnordered, StreamExt};
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn n0_future::Stream<Item = T> + Send + 'a>>;
 use tokio_util::sync::CancellationToken;
@@ -96,25 +96,31 @@ impl Directory {
         *self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner) = active;
     }
 
-    /// The bootstraps that are not this node itself: best first, lately silent ones last.
-    fn asked(&self) -> Vec<BootstrapAddr> {
+    /// The bootstraps that are not this node itself, best first, and how many of them answered
+    /// lately or were not asked: the silent ones come last.
+    fn asked(&self) -> (Vec<BootstrapAddr>, usize) {
         let own = self.key.uid();
         let now_ms = clock::monotonic_ms();
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out: Vec<BootstrapAddr> = all.iter().filter(|b| b.uid != own).copied().collect();
+        let is_silent = |b: &BootstrapAddr| silent.get(&b.uid).is_some_and(|at| now_ms.saturating_sub(*at) < SILENT_MS);
         // The sort is stable: among equals the order stays.
-        out.sort_by_key(|b| silent.get(&b.uid).is_some_and(|at| now_ms.saturating_sub(*at) < SILENT_MS));
-        out
+        out.sort_by_key(is_silent);
+        let good = out.iter().filter(|b| !is_silent(b)).count();
+        (out, good)
     }
 
     /// Asks the best bootstraps, [`ASKED_AT_ONCE`] at a time, and further ones when those fail or
     /// take long. Answers come in any order; nobody beyond what is needed is asked.
     fn ask_best<'a>(&'a self, question: &'a DirectoryQuestion) -> BoxStream<'a, (BootstrapAddr, DirectoryAnswer)> {
-        let mut waiting = self.asked().into_iter();
+        let (all, good) = self.asked();
+        let mut waiting = all.into_iter();
         let mut running = FuturesUnordered::new();
         let ask = move |b: BootstrapAddr| futures_box(async move { (b, self.ask(b.uid, question.clone()).await) });
-        waiting.by_ref().take(ASKED_AT_ONCE).for_each(|b| running.push(ask(b)));
+        // Silent ones are asked only when nobody else answers.
+        let first = if good == 0 { ASKED_AT_ONCE } else { good.min(ASKED_AT_ONCE) };
+        waiting.by_ref().take(first).for_each(|b| running.push(ask(b)));
         Box::pin(n0_future::stream::unfold((waiting, running), move |(mut waiting, mut running)| async move {
             loop {
                 let patience = tokio::time::sleep(PATIENCE);
@@ -157,16 +163,18 @@ impl Directory {
         }
     }
 
-    /// Publishes this node's record both ways. Fine when one of them worked.
-    pub(crate) async fn publish(&self, record: &SignedRecord) -> Result<(), DirectoryError> {
+    /// Publishes this node's record both ways. Fine when one of them worked; `kept` is called as
+    /// soon as the first one did.
+    pub(crate) async fn publish(&self, record: &SignedRecord, kept: impl Fn()) -> Result<(), DirectoryError> {
         let question = DirectoryQuestion::Publish(record.clone());
         let over_quic = async {
             let answers = self.ask_best(&question).take(ASKED_AT_ONCE);
-            answers.fold(false, |_, (_, answer)| answer == DirectoryAnswer::Kept).await
+            let taken = answers.filter(|(_, answer)| *answer == DirectoryAnswer::Kept);
+            taken.fold(false, |_, _| { kept(); true }).await
         };
         let over_dht = async {
             match &self.dht {
-                Some(dht) => dht.publish(record).await,
+                Some(dht) => dht.publish(record).await.then(&kept).is_some(),
                 None => false,
             }
         };
@@ -276,7 +284,8 @@ impl Directory {
             // The DHT brings an announcement to whichever bootstrap is asked later. Without it,
             // all of them are told.
             let told = if self.dht.is_some() { ASKED_AT_ONCE } else { usize::MAX };
-            let all = self.asked().into_iter().take(told);
+            let (all, good) = self.asked();
+            let all = all.into_iter().take(told.min(good.max(1)));
             let mut kept = n0_future::stream::iter(all).map(|b| self.ask(b.uid, question.clone())).buffered_unordered(ANNOUNCES_AT_ONCE);
             while let Some(answer) = kept.next().await {
                 if matches!(answer, Ok(DirectoryAnswer::Kept)) {
@@ -367,35 +376,32 @@ impl Directory {
     }
 
     /// The bootstraps that the directory knows of, beside the ones this node knows.
-    pub(crate) async fn bootstraps(&self) -> Vec<BootstrapAddr> {
+    pub(crate) async fn bootstraps(&self) -> Vec<(BootstrapAddr, SignedRecord)> {
         let now = clock::unix();
         let mut out = Vec::new();
         let question = DirectoryQuestion::Bootstraps;
         let mut answers = self.ask_best(&question).take(ASKED_AT_ONCE);
         while let Some((_, answer)) = answers.next().await {
             if let DirectoryAnswer::Bootstraps(list) = answer {
-                for (addr, record) in list {
-                    // Only what the named bootstrap itself signed counts.
-                    let signed = record.and_then(|r| r.open(&addr.uid, now).ok());
-                    out.extend(signed.and_then(|r| own_address(&addr.uid, &r)));
-                }
+                out.extend(list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)));
             }
         }
         if let Some(dht) = &self.dht {
-            let mut found = BTreeSet::new();
             for uid in dht.bootstrap_uids().await {
-                if out.iter().all(|b| b.uid != uid) {
-                    found.insert(uid);
-                }
-            }
-            for uid in found {
-                if let Some(signed) = dht.resolve(uid).await {
-                    out.extend(signed.open(&uid, now).ok().and_then(|r| own_address(&uid, &r)));
+                if out.iter().all(|(b, _)| b.uid != uid) {
+                    let record = dht.resolve(uid).await;
+                    out.extend(record.and_then(|record| proved(&uid, record, now)));
                 }
             }
         }
         out
     }
+}
+
+/// Only what the named bootstrap itself signed counts.
+fn proved(uid: &Uid, signed: SignedRecord, now: UnixSeconds) -> Option<(BootstrapAddr, SignedRecord)> {
+    let record = signed.open(uid, now).ok()?;
+    Some((own_address(uid, &record)?, signed))
 }
 
 /// The address that a bootstrap's own record gives for it.

@@ -20,9 +20,9 @@ async fn a_new_bootstrap_is_learnt_by_all() {
     let without = device_with(&[second.seed()], |c| c.dht = false).await;
     let started = Instant::now();
     let third = bootstrap(&[second.seed()]).await;
-    for node in [&first, &second, &with_dht, &without] {
-        for new in [&first, &second, &third] {
-            until("a bootstrap is learnt", || node.uid() == new.uid() || knows(node, new.uid())).await;
+    for (n, node) in [&first, &second, &with_dht, &without, &third].into_iter().enumerate() {
+        for (m, new) in [&first, &second, &third].into_iter().enumerate() {
+            until(&format!("node {n} learns bootstrap {m}"), || node.uid() == new.uid() || knows(node, new.uid())).await;
         }
     }
     println!("learnt by all after {:?}", started.elapsed());
@@ -162,4 +162,13 @@ async fn a_copied_folder_is_noticed() {
     })
     .await;
     until("one of them is told", || a.mesh.warnings().iter().any(|w| w.contains("copied"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dht_answers_when_four_nodes_in_ten_vanish() {
+    let report = ioex_net::lab::dht_swarm(30, 40).await.unwrap();
+    println!("{report:?}");
+    assert_eq!((report.nodes, report.killed), (30, 12));
+    assert_eq!(report.announce.answered, 40);
+    assert_eq!((report.before.answered, report.after_kill.answered), (40, 40));
 }

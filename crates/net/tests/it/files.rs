@@ -40,7 +40,13 @@ fn state(node: &Node, id: u64) -> TransferState {
 }
 
 async fn reaches(node: &Node, id: u64, want: TransferState) {
-    until(&format!("transfer {id} becomes {want:?}"), || state(node, id) == want).await;
+    let what = || format!("transfer becomes {want:?}: {:?}", node.mesh.transfers());
+    let started = Instant::now();
+    // poll: as in `until`, with the list in the message.
+    while state(node, id) != want {
+        assert!(started.elapsed() < crate::support::DEADLINE, "{}", what());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn received(node: &Node, name: &str) -> Vec<u8> {
@@ -200,7 +206,9 @@ async fn one_to_many_and_many_at_once() {
         let offer = offered(&mut b, a.uid()).await;
         b.mesh.transfer_accept(offer.id, None).await.unwrap();
     }
-    until("all are done", || a.mesh.transfers().iter().all(|t| t.state == TransferState::Done)).await;
+    for id in a.mesh.transfers().iter().map(|t| t.id) {
+        reaches(&a, id, TransferState::Done).await;
+    }
     assert_eq!(a.mesh.transfers().len(), 8);
     for node in [&b, &c] {
         assert_eq!(node.mesh.transfers().len(), 4);

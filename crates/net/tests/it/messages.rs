@@ -130,8 +130,8 @@ async fn a_request_to_an_offline_node_is_delivered_later() {
     let address = b.mesh.friend_address().to_string();
     let later = a.mesh.friend_add(&address, "hi").await;
     assert!(matches!(later, Err(ioex_net::friends::FriendError::Later(..))), "{later:?}");
-    let mut a = a.restart().await;
     let mut b = b.restart().await;
+    let mut a = a.restart().await;
     let asker = b.event("a request", |e| match e {
         MeshEvent::FriendRequest(f) => Some(f),
         _ => None,

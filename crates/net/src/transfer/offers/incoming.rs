@@ -198,6 +198,9 @@ impl Mesh {
         let ended = match result {
             Ok(()) => {
                 let done = self.change(id, |t| {
+                    if t.state.ended() {
+                        return;
+                    }
                     t.state = TransferState::Done;
                     t.done_bytes = t.total_bytes();
                     t.error = None;
@@ -208,6 +211,9 @@ impl Mesh {
             Err(FetchError::Stopped) => Ok(()),
             Err(e) => {
                 let failed = self.change(id, |t| {
+                    if t.state != TransferState::Active {
+                        return;
+                    }
                     t.state = TransferState::Failed;
                     t.error = Some(e.to_string());
                 });

@@ -152,10 +152,11 @@ impl Mesh {
             OfferState::Done => TransferState::Done,
             OfferState::Cancelled => TransferState::Cancelled,
         };
-        if info.state.ended() || (info.state == TransferState::Paused && next == TransferState::Active) {
-            return Ok(());
-        }
         let changed = self.change(info.id, |t| {
+            // News may overtake each other: an end stays an end.
+            if t.state.ended() || (t.state == TransferState::Paused && next == TransferState::Active) {
+                return;
+            }
             t.state = next;
             if next == TransferState::Done {
                 t.done_bytes = total;
