@@ -16,6 +16,8 @@ pub const TABLE_MAX: usize = 128;
 /// How many a device keeps in use at a time: each costs keep-alive traffic, and three survive the
 /// loss of two.
 pub const ACTIVE_MAX: usize = 3;
+/// How many are measured at once by a node that has not joined.
+const MEASURED_ALONE_MAX: usize = 8;
 /// After so many failures in a row a bootstrap is used only when no better one is left.
 const FAILURES_BAD: u32 = 3;
 /// A bootstrap that was not heard of for so long is forgotten when the table is full.
@@ -146,6 +148,23 @@ impl Table {
         out
     }
 
+    /// The ones to measure next: those in use (more of them while the node has not joined), one
+    /// that was never measured, and the one whose measurement is oldest.
+    #[must_use]
+    pub fn to_measure(&self, joined: bool) -> Vec<BootstrapAddr> {
+        let ranked = self.ranked();
+        let used = if joined { ACTIVE_MAX } else { MEASURED_ALONE_MAX };
+        let newcomer = ranked.iter().find(|e| e.latency_ms.is_none() && e.failures == 0);
+        let oldest = ranked.iter().min_by_key(|e| e.last_ok);
+        let mut out: Vec<BootstrapAddr> = self.active();
+        for e in ranked.iter().take(used).chain(newcomer).chain(oldest) {
+            if !out.contains(&e.addr) {
+                out.push(e.addr);
+            }
+        }
+        out
+    }
+
     /// How many are known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -199,6 +218,19 @@ mod tests {
         assert!(table.active().contains(&addr(9)));
         table.failed(&addr(9).uid);
         assert!(!table.active().contains(&addr(9)));
+    }
+
+    #[test]
+    fn all_are_measured_in_turn() {
+        let mut table = Table::default();
+        for n in 1..=9 {
+            table.learn(addr(n), Source::Announced, NOW);
+            table.measured(&addr(n).uid, f64::from(n), NOW.plus(u64::from(100 - n)));
+        }
+        assert_eq!(table.to_measure(true), [addr(1), addr(2), addr(3), addr(9)], "the oldest is 9");
+        assert_eq!(table.to_measure(false).len(), 9);
+        table.learn(addr(20), Source::Announced, NOW);
+        assert!(table.to_measure(true).contains(&addr(20)));
     }
 
     #[test]

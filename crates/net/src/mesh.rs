@@ -90,6 +90,7 @@ struct Inner {
     presence: Notify,
     wake: Mutex<Wake>,
     publish: Notify,
+    discover: Notify,
     announce: Notify,
     announce_soon: Mutex<BTreeSet<ContentAddress>>,
     tasks: TaskTracker,
@@ -162,6 +163,7 @@ impl Mesh {
             presence: Notify::new(),
             wake: Mutex::default(),
             publish: Notify::new(),
+            discover: Notify::new(),
             announce: Notify::new(),
             announce_soon: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -492,6 +494,15 @@ impl Mesh {
 
     pub(crate) async fn publish_woken(&self) {
         self.inner.publish.notified().await;
+    }
+
+    /// Looks for bootstraps again.
+    pub(crate) fn wake_discover(&self) {
+        self.inner.discover.notify_one();
+    }
+
+    pub(crate) async fn discover_woken(&self) {
+        self.inner.discover.notified().await;
     }
 
     /// Announces a content that was just stored.

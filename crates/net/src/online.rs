@@ -18,15 +18,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bootstraps::Source,
     clock,
-    directory::{Directory, Lookup, dht::DhtNode},
+    directory::{Directory, Lookup, Survey, dht::DhtNode},
     door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC, Door},
     events::MeshEvent,
     links::{Links, transport_config},
     mesh::{Dialled, Mesh},
     names::{BootstrapAddr, DHT_PORT_OFFSET, NODE_PORT_OFFSET, NameResolver},
-    record::{NodeRecord, RECORD_BOOTSTRAPS_MAX},
+    record::{NodeRecord, RECORD_BOOTSTRAPS_MAX, SignedRecord},
     relay_tls, serve,
-    state::SINGLES,
+    state::{self, SINGLES},
 };
 
 /// How long connections may take to confirm their end.
@@ -35,8 +35,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
 /// Announcements of new shards are collected for this long.
 const ANNOUNCE_SETTLE: Duration = Duration::from_millis(100);
-/// How often measured latencies go to the table.
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
+/// How often the node looks whether it is still in the network.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// For so long a node waits for its home relay before the DHT alone counts as having joined.
+const HOME_WAIT: Duration = Duration::from_secs(4);
 const LAST_PUBLISHED_KEY: &[u8] = b"last-published-ms";
 
 /// Why the network cannot be used.
@@ -283,7 +285,8 @@ async fn watch_home(mesh: Mesh) {
     let mut status = endpoint.home_relay_status();
     let mut report = endpoint.net_report();
     let mut home = None;
-    let mut tick = tokio::time::interval(MEASURE_EVERY);
+    let begun = tokio::time::Instant::now();
+    let mut tick = tokio::time::interval(LOOK_EVERY);
     loop {
         let connected = status.get().iter().any(iroh::endpoint::RelayStatus::is_connected);
         let dht = match mesh.directory() {
@@ -294,55 +297,19 @@ async fn watch_home(mesh: Mesh) {
             Err(_) => return,
         };
         let bootstrap = mesh.config().own_bootstrap().is_some();
+        let dht = dht && begun.elapsed() > HOME_WAIT;
         mesh.reached(|r| (r.relay, r.dht, r.bootstrap) = (connected, dht, bootstrap));
         let now_home = mesh.home();
         if now_home != home {
             home = now_home;
             mesh.emit(MeshEvent::Home(home.map(|b| b.uid)));
             mesh.wake_presence();
-        }
-        if let Some(report) = report.get() {
-            let now = clock::unix();
-            let mut table = mesh.table();
-            let mut best: std::collections::BTreeMap<ioex_base::Uid, Duration> = std::collections::BTreeMap::new();
-            for (_, url, latency) in report.relay_latency.iter() {
-                if let Some(b) = BootstrapAddr::from_relay_url(url) {
-                    let known = best.entry(b.uid).or_insert(latency);
-                    *known = latency.min(*known);
-                }
-            }
-            for (uid, latency) in &best {
-                table.measured(uid, latency.as_secs_f64() * 1000.0, now);
-            }
+            mesh.wake_discover();
         }
         tokio::select! {
             changed = status.updated() => if changed.is_err() { return },
-            changed = report.updated() => {
-                if changed.is_err() { return }
-                note_unanswered(&mesh, &report.get());
-                apply_table(&mesh).await;
-            }
+            changed = report.updated() => if changed.is_err() { return },
             _ = tick.tick() => {}
-        }
-    }
-}
-
-/// Active bootstraps that a report did not reach have failed once more.
-fn note_unanswered(mesh: &Mesh, report: &Option<iroh::unstable_net_report::NetReport>) {
-    let Some(report) = report else { return };
-    let answered: Vec<ioex_base::Uid> = report
-        .relay_latency
-        .iter()
-        .filter_map(|(_, url, _)| BootstrapAddr::from_relay_url(url))
-        .map(|b| b.uid)
-        .collect();
-    if answered.is_empty() {
-        return;
-    }
-    let mut table = mesh.table();
-    for b in table.active() {
-        if !answered.contains(&b.uid) {
-            table.failed(&b.uid);
         }
     }
 }
@@ -365,20 +332,29 @@ async fn publish(mesh: Mesh) {
         if last_ms > 0 {
             notice_copy(&mesh, &directory, last_ms).await;
         }
-        let home_known = found || with_home;
-        let kept = || mesh.reached(|r| (r.published, r.published_home) = (true, home_known));
-        let pause = match directory.publish(&record, kept).await {
-            Ok(()) => {
-                last_ms = record.seq_ms;
-                found = home_known;
-                // Only a copied folder notices that this was not written; the next write mends it.
-                let _ = mesh.state().put(SINGLES, LAST_PUBLISHED_KEY, &last_ms);
-                timing.publish_every
-            }
-            Err(e) => {
-                tracing::debug!("record not published: {e}");
-                // A bootstrap that is alone has nobody to tell.
-                timing.publish_retry
+        last_ms = record.seq_ms;
+        // Written first: a restart after a crash must not take the own record for a copy's.
+        let kept = state::blocking(mesh.state(), move |s| s.put(SINGLES, LAST_PUBLISHED_KEY, &last_ms)).await;
+        if let Err(e) = kept {
+            mesh.warn(format!("the state could not be written: {e}"));
+        }
+        found |= with_home;
+        let published = || mesh.reached(|r| (r.published, r.published_home) = (true, found));
+        let publishing = directory.publish(&record, published);
+        tokio::pin!(publishing);
+        let pause = tokio::select! {
+            done = &mut publishing => match done {
+                Ok(()) => timing.publish_every,
+                Err(e) => {
+                    tracing::debug!("record not published: {e}");
+                    // A bootstrap that is alone has nobody to tell.
+                    timing.publish_retry
+                }
+            },
+            // What is being published is out of date already.
+            changed = addr.updated() => {
+                if changed.is_err() { return }
+                continue;
             }
         };
         tokio::select! {
@@ -431,43 +407,68 @@ async fn discover(mesh: Mesh) {
     let mut pause = timing.discover_soon;
     loop {
         let Ok(directory) = mesh.directory() else { return };
-        if let Some(dht) = directory.dht() {
-            if !bootstrapped {
-                bootstrapped = dht.bootstrap().await;
-            }
-            if mesh.config().own_bootstrap().is_some() {
-                dht.announce_bootstrap(mesh.key()).await;
-            }
-        }
-        let found = directory.bootstraps().await;
-        let now = clock::unix();
-        let found: Vec<BootstrapAddr> = if mesh.config().own_bootstrap().is_some() {
-            let mut memory = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // What one bootstrap learns it tells whoever asks.
-            for (_, record) in found {
-                memory.keep_record(record, now);
-            }
-            memory.bootstraps(now).into_iter().map(|(b, _)| b).collect()
-        } else {
-            found.into_iter().map(|(b, _)| b).collect()
-        };
         let own = mesh.uid();
-        let changed = {
-            let mut table = mesh.table();
-            let found = found.into_iter().filter(|b| b.uid != own);
-            found.fold(false, |changed, b| table.learn(b, Source::Announced, now) || changed)
+        let (asked, known) = {
+            let table = mesh.table();
+            let asked = table.to_measure(mesh.joined()).into_iter().filter(|b| b.uid != own).collect();
+            let known = table.ranked().into_iter().map(|e| e.addr.uid).chain([own]).collect();
+            (asked, known)
         };
+        let over_dht = async {
+            if let Some(dht) = directory.dht() {
+                if !bootstrapped {
+                    bootstrapped = dht.bootstrap().await;
+                }
+                if mesh.config().own_bootstrap().is_some() {
+                    dht.announce_bootstrap(mesh.key()).await;
+                }
+            }
+            directory.bootstraps_in_dht(&known).await
+        };
+        let (survey, in_dht) = tokio::join!(directory.survey(asked), over_dht);
+        let changed = take_survey(&mesh, survey, in_dht);
+        apply_table(&mesh).await;
         if changed {
             mesh.save_table();
-            apply_table(&mesh).await;
             // New ones shall know this node, too.
             mesh.wake_publish();
+        }
+        if changed || !mesh.joined() {
             pause = timing.discover_soon;
         }
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = mesh.discover_woken() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
         // A network that stays as it is costs little: a phone asks every few minutes.
         pause = (pause * 2).min(timing.discover_every.max(timing.discover_soon));
     }
+}
+
+/// Brings what bootstraps said into the table; true when a new one was learnt.
+fn take_survey(mesh: &Mesh, survey: Survey, in_dht: Vec<(BootstrapAddr, SignedRecord)>) -> bool {
+    let (now, own) = (clock::unix(), mesh.uid());
+    let found = survey.found.into_iter().chain(in_dht);
+    let found: Vec<BootstrapAddr> = if mesh.config().own_bootstrap().is_some() {
+        let mut memory = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // What one bootstrap learns it tells whoever asks.
+        for (_, record) in found {
+            memory.keep_record(record, now);
+        }
+        memory.bootstraps(now).into_iter().map(|(b, _)| b).collect()
+    } else {
+        found.map(|(b, _)| b).collect()
+    };
+    let mut table = mesh.table();
+    for (uid, latency_ms) in survey.answered {
+        table.measured(&uid, latency_ms, now);
+    }
+    // When nobody answers, the fault is on this side.
+    if !found.is_empty() || mesh.joined() {
+        survey.silent.iter().for_each(|uid| table.failed(uid));
+    }
+    let found = found.into_iter().filter(|b| b.uid != own);
+    found.fold(false, |changed, b| table.learn(b, Source::Announced, now) || changed)
 }
 
 /// Announces held shards: new ones soon, all of them again and again.

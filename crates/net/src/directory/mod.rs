@@ -375,27 +375,60 @@ impl Directory {
         Ok(holders.into_iter().collect())
     }
 
-    /// The bootstraps that the directory knows of, beside the ones this node knows.
-    pub(crate) async fn bootstraps(&self) -> Vec<(BootstrapAddr, SignedRecord)> {
+    /// Asks each of these bootstraps which ones it knows, and measures how long that takes.
+    pub(crate) async fn survey(&self, all: Vec<BootstrapAddr>) -> Survey {
         let now = clock::unix();
-        let mut out = Vec::new();
-        let question = DirectoryQuestion::Bootstraps;
-        let mut answers = self.ask_best(&question).take(ASKED_AT_ONCE);
-        while let Some((_, answer)) = answers.next().await {
-            if let DirectoryAnswer::Bootstraps(list) = answer {
-                out.extend(list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)));
+        let ask = |b: BootstrapAddr| async move {
+            // The connection's set-up is not part of the round trip.
+            let dialled = tokio::time::timeout(ASK_TIMEOUT, self.links.get(b.uid, Door::Public)).await;
+            let started = tokio::time::Instant::now();
+            let answer = match dialled {
+                Ok(Ok(_)) => self.ask(b.uid, DirectoryQuestion::Bootstraps).await.ok(),
+                Ok(Err(_)) | Err(_) => {
+                    self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(b.uid, clock::monotonic_ms());
+                    None
+                }
+            };
+            (b, answer, started.elapsed())
+        };
+        let mut survey = Survey::default();
+        let mut answers: FuturesUnordered<_> = all.into_iter().map(ask).collect();
+        while let Some((b, answer, took)) = answers.next().await {
+            match answer {
+                Some(answer) => {
+                    survey.answered.push((b.uid, took.as_secs_f64() * 1000.0));
+                    if let DirectoryAnswer::Bootstraps(list) = answer {
+                        survey.found.extend(list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)));
+                    }
+                }
+                None => survey.silent.push(b.uid),
             }
         }
+        survey
+    }
+
+    /// The bootstraps that announced themselves in the DHT, without those that are `known`.
+    pub(crate) async fn bootstraps_in_dht(&self, known: &BTreeSet<Uid>) -> Vec<(BootstrapAddr, SignedRecord)> {
+        let mut out = Vec::new();
         if let Some(dht) = &self.dht {
-            for uid in dht.bootstrap_uids().await {
-                if out.iter().all(|(b, _)| b.uid != uid) {
-                    let record = dht.resolve(uid).await;
-                    out.extend(record.and_then(|record| proved(&uid, record, now)));
-                }
+            for uid in dht.bootstrap_uids().await.into_iter().filter(|uid| !known.contains(uid)) {
+                let record = dht.resolve(uid).await;
+                out.extend(record.and_then(|record| proved(&uid, record, clock::unix())));
             }
         }
         out
     }
+}
+
+/// What asking bootstraps showed.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Who answered, and the round trip in milliseconds.
+    pub(crate) answered: Vec<(Uid, f64)>,
+    /// Who did not.
+    pub(crate) silent: Vec<Uid>,
+    /// The bootstraps that they know, with their records.
+    pub(crate) found: Vec<(BootstrapAddr, SignedRecord)>,
 }
 
 /// Only what the named bootstrap itself signed counts.

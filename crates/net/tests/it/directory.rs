@@ -72,6 +72,11 @@ async fn the_home_moves_when_a_bootstrap_dies() {
     c.joined().await;
     println!("joined after {:?} with one of two seeds dead", started.elapsed());
     assert_eq!(c.mesh.home().map(|h| h.uid), Some(second.uid()));
+    until("the dead one is seen to be dead", || {
+        c.mesh.bootstraps().iter().any(|e| e.addr.uid == first.uid() && e.failures > 0)
+    })
+    .await;
+    assert_eq!(c.mesh.bootstraps().last().map(|e| e.addr.uid), Some(first.uid()), "it ranks last");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
