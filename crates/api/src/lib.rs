@@ -7,12 +7,14 @@
 
 mod client;
 mod error;
+mod event;
 mod line;
 mod server;
 mod types;
 
 pub use client::{Client, ClientError, Updates};
 pub use error::{ApiError, ErrorCode};
+pub use event::Event;
 pub use server::{Handler, Sink, SinkClosed, serve};
 pub use types::*;
 

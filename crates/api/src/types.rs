@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use ioex_base::{ContentAddress, NodeKind, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
-use crate::ApiError;
+use crate::{ApiError, Event};
 
 /// What a client may ask. The comment names the type of the final [`Reply::Done`] value, and of
 /// updates where there are any.
@@ -647,64 +647,4 @@ pub struct HolderList {
     pub holders: Vec<Uid>,
     /// How long the answer took.
     pub elapsed_ms: f64,
-}
-
-/// Something that happened; the paper's callbacks and more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// The node joined or lost the network.
-    Joined {
-        /// Whether it is joined now.
-        joined: bool,
-    },
-    /// The home bootstrap changed.
-    Home {
-        /// The new one.
-        bootstrap: Option<Uid>,
-    },
-    /// A friend came or went (the paper's friend-connection callback).
-    FriendConnection {
-        /// Who.
-        uid: Uid,
-        /// Whether connected now.
-        online: bool,
-        /// The path.
-        path: Path,
-    },
-    /// A friend's name or state changed (friend-info).
-    FriendInfo {
-        /// The friend now.
-        friend: Friend,
-    },
-    /// Somebody asks for friendship (friend-added, first half).
-    FriendRequest {
-        /// Who asks.
-        friend: Friend,
-    },
-    /// A friendship began (friend-added).
-    FriendAdded {
-        /// With whom.
-        uid: Uid,
-    },
-    /// A friendship ended.
-    FriendRemoved {
-        /// With whom.
-        uid: Uid,
-    },
-    /// A message came, or one of ours was delivered.
-    Message {
-        /// The message now.
-        message: Message,
-    },
-    /// A transfer was offered, moved or ended.
-    Transfer {
-        /// The transfer now.
-        transfer: Transfer,
-    },
-    /// Something the owner should know.
-    Warning {
-        /// In words.
-        text: String,
-    },
 }

@@ -145,9 +145,6 @@ mod tests {
             assert!(matches!(got, Err(GrantError::OutOfTime { .. })), "{got:?}");
         }
         let forged = SignedGrant { issuer: other, ..signed };
-        assert_eq!(
-            forged.check(&bearer, UnixSeconds(15_000)),
-            Err(GrantError::Seal(SealError::Signature))
-        );
+        assert_eq!(forged.check(&bearer, UnixSeconds(15_000)), Err(GrantError::Seal(SealError::Signature)));
     }
 }

@@ -68,9 +68,7 @@ pub(crate) fn id_from_text(s: &str) -> Result<[u8; 32], ParseIdError> {
     if s.len() != ID_TEXT_LEN {
         return Err(ParseIdError::Length(s.chars().count()));
     }
-    let bytes = BASE32_NOPAD
-        .decode(s.to_ascii_uppercase().as_bytes())
-        .map_err(|_| ParseIdError::Alphabet)?;
+    let bytes = BASE32_NOPAD.decode(s.to_ascii_uppercase().as_bytes()).map_err(|_| ParseIdError::Alphabet)?;
     bytes.try_into().map_err(|_| ParseIdError::Alphabet)
 }
 
@@ -99,11 +97,7 @@ macro_rules! impl_id_text {
 
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                if s.is_human_readable() {
-                    s.collect_str(self)
-                } else {
-                    self.as_bytes().serialize(s)
-                }
+                if s.is_human_readable() { s.collect_str(self) } else { self.as_bytes().serialize(s) }
             }
         }
 

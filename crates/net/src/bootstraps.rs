@@ -126,9 +126,9 @@ impl Table {
         let mut all: Vec<&Entry> = self.entries.values().collect();
         all.sort_by(|a, b| {
             let key = |e: &Entry| (e.failures >= FAILURES_BAD, e.failures, e.latency_ms.is_none());
-            key(a).cmp(&key(b)).then_with(|| {
-                a.latency_ms.unwrap_or(f64::MAX).total_cmp(&b.latency_ms.unwrap_or(f64::MAX))
-            })
+            key(a)
+                .cmp(&key(b))
+                .then_with(|| a.latency_ms.unwrap_or(f64::MAX).total_cmp(&b.latency_ms.unwrap_or(f64::MAX)))
         });
         all
     }
@@ -187,10 +187,7 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
     fn addr(n: u8) -> BootstrapAddr {
-        BootstrapAddr {
-            uid: NodeKey::from_seed([n; 32]).uid(),
-            addr: ([10, 0, 0, n], 4000).into(),
-        }
+        BootstrapAddr { uid: NodeKey::from_seed([n; 32]).uid(), addr: ([10, 0, 0, n], 4000).into() }
     }
 
     #[test]

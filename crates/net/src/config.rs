@@ -132,6 +132,7 @@ impl MeshConfig {
     #[must_use]
     pub fn own_bootstrap(&self) -> Option<BootstrapAddr> {
         let ip = self.public_ip.or(self.bind).filter(|ip| !ip.is_unspecified())?;
-        (self.kind == NodeKind::Bootstrap).then(|| BootstrapAddr::new(self.key.uid(), (ip, self.port).into()))?
+        (self.kind == NodeKind::Bootstrap)
+            .then(|| BootstrapAddr::new(self.key.uid(), (ip, self.port).into()))?
     }
 }

@@ -65,7 +65,6 @@ impl Door {
 }
 
 /// What a caller wants.
-#[derive(Debug)]
 pub enum Ask<'a> {
     /// To come through a door at all, right after the handshake.
     Enter(Door),
@@ -77,8 +76,9 @@ pub enum Ask<'a> {
         grant: &'a SignedGrant,
         /// Size of the shard in bytes.
         bytes: u64,
-        /// What this super node already stores here, in bytes.
-        already: u64,
+        /// What this super node already stores here, in bytes. Asked only once the grant holds,
+        /// because it may cost a look at the disk.
+        already: &'a (dyn Fn() -> u64 + Sync),
     },
     /// To read a shard under a fetch grant.
     Fetch {
@@ -110,6 +110,8 @@ pub trait Standing {
     fn tag(&self) -> Tag;
     /// Whether a pairing window is open.
     fn pairing_open(&self) -> bool;
+    /// Whether this node stores for others at all.
+    fn lends_space(&self) -> bool;
     /// Whether this node stores for others, and this key may say who places.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
     /// Whether a grant was revoked.
@@ -191,7 +193,7 @@ pub fn authorise(
         Ask::Enter(Door::Friend) | Ask::Friend => {
             standing.is_friend(caller).then_some(Pass::Friend).ok_or(Refusal::NotFriend)
         }
-        Ask::Enter(Door::Grant) => Ok(Pass::Public),
+        Ask::Enter(Door::Grant) => standing.lends_space().then_some(Pass::Public).ok_or(Refusal::NotOffered),
         Ask::Enter(Door::Public) => {
             let offered = standing.serves_directory() || standing.takes_friends();
             offered.then_some(Pass::Public).ok_or(Refusal::NotOffered)
@@ -205,7 +207,9 @@ pub fn authorise(
                 return Err(Refusal::Revoked);
             }
             match grant.right {
-                Right::Place { max_bytes_per_device } if already.saturating_add(*bytes) <= max_bytes_per_device => {
+                Right::Place { max_bytes_per_device }
+                    if already().saturating_add(*bytes) <= max_bytes_per_device =>
+                {
                     Ok(Pass::Grant(grant))
                 }
                 Right::Place { .. } | Right::Fetch => Err(Refusal::Exceeds),
@@ -364,7 +368,10 @@ impl Default for Budgets {
                 Rate { burst: 5, refill_ms: 600_000 },
                 Rate { burst: 100, refill_ms: 10_000 },
             ),
-            pairing: Buckets::new(Rate { burst: 10, refill_ms: 10_000 }, Rate { burst: 20, refill_ms: 5_000 }),
+            pairing: Buckets::new(
+                Rate { burst: 10, refill_ms: 10_000 },
+                Rate { burst: 20, refill_ms: 5_000 },
+            ),
         }
     }
 }
@@ -402,6 +409,9 @@ mod tests {
         }
         fn pairing_open(&self) -> bool {
             self.pairing
+        }
+        fn lends_space(&self) -> bool {
+            !self.bootstrap
         }
         fn accepts_authority(&self, issuer: &Uid) -> bool {
             *issuer == self.authority
@@ -453,7 +463,11 @@ mod tests {
         let fetch = Ask::Fetch { grant: &self_made, address: &node.shard };
         assert_eq!(ask(&node, &stranger, &fetch), Err(Refusal::NoAuthority));
         let self_made = grant(Right::Place { max_bytes_per_device: 9 }, &key(9), stranger);
-        let place = Ask::Place { grant: &self_made, bytes: 1, already: 0 };
+        let place = Ask::Place {
+            grant: &self_made,
+            bytes: 1,
+            already: &|| panic!("no look at the disk for a stranger"),
+        };
         assert_eq!(ask(&node, &stranger, &place), Err(Refusal::NoAuthority));
     }
 
@@ -462,15 +476,16 @@ mod tests {
         let mut node = device();
         let spn = key(4).uid();
         let signed = grant(Right::Place { max_bytes_per_device: 100 }, &key(2), spn);
-        let place = |bytes, already| Ask::Place { grant: &signed, bytes, already };
-        assert!(matches!(ask(&node, &spn, &place(60, 40)), Ok(Pass::Grant(_))));
-        assert_eq!(ask(&node, &spn, &place(61, 40)), Err(Refusal::Exceeds));
-        assert!(matches!(ask(&node, &key(5).uid(), &place(1, 0)), Err(Refusal::Grant(_))));
+        let stored = || 40;
+        let place = |bytes| Ask::Place { grant: &signed, bytes, already: &stored };
+        assert!(matches!(ask(&node, &spn, &place(60)), Ok(Pass::Grant(_))));
+        assert_eq!(ask(&node, &spn, &place(61)), Err(Refusal::Exceeds));
+        assert!(matches!(ask(&node, &key(5).uid(), &place(1)), Err(Refusal::Grant(_))));
         // A placement grant is no key to what is stored.
         let fetch = Ask::Fetch { grant: &signed, address: &node.shard };
         assert_eq!(ask(&node, &spn, &fetch), Err(Refusal::NoAuthority));
         node.revoked = Some(GrantId([7; 16]));
-        assert_eq!(ask(&node, &spn, &place(1, 0)), Err(Refusal::Revoked));
+        assert_eq!(ask(&node, &spn, &place(1)), Err(Refusal::Revoked));
     }
 
     #[test]
@@ -482,7 +497,7 @@ mod tests {
         let other = ContentAddress::of(b"another shard");
         let got = ask(&node, &reader, &Ask::Fetch { grant: &signed, address: &other });
         assert_eq!(got, Err(Refusal::NoAuthority));
-        let place = Ask::Place { grant: &signed, bytes: 1, already: 0 };
+        let place = Ask::Place { grant: &signed, bytes: 1, already: &|| 0 };
         assert_eq!(ask(&node, &reader, &place), Err(Refusal::NoAuthority));
     }
 
@@ -492,6 +507,8 @@ mod tests {
         let got = ask(&node, &key(9).uid(), &Ask::FriendRequest { tag: Tag([1; 4]) });
         assert_eq!(got, Err(Refusal::NotOffered));
         assert_eq!(ask(&node, &key(9).uid(), &Ask::Directory), Ok(Pass::Public));
+        let got = ask(&node, &key(9).uid(), &Ask::Enter(Door::Grant));
+        assert_eq!(got, Err(Refusal::NotOffered));
     }
 
     #[test]

@@ -2,7 +2,12 @@
 //!
 //! The friend's owner lists the targets that friends may reach; nothing else can be opened.
 
-use std::{collections::HashMap, net::SocketAddr, sync::{Mutex, PoisonError}, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use ioex_base::Uid;
 use tokio::{
@@ -201,7 +206,8 @@ impl Mesh {
                 clients.insert(client, tell);
                 let (mesh, socket) = (self.clone(), socket.clone());
                 running.spawn(async move {
-                    let opened = open_stream(&mesh, to, session, SessionTarget::Udp(target), StreamKind::Datagram);
+                    let opened =
+                        open_stream(&mesh, to, session, SessionTarget::Udp(target), StreamKind::Datagram);
                     match opened.await {
                         Ok(Stream::Datagram(stream)) => client_udp(&socket, client, stream, told).await,
                         Ok(Stream::Reliable(_)) => {}

@@ -11,6 +11,8 @@ use crate::proto::{No, Place};
 /// The node's side of placing and reading shards. All calls may block on the disk and are made
 /// from blocking threads; the questions of the door are answered from memory.
 pub trait Host: Send + Sync + 'static {
+    /// Whether anything can be placed or read here at all.
+    fn lends_space(&self) -> bool;
     /// Whether this key may say which super nodes place shards here.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
     /// Whether a grant was revoked.
@@ -62,6 +64,9 @@ pub trait ShardSink: Send {
 pub struct NoHost;
 
 impl Host for NoHost {
+    fn lends_space(&self) -> bool {
+        false
+    }
     fn accepts_authority(&self, _issuer: &Uid) -> bool {
         false
     }

@@ -110,7 +110,10 @@ async fn first_answer(node: DhtNode, address: ContentAddress) -> bool {
     }
 }
 
-fn finds(members: &[Member], contents: &[ContentAddress]) -> Vec<impl Future<Output = bool> + Send + 'static + use<>> {
+fn finds(
+    members: &[Member],
+    contents: &[ContentAddress],
+) -> Vec<impl Future<Output = bool> + Send + 'static + use<>> {
     contents.iter().map(|address| first_answer(members[pick(members.len())].node.clone(), *address)).collect()
 }
 
@@ -138,7 +141,8 @@ pub async fn dht_swarm(nodes: usize, lookups: usize) -> std::io::Result<SwarmRep
     timed(joins.collect()).await;
     let join_ms = started.elapsed().as_secs_f64() * 1000.0;
 
-    let contents: Vec<ContentAddress> = (0..lookups).map(|_| ContentAddress::of(&random::bytes::<32>())).collect();
+    let contents: Vec<ContentAddress> =
+        (0..lookups).map(|_| ContentAddress::of(&random::bytes::<32>())).collect();
     let announces = contents.iter().map(|address| {
         let member = &members[pick(nodes)];
         let (node, key, address) = (member.node.clone(), member.key.clone(), *address);

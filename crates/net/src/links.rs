@@ -296,7 +296,9 @@ impl Links {
     /// All open connections, in order of UID.
     pub(crate) fn list(&self) -> Vec<LinkInfo> {
         let open = self.lock();
-        let alive = |held: &'_ Vec<Held>| held.iter().rev().find(|h| h.conn.close_reason().is_none()).map(|h| h.conn.clone());
+        let alive = |held: &'_ Vec<Held>| {
+            held.iter().rev().find(|h| h.conn.close_reason().is_none()).map(|h| h.conn.clone())
+        };
         let mut out: Vec<LinkInfo> = open
             .iter()
             .filter_map(|(key, held)| Some((key, alive(held)?)))

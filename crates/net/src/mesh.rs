@@ -536,6 +536,9 @@ impl Standing for Mesh {
     fn pairing_open(&self) -> bool {
         self.pair_window().is_open(clock::unix())
     }
+    fn lends_space(&self) -> bool {
+        self.host().lends_space()
+    }
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         self.host().accepts_authority(issuer)
     }

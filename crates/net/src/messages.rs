@@ -287,7 +287,8 @@ impl Mesh {
             Answer::Yes(()) => {
                 let done = Message { state: MessageState::Delivered, ..message };
                 let copy = done.clone();
-                let kept = state::blocking(self.state(), move |s| s.put(MESSAGES, &key_of(&copy), &copy)).await;
+                let kept =
+                    state::blocking(self.state(), move |s| s.put(MESSAGES, &key_of(&copy), &copy)).await;
                 kept.map_err(|e| LinkError::Broken(e.to_string()))?;
                 self.emit(MeshEvent::Message(done));
                 Ok(())

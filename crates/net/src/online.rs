@@ -180,7 +180,12 @@ impl Online {
         }
         let contacts: Vec<SocketAddr> = {
             let table = mesh.table();
-            table.ranked().into_iter().map(|e| e.addr.dht()).filter(|a| own.is_none_or(|b| b.dht() != *a)).collect()
+            table
+                .ranked()
+                .into_iter()
+                .map(|e| e.addr.dht())
+                .filter(|a| own.is_none_or(|b| b.dht() != *a))
+                .collect()
         };
         let port = own.map_or(0, |b| b.addr.port().saturating_add(DHT_PORT_OFFSET));
         DhtNode::start(port, &contacts, own.is_some()).map(Some).map_err(OnlineError::Dht)
@@ -188,7 +193,9 @@ impl Online {
 
     /// Starts the tasks of this stay.
     pub(crate) fn run(mesh: &Mesh, mut dialled: Dialled) {
-        let Some((endpoint, cancel)) = mesh.with_online(|o| (o.endpoint.clone(), o.cancel.clone())) else { return };
+        let Some((endpoint, cancel)) = mesh.with_online(|o| (o.endpoint.clone(), o.cancel.clone())) else {
+            return;
+        };
         let own = mesh.clone();
         mesh.spawn(async move { serve::run(own, endpoint).await });
         let (own, ended) = (mesh.clone(), cancel.clone());
@@ -255,7 +262,9 @@ impl Online {
         };
         self.lookup.use_bootstraps(all.clone());
         // Directory questions go to the best ones, and further down when those fail.
-        self.directory.use_bootstraps(active.iter().chain(all.iter().filter(|b| !active.contains(b))).copied().collect());
+        self.directory.use_bootstraps(
+            active.iter().chain(all.iter().filter(|b| !active.contains(b))).copied().collect(),
+        );
         if !mesh.config().kind_takes_friends() {
             return (vec![], vec![]);
         }
@@ -270,7 +279,9 @@ impl Online {
 
 /// Applies the table to the running endpoint.
 async fn apply_table(mesh: &Mesh) {
-    let Some((endpoint, (add, drop))) = mesh.with_online(|o| (o.endpoint.clone(), o.use_table(mesh))) else { return };
+    let Some((endpoint, (add, drop))) = mesh.with_online(|o| (o.endpoint.clone(), o.use_table(mesh))) else {
+        return;
+    };
     for b in add {
         endpoint.insert_relay(b.relay_url(), Arc::new(relay_entry(&b, mesh.config().no_udp))).await;
     }

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use ioex_base::{NodeKey, NodeKind, UnixSeconds, Uid, wire};
+use ioex_base::{NodeKey, NodeKind, Uid, UnixSeconds, wire};
 use serde::{Deserialize, Serialize};
 
 use crate::names::BootstrapAddr;
@@ -64,7 +64,8 @@ mod signature_bytes {
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8; 64], s: S) -> Result<S::Ok, S::Error> {
         let (a, b) = bytes.split_at(32);
-        (<[u8; 32]>::try_from(a).unwrap_or_default(), <[u8; 32]>::try_from(b).unwrap_or_default()).serialize(s)
+        (<[u8; 32]>::try_from(a).unwrap_or_default(), <[u8; 32]>::try_from(b).unwrap_or_default())
+            .serialize(s)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 64], D::Error> {
@@ -126,8 +127,8 @@ impl SignedRecord {
         }
         let signed = UnixSeconds(self.seq_ms / 1000);
         if now.since(signed) > RECORD_LIFE_SECONDS || signed.since(now) > RECORD_FUTURE_SECONDS {
-            let age_seconds = i64::try_from(now.0).unwrap_or(i64::MAX)
-                - i64::try_from(signed.0).unwrap_or(i64::MAX);
+            let age_seconds =
+                i64::try_from(now.0).unwrap_or(i64::MAX) - i64::try_from(signed.0).unwrap_or(i64::MAX);
             return Err(RecordError::Stale { age_seconds });
         }
         let Some((&VERSION, body)) = self.value.split_first() else {

@@ -49,8 +49,7 @@ impl Relay {
         let mut config = ServerConfig::default();
         config.relay = Some(relay);
         config.quic = Some(quic);
-        let server =
-            Server::spawn(config).await.map_err(|e| RelayError::Listen(addr, format!("{e:#}")))?;
+        let server = Server::spawn(config).await.map_err(|e| RelayError::Listen(addr, format!("{e:#}")))?;
         Ok(Self { server })
     }
 

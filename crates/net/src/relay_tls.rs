@@ -119,9 +119,8 @@ pub(crate) fn server_config(key: &NodeKey) -> Result<rustls::ServerConfig, Error
 /// PKCS#8 version 2 (RFC 5958) with the public key, as RFC 8410 section 10.3 lays it out.
 #[cfg(feature = "bootstrap")]
 fn pkcs8_of(key: &NodeKey) -> rustls::pki_types::PrivatePkcs8KeyDer<'static> {
-    const BEFORE_SEED: [u8; 16] = [
-        0x30, 0x51, 0x02, 0x01, 0x01, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-    ];
+    const BEFORE_SEED: [u8; 16] =
+        [0x30, 0x51, 0x02, 0x01, 0x01, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
     const BEFORE_PUBLIC: [u8; 3] = [0x81, 0x21, 0x00];
     let mut der = Vec::with_capacity(83);
     der.extend_from_slice(&BEFORE_SEED);

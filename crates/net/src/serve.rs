@@ -35,6 +35,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection through the public or the grant door without streams ends after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// First frame of a stream through a door that strangers reach: the largest list of announcements.
+const STRANGER_OPEN_MAX_BYTES: usize = 64 * 1024;
+const _: () = assert!(crate::proto::ANNOUNCE_MAX * 160 < STRANGER_OPEN_MAX_BYTES);
+/// Streams that a caller through such a door may have open at once.
+const STRANGER_STREAMS_MAX: u32 = 16;
+/// Refused streams after which such a connection is closed.
+const REFUSALS_MAX: u32 = 8;
 /// Bytes of an incoming shard read at a time.
 const SHARD_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -47,6 +54,8 @@ enum StreamError {
     Content(#[from] ServeError),
     #[error("no first frame in time")]
     Timeout,
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
 }
 
 /// Accepts connections until the endpoint closes.
@@ -108,6 +117,10 @@ async fn enter(mesh: &Mesh, incoming: Incoming) -> Option<(Door, Connection)> {
 pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
     let uid = uid_of(conn.remote_id());
     let mut running = JoinSet::new();
+    if door != Door::Friend {
+        conn.set_max_concurrent_bi_streams(VarInt::from_u32(STRANGER_STREAMS_MAX));
+    }
+    let mut refused = 0;
     let mut quiet_since = (Instant::now(), 0);
     let mut tick = tokio::time::interval(IDLE_TIMEOUT / 4);
     loop {
@@ -137,7 +150,13 @@ pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
                     break;
                 }
             }
-            _ = running.join_next(), if !running.is_empty() => {}
+            Some(done) = running.join_next() => {
+                refused += u32::from(matches!(done, Ok(true)));
+                if refused >= REFUSALS_MAX {
+                    conn.close(VarInt::from_u32(Refusal::Busy.code()), b"");
+                    break;
+                }
+            }
         }
     }
     if let Ok(links) = mesh.links() {
@@ -148,10 +167,21 @@ pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
     }
 }
 
-async fn serve_stream(mesh: Mesh, door: Door, from: Uid, conn: Connection, send: SendStream, recv: RecvStream) {
+/// Serves one stream; true when the door refused it.
+async fn serve_stream(
+    mesh: Mesh,
+    door: Door,
+    from: Uid,
+    conn: Connection,
+    send: SendStream,
+    recv: RecvStream,
+) -> bool {
     match stream(&mesh, door, from, conn, send, recv).await {
-        Ok(()) => {}
-        Err(e) => tracing::debug!("stream of {} ended: {e}", from.short()),
+        Ok(()) => false,
+        Err(e) => {
+            tracing::debug!("stream of {} ended: {e}", from.short());
+            matches!(e, StreamError::Refused(_))
+        }
     }
 }
 
@@ -171,20 +201,18 @@ async fn stream(
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), StreamError> {
-    let open: Open = match tokio::time::timeout(OPEN_TIMEOUT, frame::read(&mut recv, OPEN_MAX_BYTES)).await {
+    let max = if door == Door::Friend { OPEN_MAX_BYTES } else { STRANGER_OPEN_MAX_BYTES };
+    let open: Open = match tokio::time::timeout(OPEN_TIMEOUT, frame::read(&mut recv, max)).await {
         Ok(open) => open?,
         Err(_) => return Err(StreamError::Timeout),
     };
+    let already = || mesh.host().placed_bytes(&from);
     let ask = match &open {
         Open::Directory(_) => Ask::Directory,
         Open::FriendRequest(request) => Ask::FriendRequest { tag: request.tag },
         Open::Pair(_) => Ask::Pair,
-        Open::Capacity(grant) => {
-            Ask::Place { grant, bytes: 0, already: mesh.host().placed_bytes(&from) }
-        }
-        Open::Place(place) => {
-            Ask::Place { grant: &place.grant, bytes: place.bytes, already: mesh.host().placed_bytes(&from) }
-        }
+        Open::Capacity(grant) => Ask::Place { grant, bytes: 0, already: &already },
+        Open::Place(place) => Ask::Place { grant: &place.grant, bytes: place.bytes, already: &already },
         Open::Fetch(grant, fetch) => Ask::Fetch { grant, address: &fetch.address },
         Open::Hello(_)
         | Open::Ping
@@ -204,13 +232,15 @@ async fn stream(
     let pass = match pass {
         Ok(pass) => pass,
         Err(refusal) => {
-            tracing::debug!("{} refused: {refusal}", from.short());
-            return Ok(reply::<()>(&mut send, Err((&refusal).into())).await?);
+            reply::<()>(&mut send, Err((&refusal).into())).await?;
+            return Err(refusal.into());
         }
     };
     match open {
         Open::Directory(question) => reply(&mut send, directory(mesh, from, question).await).await?,
-        Open::FriendRequest(request) => reply(&mut send, mesh.take_friend_request(from, request).await).await?,
+        Open::FriendRequest(request) => {
+            reply(&mut send, mesh.take_friend_request(from, request).await).await?
+        }
         Open::Pair(message) => mesh.serve_pairing(from, message, &mut send, &mut recv).await?,
         Open::Hello(hello) => {
             reply(&mut send, Ok(mesh.hello())).await?;

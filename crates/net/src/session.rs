@@ -152,9 +152,7 @@ impl Stream {
     /// When the stream ended, or a packet is too large.
     pub async fn send(&mut self, data: &[u8]) -> Result<(), LinkError> {
         match self {
-            Self::Reliable(s) => {
-                s.send.write_all(data).await.map_err(|e| LinkError::Broken(e.to_string()))
-            }
+            Self::Reliable(s) => s.send.write_all(data).await.map_err(|e| LinkError::Broken(e.to_string())),
             Self::Datagram(s) => s.sender.send(data).await,
         }
     }
@@ -207,7 +205,9 @@ impl PacketSender {
     /// When it is too large or the connection broke.
     pub async fn send(&mut self, packet: &[u8]) -> Result<(), LinkError> {
         if packet.len() > PACKET_MAX_BYTES {
-            return Err(ioex_base::wire::WireError::TooLong { max: PACKET_MAX_BYTES, got: packet.len() }.into());
+            return Err(
+                ioex_base::wire::WireError::TooLong { max: PACKET_MAX_BYTES, got: packet.len() }.into()
+            );
         }
         let fits = self.conn.max_datagram_size().is_some_and(|max| packet.len() + DATAGRAM_HEAD_BYTES <= max);
         if fits {

@@ -48,8 +48,7 @@ impl Mesh {
         address: ContentAddress,
         bytes: &bytes::Bytes,
     ) -> Result<PlaceAnswer, PlaceError> {
-        let place =
-            Place { grant: grant.clone(), address, bytes: bytes.len() as u64, reader, expires };
+        let place = Place { grant: grant.clone(), address, bytes: bytes.len() as u64, reader, expires };
         let links = self.links()?;
         let (conn, mut send, mut recv) = links.open(device, Door::Grant, &Open::Place(place)).await?;
         let first: Answer<PlaceAnswer> =

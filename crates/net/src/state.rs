@@ -4,7 +4,10 @@
 //! reader for the old one. Every write that something was promised about (an acknowledged
 //! message, an accepted offer) is on disk before the promise is made.
 
-use std::{path::Path, sync::{PoisonError, RwLock}};
+use std::{
+    path::Path,
+    sync::{PoisonError, RwLock},
+};
 
 use ioex_base::wire;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -129,7 +132,12 @@ impl State {
     }
 
     /// Writes unless the key is there already, and waits until it is on disk; true when it was new.
-    pub(crate) fn put_new<T: Serialize>(&self, table: Table, key: &[u8], value: &T) -> Result<bool, StateError> {
+    pub(crate) fn put_new<T: Serialize>(
+        &self,
+        table: Table,
+        key: &[u8],
+        value: &T,
+    ) -> Result<bool, StateError> {
         self.with_db(|db| {
             let write = db.begin_write()?;
             if write.open_table(table.0)?.get(key)?.is_some() {

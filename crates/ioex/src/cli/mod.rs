@@ -117,6 +117,17 @@ pub enum Command {
     },
     /// List the exit codes
     ExitCodes,
+    /// Measure the directory with many DHT nodes in this process
+    #[cfg(feature = "full")]
+    #[command(hide = true)]
+    LabDht {
+        /// How many nodes
+        #[arg(long, default_value_t = 200)]
+        nodes: usize,
+        /// How many lookups in each series
+        #[arg(long, default_value_t = 200)]
+        lookups: usize,
+    },
 }
 
 /// Arguments of `up`.

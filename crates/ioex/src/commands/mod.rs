@@ -21,6 +21,8 @@ mod exit_codes;
 mod forward;
 mod friend;
 mod id;
+#[cfg(feature = "full")]
+mod lab_dht;
 mod lookup;
 mod man;
 mod message;
@@ -94,6 +96,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Completions { shell } => completions::run(c, shell),
         Command::Man { dir } => man::run(c, &dir),
         Command::ExitCodes => exit_codes::run(c),
+        #[cfg(feature = "full")]
+        Command::LabDht { nodes, lookups } => runtime()?.block_on(lab_dht::run(c, nodes, lookups)),
     }
 }
 

@@ -208,7 +208,13 @@ impl Node {
         std::net::UdpSocket::bind((address.ip(), 0)).is_ok()
     }
 
-    async fn ping(&self, uid: Uid, count: u32, interval_ms: u64, sink: &Sink) -> Result<serde_json::Value, ApiError> {
+    async fn ping(
+        &self,
+        uid: Uid,
+        count: u32,
+        interval_ms: u64,
+        sink: &Sink,
+    ) -> Result<serde_json::Value, ApiError> {
         let pause = Duration::from_millis(interval_ms).min(PING_INTERVAL_MAX);
         for seq in 1..=count {
             let answer = self.mesh.ping(uid).await;
@@ -293,7 +299,8 @@ impl Node {
                 if wait {
                     self.follow(&ids, &mut events, sink).await?;
                 }
-                let list = mesh.transfers().iter().filter(|t| ids.contains(&t.id)).map(convert::transfer).collect();
+                let list =
+                    mesh.transfers().iter().filter(|t| ids.contains(&t.id)).map(convert::transfer).collect();
                 return done(TransferList { transfers: list });
             }
             Request::TransferWatch { id } => {
@@ -308,7 +315,11 @@ impl Node {
             Request::TransferPause { id } => mesh.transfer_pause(id).await,
             Request::TransferResume { id } => mesh.transfer_resume(id).await,
             Request::TransferCancel { id } => mesh.transfer_cancel(id).await,
-            _ => return done(TransferList { transfers: mesh.transfers().iter().map(convert::transfer).collect() }),
+            _ => {
+                return done(TransferList {
+                    transfers: mesh.transfers().iter().map(convert::transfer).collect(),
+                });
+            }
         };
         done(convert::transfer(&changed.map_err(convert::transfer_error)?))
     }
@@ -320,9 +331,11 @@ impl Node {
         events: &mut tokio::sync::broadcast::Receiver<MeshEvent>,
         sink: &Sink,
     ) -> Result<(), ApiError> {
-        let ended = |state| matches!(state, TransferState::Done | TransferState::Cancelled | TransferState::Failed);
+        let ended =
+            |state| matches!(state, TransferState::Done | TransferState::Cancelled | TransferState::Failed);
         loop {
-            let all: Vec<_> = self.mesh.transfers().iter().filter(|t| ids.contains(&t.id)).map(convert::transfer).collect();
+            let all: Vec<_> =
+                self.mesh.transfers().iter().filter(|t| ids.contains(&t.id)).map(convert::transfer).collect();
             if all.iter().all(|t| ended(t.state)) {
                 return Ok(());
             }

@@ -46,7 +46,14 @@ fn io_error(path: &Path) -> impl Fn(std::io::Error) -> ApiError + '_ {
 }
 
 /// Reports progress; a client that went away ends the backup with its request anyway.
-pub(super) async fn tell(sink: &Sink, step: BackupStep, done: u64, total: u64, holder: Option<Uid>, note: Option<String>) {
+pub(super) async fn tell(
+    sink: &Sink,
+    step: BackupStep,
+    done: u64,
+    total: u64,
+    holder: Option<Uid>,
+    note: Option<String>,
+) {
     let progress = BackupProgress { step, done_bytes: done, total_bytes: total, note, holder };
     let _ = sink.update(Update::Backup(progress)).await;
 }
@@ -54,7 +61,10 @@ pub(super) async fn tell(sink: &Sink, step: BackupStep, done: u64, total: u64, h
 /// The super node's authority, read anew each time so that it can be replaced while the node runs.
 fn capability(node: &Node) -> Result<SignedGrant, ApiError> {
     if node.config.kind != NodeKind::Super {
-        return Err(fail(ErrorCode::NotAllowed, "only a super node places shards: start one with --kind super"));
+        return Err(fail(
+            ErrorCode::NotAllowed,
+            "only a super node places shards: start one with --kind super",
+        ));
     }
     let Some(path) = &node.config.capability else {
         return Err(fail(
@@ -165,7 +175,8 @@ impl Placing {
         let begin = |running: &mut JoinSet<_>, uid: Uid| {
             let (own, bytes) = (self.clone(), bytes.clone());
             running.spawn(async move {
-                let put = own.mesh.shard_place(uid, &own.grant, own.reader, own.expires, shard.address, &bytes);
+                let put =
+                    own.mesh.shard_place(uid, &own.grant, own.reader, own.expires, shard.address, &bytes);
                 let why = match tokio::time::timeout(PLACE_TIMEOUT, put).await {
                     Ok(Ok(_)) => None,
                     Ok(Err(e)) => Some(e.to_string()),
@@ -224,7 +235,10 @@ pub(super) async fn put(
     let started = Instant::now();
     let grant = capability(node)?;
     if manifest_path.symlink_metadata().is_ok() {
-        return Err(fail(ErrorCode::Exists, format!("{} exists already: choose another name", manifest_path.display())));
+        return Err(fail(
+            ErrorCode::Exists,
+            format!("{} exists already: choose another name", manifest_path.display()),
+        ));
     }
     let replicas = if replicas == 0 { usize::from(DEFAULT_REPLICAS) } else { replicas };
     let policy = u8::try_from(replicas)
@@ -235,7 +249,10 @@ pub(super) async fn put(
     tell(sink, BackupStep::FindHolders, 0, 0, None, None).await;
     let mut holders = holders(&node.mesh, &grant).await?;
     if holders.is_empty() {
-        return Err(fail(ErrorCode::NotEnoughHolders, "no device that lends space was found, or none accepts this node's capability"));
+        return Err(fail(
+            ErrorCode::NotEnoughHolders,
+            "no device that lends space was found, or none accepts this node's capability",
+        ));
     }
     let reader_seed = ReaderSeed::generate().map_err(|e| fail(ErrorCode::Internal, e.to_string()))?;
     let created = files::now();
@@ -313,7 +330,12 @@ fn random() -> Result<[u8; 8], ApiError> {
     Ok(out)
 }
 
-fn write_manifest(node: &Node, manifest: &Manifest, path: &Path, mut recipients: Vec<Uid>) -> Result<(), ApiError> {
+fn write_manifest(
+    node: &Node,
+    manifest: &Manifest,
+    path: &Path,
+    mut recipients: Vec<Uid>,
+) -> Result<(), ApiError> {
     // Whoever made the backup can restore it.
     recipients.push(node.mesh.uid());
     recipients.sort_unstable();

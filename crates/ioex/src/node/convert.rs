@@ -198,7 +198,9 @@ pub(super) fn transfer_error(e: TransferError) -> ApiError {
     let code = match &e {
         TransferError::Unknown(_) => ErrorCode::NotFound,
         TransferError::NotFriend(_) => ErrorCode::NotFriend,
-        TransferError::Nothing | TransferError::TooMany(_) | TransferError::NotAFile(_) => ErrorCode::BadRequest,
+        TransferError::Nothing | TransferError::TooMany(_) | TransferError::NotAFile(_) => {
+            ErrorCode::BadRequest
+        }
         TransferError::Read { .. } | TransferError::Kept(_) => ErrorCode::Io,
         TransferError::State { .. } | TransferError::Name(_) => ErrorCode::BadRequest,
         TransferError::Place(place) => match place {

@@ -1,6 +1,11 @@
 //! The space that the owner lends: the shard store behind the mesh's [`Host`].
 
-use std::{fs::File, io};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, GrantId, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_net::{
@@ -16,11 +21,15 @@ use super::{files, lenders_topic};
 pub(crate) struct Lent {
     store: Option<ShardStore>,
     authorities: Vec<Uid>,
+    placed: Placed,
 }
+
+/// Bytes by placer, counted when first asked for (the leases lie on disk) and kept from then on.
+type Placed = Arc<Mutex<Option<HashMap<Uid, u64>>>>;
 
 impl Lent {
     pub(crate) fn new(store: Option<ShardStore>, authorities: Vec<Uid>) -> Self {
-        Self { store, authorities }
+        Self { store, authorities, placed: Placed::default() }
     }
 
     /// What the store found when it opened, in words.
@@ -31,7 +40,10 @@ impl Lent {
             out.push(format!("{} damaged shards were set aside", report.damaged.len()));
         }
         if !report.foreign.is_empty() {
-            out.push(format!("{} files in the lent space are not ours and were left alone", report.foreign.len()));
+            out.push(format!(
+                "{} files in the lent space are not ours and were left alone",
+                report.foreign.len()
+            ));
         }
         out
     }
@@ -47,7 +59,11 @@ impl Lent {
     }
 
     pub(crate) fn remove_expired(&self, now: UnixSeconds) -> usize {
-        self.store.as_ref().map_or(0, |s| s.remove_expired(now).len())
+        let gone = self.store.as_ref().map_or(0, |s| s.remove_expired(now).len());
+        if gone > 0 {
+            *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        gone
     }
 }
 
@@ -64,19 +80,32 @@ fn told(e: StoreError) -> No {
     }
 }
 
-struct Sink(Put);
+struct Sink {
+    put: Put,
+    placed: Placed,
+    placer: Uid,
+    bytes: u64,
+}
 
 impl ShardSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), No> {
-        self.0.write(bytes).map_err(told)
+        self.put.write(bytes).map_err(told)
     }
 
     fn commit(self: Box<Self>) -> Result<(), No> {
-        self.0.commit().map_err(told)
+        self.put.commit().map_err(told)?;
+        if let Some(placed) = self.placed.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *placed.entry(self.placer).or_insert(0) += self.bytes;
+        }
+        Ok(())
     }
 }
 
 impl Host for Lent {
+    fn lends_space(&self) -> bool {
+        self.store.is_some()
+    }
+
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         self.store.is_some() && self.authorities.contains(issuer)
     }
@@ -96,8 +125,20 @@ impl Host for Lent {
 
     fn placed_bytes(&self, placer: &Uid) -> u64 {
         let Some(store) = &self.store else { return 0 };
-        let mine = |held: &HeldShard| store.leases(&held.address).iter().any(|l| l.placer == *placer);
-        store.list().iter().filter(|h| mine(h)).map(|h| h.bytes).sum()
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = || {
+            let mut sums: HashMap<Uid, u64> = HashMap::new();
+            for held in store.list() {
+                let mut placers: Vec<Uid> = store.leases(&held.address).iter().map(|l| l.placer).collect();
+                placers.sort_unstable();
+                placers.dedup();
+                for placer in placers {
+                    *sums.entry(placer).or_insert(0) += held.bytes;
+                }
+            }
+            sums
+        };
+        placed.get_or_insert_with(count).get(placer).copied().unwrap_or(0)
     }
 
     fn open_shard(&self, address: &ContentAddress) -> io::Result<Option<(File, u64)>> {
@@ -119,7 +160,10 @@ impl Host for Lent {
         }
         let lease = Lease { placer: *placer, reader: place.reader, bytes: place.bytes, stored, expires };
         match store.begin_put(place.address, lease).map_err(told)? {
-            PutStart::Write(put) => Ok(PlaceStart::Write(Box::new(Sink(put)))),
+            PutStart::Write(put) => {
+                let (placed, placer, bytes) = (self.placed.clone(), *placer, place.bytes);
+                Ok(PlaceStart::Write(Box::new(Sink { put, placed, placer, bytes })))
+            }
             PutStart::AlreadyHeld => Ok(PlaceStart::AlreadyHeld),
         }
     }

@@ -7,12 +7,7 @@ mod files;
 mod lent;
 mod restore;
 
-use std::{
-    io::IsTerminal as _,
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use ioex_api::SOCKET_NAME;

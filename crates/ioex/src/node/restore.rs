@@ -25,10 +25,10 @@ use super::{Node, backup::tell, convert, files};
 const SHARDS_AT_ONCE: usize = 4;
 /// When a holder has not delivered in this time, the next one is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_millis(1_500);
-/// How often the whole list of holders is tried before a shard counts as lost.
-const ROUNDS: usize = 3;
-/// Pause between two rounds: a holder may come back, the directory may learn of another.
-const ROUND_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses before each round over the whole list of holders, in milliseconds. Short ones first:
+/// right after a backup the announcements are still on their way. Longer ones later: a holder may
+/// come back. After the last round a shard counts as lost.
+const ROUND_PAUSES_MS: [u64; 6] = [0, 150, 400, 1_000, 2_000, 4_000];
 /// How long a fetch grant for this restore holds.
 const GRANT_SECONDS: u64 = 24 * 3600;
 
@@ -54,8 +54,8 @@ fn open(node: &Node, path: &Path) -> Result<(Manifest, SignedGrant), ApiError> {
     }
     let bytes = std::fs::read(path).map_err(io)?;
     let key = &node.mesh.config().key;
-    let (manifest, _author) =
-        open_manifest(&bytes, key).map_err(|e| fail(ErrorCode::Manifest, format!("{}: {e}", path.display())))?;
+    let (manifest, _author) = open_manifest(&bytes, key)
+        .map_err(|e| fail(ErrorCode::Manifest, format!("{}: {e}", path.display())))?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|e| fail(ErrorCode::Internal, e.to_string()))?;
     let now = files::now();
@@ -76,6 +76,28 @@ struct Known {
     rate: BTreeMap<Uid, f64>,
     failures: BTreeMap<Uid, u32>,
     busy: BTreeMap<Uid, u32>,
+}
+
+/// Counts a holder as busy for as long as it lives: also when the attempt is given up.
+struct Busy {
+    known: Arc<Mutex<Known>>,
+    holder: Uid,
+}
+
+impl Busy {
+    fn new(known: Arc<Mutex<Known>>, holder: Uid) -> Self {
+        *known.lock().unwrap_or_else(PoisonError::into_inner).busy.entry(holder).or_insert(0) += 1;
+        Self { known, holder }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(busy) = known.busy.get_mut(&self.holder) {
+            *busy = busy.saturating_sub(1);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -117,14 +139,18 @@ impl Fetcher {
         rank(&holders.into_iter().map(provider).collect::<Vec<_>>())
     }
 
-    async fn try_one(self, from: Uid, index: u32, address: ioex_base::ContentAddress, bytes: u64) -> Result<Fetched, Uid> {
-        *self.known().busy.entry(from).or_insert(0) += 1;
+    async fn try_one(
+        self,
+        from: Uid,
+        index: u32,
+        address: ioex_base::ContentAddress,
+        bytes: u64,
+    ) -> Result<Fetched, Uid> {
+        let busy = Busy::new(self.known.clone(), from);
         let started = Instant::now();
         let result = self.mesh.shard_fetch(from, &self.grant, address, bytes).await;
+        drop(busy);
         let mut known = self.known();
-        if let Some(busy) = known.busy.get_mut(&from) {
-            *busy = busy.saturating_sub(1);
-        }
         match result {
             Ok((data, path)) => {
                 known.rate.insert(from, bytes as f64 / started.elapsed().as_secs_f64().max(0.001));
@@ -139,11 +165,14 @@ impl Fetcher {
     }
 
     /// One shard, from whoever delivers first.
-    async fn fetch(self, index: u32, address: ioex_base::ContentAddress, bytes: u64) -> Result<Fetched, ApiError> {
-        for round in 0..ROUNDS {
-            if round > 0 {
-                tokio::time::sleep(ROUND_PAUSE).await;
-            }
+    async fn fetch(
+        self,
+        index: u32,
+        address: ioex_base::ContentAddress,
+        bytes: u64,
+    ) -> Result<Fetched, ApiError> {
+        for pause in ROUND_PAUSES_MS {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
             let directory = self.mesh.directory().map_err(convert::link_error)?;
             let holders = match directory.find(address).await {
                 Ok(holders) => holders,
@@ -172,7 +201,10 @@ impl Fetcher {
         }
         Err(fail(
             ErrorCode::NotEnoughHolders,
-            format!("no holder of shard {} delivers now: try again later, what came so far is kept", address.short()),
+            format!(
+                "no holder of shard {} delivers now: try again later, what came so far is kept",
+                address.short()
+            ),
         ))
     }
 }
@@ -187,7 +219,10 @@ pub(super) async fn get(
 ) -> Result<RestoreDone, ApiError> {
     let started = Instant::now();
     if out.symlink_metadata().is_ok() {
-        return Err(fail(ErrorCode::Exists, format!("{} exists already: choose another name", out.display())));
+        return Err(fail(
+            ErrorCode::Exists,
+            format!("{} exists already: choose another name", out.display()),
+        ));
     }
     let (manifest, grant) = open(node, &manifest_path)?;
     let (address, size) = (manifest.content, manifest.size_bytes);
@@ -196,10 +231,12 @@ pub(super) async fn get(
     let part = out.with_file_name(format!(".ioex-restore-{}.part", address.short()));
     let shards = manifest.shards.clone();
     let restorer = tokio::task::spawn_blocking(move || Restorer::open(manifest, &part)).await;
-    let mut restorer = restorer.map_err(|e| fail(ErrorCode::Internal, e.to_string()))?.map_err(restore_error)?;
+    let mut restorer =
+        restorer.map_err(|e| fail(ErrorCode::Internal, e.to_string()))?.map_err(restore_error)?;
     let missing = restorer.missing();
     let mut sum = Sum::default();
-    sum.done = total - missing.iter().filter_map(|i| shards.get(*i as usize)).map(|s| u64::from(s.bytes)).sum::<u64>();
+    sum.done = total
+        - missing.iter().filter_map(|i| shards.get(*i as usize)).map(|s| u64::from(s.bytes)).sum::<u64>();
     let fetcher = Fetcher { mesh: node.mesh.clone(), grant, known: Arc::default() };
     let mut waiting = missing.into_iter();
     let mut running = JoinSet::new();
@@ -211,7 +248,8 @@ pub(super) async fn get(
             let Some(shard) = shards.get(index as usize).copied() else { break };
             let bytes = u64::from(shard.bytes);
             // With a limit, a shard begins when the ones before it are due.
-            let due = (rate_limit > 0).then(|| clock + Duration::from_secs_f64(began as f64 / rate_limit as f64));
+            let due =
+                (rate_limit > 0).then(|| clock + Duration::from_secs_f64(began as f64 / rate_limit as f64));
             began += bytes;
             let fetcher = fetcher.clone();
             running.spawn(async move {

@@ -59,7 +59,9 @@ impl Plan {
             let known = unused.iter().position(|p| p.name == wanted.name && p.kind == wanted.kind);
             plan.nodes.push(match known {
                 Some(at) => unused.swap_remove(at),
-                None => with_free_port(&wanted, &plan.nodes).context("no free ports on the loopback addresses")?,
+                None => {
+                    with_free_port(&wanted, &plan.nodes).context("no free ports on the loopback addresses")?
+                }
             });
         }
         // Those that this run does not start keep their places for another one.

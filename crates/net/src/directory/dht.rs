@@ -117,7 +117,11 @@ impl DhtNode {
     }
 
     /// Sends holders of `address` to `found` as answers come in; true when the question ran.
-    pub(crate) async fn find(&self, address: &ContentAddress, found: mpsc::Sender<Vec<HolderRecord>>) -> bool {
+    pub(crate) async fn find(
+        &self,
+        address: &ContentAddress,
+        found: mpsc::Sender<Vec<HolderRecord>>,
+    ) -> bool {
         let Ok(mut answers) = self.dht.get_signed_peers(Id::from(info_hash(address))).await else {
             return false;
         };

@@ -22,9 +22,9 @@ use n0_future::{BufferedStreamExt, FuturesUnordered, StreamExt};
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn n0_future::Stream<Item = T> + Send + 'a>>;
 use tokio_util::sync::CancellationToken;
 
+use self::dht::DhtNode;
 pub use self::holder::{ANNOUNCE_LIFE_SECONDS, HolderRecord};
 pub(crate) use self::lookup::Lookup;
-use self::dht::DhtNode;
 use crate::{
     clock,
     door::Door,
@@ -104,7 +104,8 @@ impl Directory {
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out: Vec<BootstrapAddr> = all.iter().filter(|b| b.uid != own).copied().collect();
-        let is_silent = |b: &BootstrapAddr| silent.get(&b.uid).is_some_and(|at| now_ms.saturating_sub(*at) < SILENT_MS);
+        let is_silent =
+            |b: &BootstrapAddr| silent.get(&b.uid).is_some_and(|at| now_ms.saturating_sub(*at) < SILENT_MS);
         // The sort is stable: among equals the order stays.
         out.sort_by_key(is_silent);
         let good = out.iter().filter(|b| !is_silent(b)).count();
@@ -113,30 +114,37 @@ impl Directory {
 
     /// Asks the best bootstraps, [`ASKED_AT_ONCE`] at a time, and further ones when those fail or
     /// take long. Answers come in any order; nobody beyond what is needed is asked.
-    fn ask_best<'a>(&'a self, question: &'a DirectoryQuestion) -> BoxStream<'a, (BootstrapAddr, DirectoryAnswer)> {
+    fn ask_best<'a>(
+        &'a self,
+        question: &'a DirectoryQuestion,
+    ) -> BoxStream<'a, (BootstrapAddr, DirectoryAnswer)> {
         let (all, good) = self.asked();
         let mut waiting = all.into_iter();
         let mut running = FuturesUnordered::new();
-        let ask = move |b: BootstrapAddr| futures_box(async move { (b, self.ask(b.uid, question.clone()).await) });
+        let ask =
+            move |b: BootstrapAddr| futures_box(async move { (b, self.ask(b.uid, question.clone()).await) });
         // Silent ones are asked only when nobody else answers.
         let first = if good == 0 { ASKED_AT_ONCE } else { good.min(ASKED_AT_ONCE) };
         waiting.by_ref().take(first).for_each(|b| running.push(ask(b)));
-        Box::pin(n0_future::stream::unfold((waiting, running), move |(mut waiting, mut running)| async move {
-            loop {
-                let patience = tokio::time::sleep(PATIENCE);
-                let more = tokio::select! {
-                    answer = running.next() => match answer? {
-                        (b, Ok(answer)) => return Some(((b, answer), (waiting, running))),
-                        (b, Err(e)) => {
-                            tracing::debug!("{} did not answer: {e}", b.uid.short());
-                            waiting.next()
-                        }
-                    },
-                    () = patience, if waiting.len() > 0 => waiting.next(),
-                };
-                more.into_iter().for_each(|b| running.push(ask(b)));
-            }
-        }))
+        Box::pin(n0_future::stream::unfold(
+            (waiting, running),
+            move |(mut waiting, mut running)| async move {
+                loop {
+                    let patience = tokio::time::sleep(PATIENCE);
+                    let more = tokio::select! {
+                        answer = running.next() => match answer? {
+                            (b, Ok(answer)) => return Some(((b, answer), (waiting, running))),
+                            (b, Err(e)) => {
+                                tracing::debug!("{} did not answer: {e}", b.uid.short());
+                                waiting.next()
+                            }
+                        },
+                        () = patience, if waiting.len() > 0 => waiting.next(),
+                    };
+                    more.into_iter().for_each(|b| running.push(ask(b)));
+                }
+            },
+        ))
     }
 
     pub(crate) fn dht(&self) -> Option<&DhtNode> {
@@ -170,7 +178,12 @@ impl Directory {
         let over_quic = async {
             let answers = self.ask_best(&question).take(ASKED_AT_ONCE);
             let taken = answers.filter(|(_, answer)| *answer == DirectoryAnswer::Kept);
-            taken.fold(false, |_, _| { kept(); true }).await
+            taken
+                .fold(false, |_, _| {
+                    kept();
+                    true
+                })
+                .await
         };
         let over_dht = async {
             match &self.dht {
@@ -286,7 +299,9 @@ impl Directory {
             let told = if self.dht.is_some() { ASKED_AT_ONCE } else { usize::MAX };
             let (all, good) = self.asked();
             let all = all.into_iter().take(told.min(good.max(1)));
-            let mut kept = n0_future::stream::iter(all).map(|b| self.ask(b.uid, question.clone())).buffered_unordered(ANNOUNCES_AT_ONCE);
+            let mut kept = n0_future::stream::iter(all)
+                .map(|b| self.ask(b.uid, question.clone()))
+                .buffered_unordered(ANNOUNCES_AT_ONCE);
             while let Some(answer) = kept.next().await {
                 if matches!(answer, Ok(DirectoryAnswer::Kept)) {
                     announced.extend(batch.iter().copied());
@@ -385,7 +400,10 @@ impl Directory {
             let answer = match dialled {
                 Ok(Ok(_)) => self.ask(b.uid, DirectoryQuestion::Bootstraps).await.ok(),
                 Ok(Err(_)) | Err(_) => {
-                    self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(b.uid, clock::monotonic_ms());
+                    self.silent
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(b.uid, clock::monotonic_ms());
                     None
                 }
             };
@@ -398,7 +416,9 @@ impl Directory {
                 Some(answer) => {
                     survey.answered.push((b.uid, took.as_secs_f64() * 1000.0));
                     if let DirectoryAnswer::Bootstraps(list) = answer {
-                        survey.found.extend(list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)));
+                        survey.found.extend(
+                            list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)),
+                        );
                     }
                 }
                 None => survey.silent.push(b.uid),
@@ -408,7 +428,10 @@ impl Directory {
     }
 
     /// The bootstraps that announced themselves in the DHT, without those that are `known`.
-    pub(crate) async fn bootstraps_in_dht(&self, known: &BTreeSet<Uid>) -> Vec<(BootstrapAddr, SignedRecord)> {
+    pub(crate) async fn bootstraps_in_dht(
+        &self,
+        known: &BTreeSet<Uid>,
+    ) -> Vec<(BootstrapAddr, SignedRecord)> {
         let mut out = Vec::new();
         if let Some(dht) = &self.dht {
             for uid in dht.bootstrap_uids().await.into_iter().filter(|uid| !known.contains(uid)) {
@@ -443,6 +466,8 @@ pub(crate) fn own_address(uid: &Uid, record: &NodeRecord) -> Option<BootstrapAdd
     (record.kind == ioex_base::NodeKind::Bootstrap).then_some(*own)
 }
 
-fn futures_box<'a, T>(f: impl Future<Output = T> + Send + 'a) -> std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+fn futures_box<'a, T>(
+    f: impl Future<Output = T> + Send + 'a,
+) -> std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>> {
     Box::pin(f)
 }

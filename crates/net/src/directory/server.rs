@@ -74,7 +74,13 @@ impl Memory {
     }
 
     /// Keeps "the caller holds this". Only the caller's own announcements are taken.
-    pub(crate) fn keep_holder(&mut self, caller: &Uid, address: &ContentAddress, record: HolderRecord, now: UnixSeconds) -> bool {
+    pub(crate) fn keep_holder(
+        &mut self,
+        caller: &Uid,
+        address: &ContentAddress,
+        record: HolderRecord,
+        now: UnixSeconds,
+    ) -> bool {
         if record.check(address, now) != Some(*caller) {
             return false;
         }

@@ -303,8 +303,11 @@ mod tests {
 
     #[test]
     fn only_the_same_code_and_the_same_two_nodes_agree() {
-        let (a, b, c) =
-            (NodeKey::from_seed([1; 32]).uid(), NodeKey::from_seed([2; 32]).uid(), NodeKey::from_seed([3; 32]).uid());
+        let (a, b, c) = (
+            NodeKey::from_seed([1; 32]).uid(),
+            NodeKey::from_seed([2; 32]).uid(),
+            NodeKey::from_seed([3; 32]).uid(),
+        );
         let run = |code_a: &str, code_b: &str, seen_by_b: &Uid| {
             let (ia, ib) = identities(&a, &b);
             let (sa, ma) = Spake2::<Ed25519Group>::start_a(&Password::new(code_a.as_bytes()), &ia, &ib);

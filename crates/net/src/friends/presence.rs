@@ -57,7 +57,8 @@ fn ms(duration: Duration) -> u64 {
 /// Runs until cancelled.
 pub(crate) async fn run(mesh: Mesh, cancel: CancellationToken) {
     let timing = mesh.config().timing;
-    let (min_ms, max_ms) = (ms(timing.friend_retry_min), ms(timing.friend_retry_max.max(timing.friend_retry_min)));
+    let (min_ms, max_ms) =
+        (ms(timing.friend_retry_min), ms(timing.friend_retry_max.max(timing.friend_retry_min)));
     let mut waits: HashMap<Uid, Backoff> = HashMap::new();
     let mut dials = tokio::task::JoinSet::new();
     let mut dialling: HashSet<Uid> = HashSet::new();
@@ -65,8 +66,7 @@ pub(crate) async fn run(mesh: Mesh, cancel: CancellationToken) {
         let now_ms = clock::monotonic_ms();
         let mut next_ms = now_ms + max_ms;
         for friend in mesh.friends() {
-            let connected =
-                mesh.links().is_ok_and(|l| l.existing(&friend.uid, Door::Friend).is_some());
+            let connected = mesh.links().is_ok_and(|l| l.existing(&friend.uid, Door::Friend).is_some());
             let done = connected && friend.state == FriendState::Friend && friend.undelivered.is_none();
             if friend.state == FriendState::Incoming || done {
                 waits.remove(&friend.uid);

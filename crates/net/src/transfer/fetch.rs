@@ -81,10 +81,7 @@ impl Access {
 }
 
 /// Waits for a step of a stream, but not forever.
-async fn within<T, E>(
-    conn: &Connection,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, FetchError>
+async fn within<T, E>(conn: &Connection, step: impl Future<Output = Result<T, E>>) -> Result<T, FetchError>
 where
     E: Into<frame::FrameError>,
 {
@@ -156,7 +153,8 @@ pub(crate) async fn whole(
         }
     }
     let path = path_of(&conn).0;
-    let checked = tokio::task::spawn_blocking(move || (ContentAddress::of(&bytes) == address).then_some(bytes));
+    let checked =
+        tokio::task::spawn_blocking(move || (ContentAddress::of(&bytes) == address).then_some(bytes));
     match checked.await {
         Ok(Some(bytes)) => Ok((bytes, path)),
         Ok(None) => Err(FetchError::WrongBytes),
@@ -301,7 +299,11 @@ impl Download {
     }
 
     /// Fetches consecutive pieces from one provider.
-    fn request(&self, request: Request, steps: mpsc::Sender<Step>) -> impl Future<Output = ()> + Send + use<> {
+    fn request(
+        &self,
+        request: Request,
+        steps: mpsc::Sender<Step>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (links, access, address, partial) =
             (self.links.clone(), self.access.clone(), self.address, self.partial.clone());
         async move {

@@ -14,9 +14,9 @@ pub mod pieces;
 pub mod plan;
 pub(crate) mod serve;
 
+pub(crate) use self::offers::Offers;
 pub use self::{
     names::{NameError, safe_file_name},
-    partial::PartialError,
     offers::{FileInfo, TransferError, TransferInfo, TransferState},
+    partial::PartialError,
 };
-pub(crate) use self::offers::Offers;

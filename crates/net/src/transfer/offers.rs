@@ -219,7 +219,11 @@ impl Offers {
     }
 
     /// Changes a transfer, on disk first. Progress noted meanwhile stays.
-    async fn change(&self, id: u64, change: impl FnOnce(&mut TransferInfo)) -> Result<Option<TransferInfo>, StateError> {
+    async fn change(
+        &self,
+        id: u64,
+        change: impl FnOnce(&mut TransferInfo),
+    ) -> Result<Option<TransferInfo>, StateError> {
         let _turn = self.turn.lock().await;
         let Some(before) = self.get(id) else { return Ok(None) };
         let mut after = before.clone();
@@ -232,7 +236,8 @@ impl Offers {
                 after.done_bytes = now.done_bytes;
             }
             (after.direct_bytes, after.relayed_bytes) = (now.direct_bytes, now.relayed_bytes);
-            after.bytes_per_second = if after.state == TransferState::Active { now.bytes_per_second } else { 0 };
+            after.bytes_per_second =
+                if after.state == TransferState::Active { now.bytes_per_second } else { 0 };
         }
         inner.all.insert(id, after.clone());
         Ok(Some(after))
@@ -345,7 +350,8 @@ impl Mesh {
                 t.error = None;
                 if !t.incoming {
                     // Offered once more: whoever waits for it learns that it goes on.
-                    t.untold = t.with.iter().map(|(uid, _)| (*uid, state_code(OfferState::Accepted))).collect();
+                    t.untold =
+                        t.with.iter().map(|(uid, _)| (*uid, state_code(OfferState::Accepted))).collect();
                 }
             })
             .await?;

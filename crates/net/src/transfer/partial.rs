@@ -85,7 +85,11 @@ fn hidden(target: &Path, address: &ContentAddress, suffix: &str) -> PathBuf {
 }
 
 /// Pieces that the file holds, of those in `among`. Holes are skipped without reading them.
-fn pieces_there(file: &File, list: &PieceList, among: impl Iterator<Item = u64>) -> std::io::Result<Vec<u64>> {
+fn pieces_there(
+    file: &File,
+    list: &PieceList,
+    among: impl Iterator<Item = u64>,
+) -> std::io::Result<Vec<u64>> {
     let mut found = Vec::new();
     let mut buffer = vec![0; VERIFY_BLOCK_BYTES];
     // Where the next data begins, as far as was asked.
@@ -157,7 +161,11 @@ impl Partial {
     ///
     /// # Errors
     /// [`PartialError`]: the name is taken, the disk too full or not writable.
-    pub(crate) fn open(target: &Path, address: &ContentAddress, list: PieceList) -> Result<Self, PartialError> {
+    pub(crate) fn open(
+        target: &Path,
+        address: &ContentAddress,
+        list: PieceList,
+    ) -> Result<Self, PartialError> {
         check_free(target)?;
         let (data, journal_path) = (hidden(target, address, "part"), hidden(target, address, "map"));
         let io = |path: &Path| {
@@ -166,8 +174,13 @@ impl Partial {
         };
         let found = read_journal(&journal_path, address).filter(|_| data.exists());
         let mut done = found.map(|(_, done)| done).unwrap_or_default();
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&data).map_err(io(&data))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&data)
+            .map_err(io(&data))?;
         let have: u64 = done.iter().map(|p| list.range(*p).1).sum();
         Self::check_space(target, list.size() - have)?;
         file.set_len(list.size()).map_err(io(&data))?;
@@ -379,7 +392,8 @@ mod tests {
     fn equal_files_of_one_folder_do_not_meet() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, address, list) = content();
-        let [a, b] = ["a", "b"].map(|name| Partial::open(&dir.path().join(name), &address, list.clone()).unwrap());
+        let [a, b] =
+            ["a", "b"].map(|name| Partial::open(&dir.path().join(name), &address, list.clone()).unwrap());
         (0..list.count()).for_each(|p| put(&a, &bytes, p));
         a.finish().unwrap();
         (0..list.count()).for_each(|p| put(&b, &bytes, p));

@@ -71,7 +71,11 @@ impl PieceList {
     ///
     /// # Errors
     /// When reading fails.
-    pub fn of(mut content: impl Read, mut progress: impl FnMut(u64), size_hint: u64) -> std::io::Result<(ContentAddress, Self)> {
+    pub fn of(
+        mut content: impl Read,
+        mut progress: impl FnMut(u64),
+        size_hint: u64,
+    ) -> std::io::Result<(ContentAddress, Self)> {
         // The piece size follows from the real size: a file that grows meanwhile is read up to
         // the size it had, and the caller compares.
         let size = size_hint;
@@ -149,14 +153,13 @@ impl PieceList {
     #[must_use]
     pub fn verifier(&self, piece: u64) -> PieceVerifier {
         let (start, len) = self.range(piece);
+        let want = usize::try_from(piece).ok().and_then(|i| self.values.get(i)).copied();
         let mut hasher = blake3::Hasher::new();
-        hasher.set_input_offset(start);
-        PieceVerifier {
-            hasher,
-            left: len,
-            only: self.values.len() == 1,
-            want: usize::try_from(piece).ok().and_then(|i| self.values.get(i)).copied(),
+        // Beyond the last piece the offset is no subtree's, which the hasher does not take.
+        if want.is_some() {
+            hasher.set_input_offset(start);
         }
+        PieceVerifier { hasher, left: len, only: self.values.len() == 1, want }
     }
 
     /// Whether `bytes` are this piece.
@@ -203,10 +206,11 @@ impl PieceVerifier {
     /// Whether all bytes came and are the piece.
     #[must_use]
     pub fn holds(&self) -> bool {
-        if self.left != 0 {
+        if self.left != 0 || self.want.is_none() {
             return false;
         }
-        let got = if self.only { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() };
+        let got =
+            if self.only { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() };
         self.want == Some(got)
     }
 }
@@ -270,7 +274,10 @@ mod tests {
         let size = bytes.len() as u64;
         let (address, list) = PieceList::of(&bytes[..], |_| (), size).unwrap();
         let mut wire = list.to_bytes();
-        assert!(matches!(PieceList::verified(&address, size + PIECE_MIN_BYTES, &wire), Err(PieceError::Length { .. })));
+        assert!(matches!(
+            PieceList::verified(&address, size + PIECE_MIN_BYTES, &wire),
+            Err(PieceError::Length { .. })
+        ));
         assert!(matches!(PieceList::verified(&address, u64::MAX, &wire), Err(PieceError::Size(_))));
         wire[40] ^= 1;
         assert_eq!(PieceList::verified(&address, size, &wire), Err(PieceError::Address(address)));
@@ -278,7 +285,8 @@ mod tests {
 
     #[test]
     fn the_number_of_pieces_is_bounded() {
-        for size in [0, 1, PIECES_MAX * PIECE_MIN_BYTES, PIECES_MAX * PIECE_MIN_BYTES + 1, CONTENT_MAX_BYTES] {
+        for size in [0, 1, PIECES_MAX * PIECE_MIN_BYTES, PIECES_MAX * PIECE_MIN_BYTES + 1, CONTENT_MAX_BYTES]
+        {
             assert!(piece_count(size) <= PIECES_MAX, "{size}");
             assert!(piece_bytes(size).is_power_of_two());
         }

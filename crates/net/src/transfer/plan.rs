@@ -157,7 +157,8 @@ impl Plan {
         flights.sort_by_key(|f| f.started_ms);
         let owed_by = |piece: u64, who: &Uid| {
             self.flights.values().any(|f| {
-                f.request.provider == *who && (f.request.first..f.request.first + f.request.count).contains(&piece)
+                f.request.provider == *who
+                    && (f.request.first..f.request.first + f.request.count).contains(&piece)
             })
         };
         flights.iter().filter(|f| f.request.provider != uid).find_map(|f| {

@@ -22,7 +22,10 @@ async fn a_new_bootstrap_is_learnt_by_all() {
     let third = bootstrap(&[second.seed()]).await;
     for (n, node) in [&first, &second, &with_dht, &without, &third].into_iter().enumerate() {
         for (m, new) in [&first, &second, &third].into_iter().enumerate() {
-            until(&format!("node {n} learns bootstrap {m}"), || node.uid() == new.uid() || knows(node, new.uid())).await;
+            until(&format!("node {n} learns bootstrap {m}"), || {
+                node.uid() == new.uid() || knows(node, new.uid())
+            })
+            .await;
         }
     }
     println!("learnt by all after {:?}", started.elapsed());
@@ -105,7 +108,10 @@ async fn a_node_without_udp_reaches_a_friend_over_the_relay() {
     befriend(&mut c, &mut a).await;
     let text = "over two relays at most";
     c.mesh.message_send(&a.uid().to_string(), text, Duration::ZERO).await.unwrap();
-    a.event("the message", |e| matches!(e, MeshEvent::Message(m) if m.incoming && m.text == text).then_some(())).await;
+    a.event("the message", |e| {
+        matches!(e, MeshEvent::Message(m) if m.incoming && m.text == text).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +158,9 @@ async fn the_dht_alone_knows_what_a_bootstrap_forgot() {
     let b = device_with(&[second.seed()], quiet).await;
     b.joined().await;
     let directory = b.mesh.directory().unwrap();
-    let record = until_some("the record comes through the DHT", || async { directory.resolve(a.uid()).await.unwrap() });
+    let record = until_some("the record comes through the DHT", || async {
+        directory.resolve(a.uid()).await.unwrap()
+    });
     assert_eq!(record.await.bootstraps, [first.seed()]);
 }
 

@@ -7,8 +7,7 @@ use std::{
 
 use ioex_base::{ContentAddress, Uid};
 use ioex_net::{
-    MeshEvent,
-    frame,
+    MeshEvent, frame,
     proto::{Answer, Content, No, Offer, OfferedFile, Open},
     transfer::{TransferError, TransferInfo, TransferState, pieces::piece_count},
 };
@@ -29,7 +28,9 @@ fn file(node: &Node, name: &str, bytes: &[u8]) -> PathBuf {
 /// The next offer of `files` files that came in.
 async fn offered(node: &mut Node, from: Uid) -> TransferInfo {
     node.event("an offer", |e| match e {
-        MeshEvent::Transfer(t) if t.incoming && t.state == TransferState::Offered && t.with[0].0 == from => Some(t),
+        MeshEvent::Transfer(t) if t.incoming && t.state == TransferState::Offered && t.with[0].0 == from => {
+            Some(t)
+        }
         _ => None,
     })
     .await
@@ -83,7 +84,10 @@ async fn a_file_arrives_whole_and_a_bootstrap_keeps_nothing() {
     assert_eq!(received(&b, "movie.bin"), bytes);
     let info = b.mesh.transfer(at_b).unwrap();
     assert_eq!(info.files[0].address, ContentAddress::of(&bytes));
-    assert_eq!((info.done_bytes, info.direct_bytes, info.relayed_bytes), (bytes.len() as u64, bytes.len() as u64, 0));
+    assert_eq!(
+        (info.done_bytes, info.direct_bytes, info.relayed_bytes),
+        (bytes.len() as u64, bytes.len() as u64, 0)
+    );
     assert_eq!(a.mesh.transfer(at_a).unwrap().done_bytes, bytes.len() as u64);
     assert_eq!(names(&b.config.receive_dir), ["movie.bin"], "no part is left behind");
 
@@ -223,7 +227,8 @@ async fn many_small_files_go_in_one_transfer() {
     let (_boot, a, mut b) = two_friends().await;
     // Some are empty, some are equal.
     let contents: Vec<Vec<u8>> = (0..200).map(|n| content(n / 2, (n as usize % 7) * 100)).collect();
-    let paths: Vec<PathBuf> = contents.iter().enumerate().map(|(n, c)| file(&a, &format!("s{n}"), c)).collect();
+    let paths: Vec<PathBuf> =
+        contents.iter().enumerate().map(|(n, c)| file(&a, &format!("s{n}"), c)).collect();
     let started = Instant::now();
     let sent = a.mesh.send_files(&[b.uid()], &paths).await.unwrap();
     let offer = offered(&mut b, a.uid()).await;
@@ -280,11 +285,16 @@ async fn hostile_names_sizes_and_bytes_do_no_harm() {
     let (raw, conn) = Raw::befriended(&b.mesh).await;
     let address = ContentAddress::of(b"x");
     let offer = |id: u8, files: Vec<(&str, u64, ContentAddress)>| {
-        let files = files.into_iter().map(|(name, size, address)| OfferedFile { name: name.into(), size, address });
+        let files =
+            files.into_iter().map(|(name, size, address)| OfferedFile { name: name.into(), size, address });
         Open::Offer(Offer { id: [id; 16], files: files.collect() })
     };
     for name in ["", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\nb", "a\u{202e}b", &"x".repeat(256)] {
-        assert_eq!(raw::refusal(&conn, &offer(1, vec![(name, 1, address)])).await, No::BadRequest, "{name:?}");
+        assert_eq!(
+            raw::refusal(&conn, &offer(1, vec![(name, 1, address)])).await,
+            No::BadRequest,
+            "{name:?}"
+        );
     }
     assert_eq!(raw::refusal(&conn, &offer(1, vec![])).await, No::BadRequest);
     let twice = offer(1, vec![("a", 1, address), ("a", 1, address)]);
@@ -313,7 +323,8 @@ async fn hostile_names_sizes_and_bytes_do_no_harm() {
                 // The list of the real content, whatever size was claimed.
                 ioex_net::proto::Want::Pieces => {
                     let (_, list) =
-                        ioex_net::transfer::pieces::PieceList::of(&good[..], |_| (), good.len() as u64).unwrap();
+                        ioex_net::transfer::pieces::PieceList::of(&good[..], |_| (), good.len() as u64)
+                            .unwrap();
                     let follows = piece_count(good.len() as u64) * 32;
                     let head = Content { size: good.len() as u64, follows };
                     let _ = frame::write(&mut send, &Answer::Yes(head)).await;
@@ -336,6 +347,7 @@ async fn hostile_names_sizes_and_bytes_do_no_harm() {
     })
     .await;
     assert_eq!(state(&b, info.id), TransferState::Active, "it waits for somebody honest");
-    let visible: Vec<String> = names(&b.config.receive_dir).into_iter().filter(|n| !n.starts_with('.')).collect();
+    let visible: Vec<String> =
+        names(&b.config.receive_dir).into_iter().filter(|n| !n.starts_with('.')).collect();
     assert!(visible.is_empty(), "{visible:?}");
 }

@@ -30,7 +30,10 @@ async fn two_devices_find_each_other_by_uid_alone() {
             _ => None,
         });
         let asker = asker.await;
-        assert_eq!((asker.uid, asker.greeting.as_str(), asker.state), (a.uid(), "hello B", FriendState::Incoming));
+        assert_eq!(
+            (asker.uid, asker.greeting.as_str(), asker.state),
+            (a.uid(), "hello B", FriendState::Incoming)
+        );
         b.mesh.friend_accept(a.uid()).await.unwrap();
         println!("accepted: {:?}", started.elapsed());
         a.friend_added(b.uid()).await;

@@ -11,7 +11,7 @@ use ioex_net::{
 
 use crate::{
     raw::{self, Raw},
-    support::{DEADLINE, Node, bootstrap, device, device_with, until, until_some, two_friends},
+    support::{DEADLINE, Node, bootstrap, device, device_with, two_friends, until, until_some},
 };
 
 async fn arrived(node: &mut Node, text: &str) -> Message {

@@ -39,7 +39,8 @@ impl Raw {
 
     pub async fn connect(&self, to: &Mesh, door: Door) -> Connection {
         let id = EndpointId::from_bytes(to.uid().as_bytes()).unwrap();
-        let addr = to.direct_addresses().into_iter().fold(EndpointAddr::new(id), |addr, ip| addr.with_ip_addr(ip));
+        let addr =
+            to.direct_addresses().into_iter().fold(EndpointAddr::new(id), |addr, ip| addr.with_ip_addr(ip));
         self.endpoint.connect(addr, door.alpn()).await.unwrap()
     }
 
@@ -47,7 +48,8 @@ impl Raw {
     pub async fn befriended(of: &Mesh) -> (Self, Connection) {
         let raw = Self::new().await;
         let public = raw.connect(of, Door::Public).await;
-        let request = FriendRequest { tag: of.friend_address().tag, name: "raw".into(), greeting: String::new() };
+        let request =
+            FriendRequest { tag: of.friend_address().tag, name: "raw".into(), greeting: String::new() };
         let answer: Answer<()> = ask(&public, &Open::FriendRequest(request)).await.unwrap();
         assert_eq!(answer, Answer::Yes(()));
         of.friend_accept(raw.uid()).await.unwrap();

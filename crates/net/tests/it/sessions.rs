@@ -35,7 +35,10 @@ async fn one_session_carries_both_kinds_of_stream() {
     let mut back = Vec::new();
     for part in sent.chunks(50_000) {
         reliable.send(part).await.unwrap();
-        while back.len() % 50_000 != 0 || back.is_empty() || back.len() < sent.len().min(back.len() / 50_000 * 50_000) {
+        while back.len() % 50_000 != 0
+            || back.is_empty()
+            || back.len() < sent.len().min(back.len() / 50_000 * 50_000)
+        {
             back.extend_from_slice(&reliable.recv(64 * 1024).await.unwrap().unwrap());
             if back.len() % 50_000 == 0 {
                 break;
@@ -100,7 +103,10 @@ async fn ports_lead_to_allowed_targets_and_nowhere_else() {
         write.shutdown().await.unwrap();
     });
     let mut back = Vec::new();
-    tokio::time::timeout(DEADLINE, read.read_to_end(&mut back)).await.expect("the end comes through").unwrap();
+    tokio::time::timeout(DEADLINE, read.read_to_end(&mut back))
+        .await
+        .expect("the end comes through")
+        .unwrap();
     assert_eq!(back, sent);
 
     let forward = a.mesh.forward_open(b.uid(), ForwardKind::Udp, local, udp).await.unwrap();

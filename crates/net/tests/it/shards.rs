@@ -50,6 +50,9 @@ impl ShardSink for Sink {
 }
 
 impl Host for Shelf {
+    fn lends_space(&self) -> bool {
+        true
+    }
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         *issuer == self.authority
     }
@@ -85,7 +88,8 @@ impl Host for Shelf {
 }
 
 fn grant(subject: Uid, right: Right, issuer: &NodeKey) -> SignedGrant {
-    let grant = Grant { id: GrantId([5; 16]), subject, right, not_before: UnixSeconds(0), not_after: FOREVER };
+    let grant =
+        Grant { id: GrantId([5; 16]), subject, right, not_before: UnixSeconds(0), not_after: FOREVER };
     SignedGrant::new(&grant, issuer)
 }
 
@@ -94,7 +98,8 @@ async fn shards_are_placed_and_read_under_grants_only() {
     let boot = bootstrap(&[]).await;
     let (authority, reader, nobody) =
         (NodeKey::generate().unwrap(), NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
-    let shelf = Arc::new(Shelf { authority: authority.uid(), revoked: Mutex::default(), held: Held::default() });
+    let shelf =
+        Arc::new(Shelf { authority: authority.uid(), revoked: Mutex::default(), held: Held::default() });
     let holder = hosting(&[boot.seed()], shelf.clone(), |c| c.owner = "holder".into()).await;
     let spn = device_with(&[boot.seed()], |c| c.kind = NodeKind::Super).await;
     let restorer = device(&[boot.seed()]).await;
@@ -104,7 +109,10 @@ async fn shards_are_placed_and_read_under_grants_only() {
     let right = Right::Place { max_bytes_per_device: 3_000_000 };
     let may = grant(spn.uid(), right, &authority);
     let capacity = spn.mesh.shard_capacity(holder.uid(), &may).await.unwrap();
-    assert_eq!((capacity.free_bytes, capacity.owner, capacity.kind), (3_000_000, holder.config.owner_tag(), NodeKind::Peer));
+    assert_eq!(
+        (capacity.free_bytes, capacity.owner, capacity.kind),
+        (3_000_000, holder.config.owner_tag(), NodeKind::Peer)
+    );
 
     let bytes = Bytes::from(content(1, 1_500_000));
     let address = ContentAddress::of(&bytes);
@@ -122,7 +130,10 @@ async fn shards_are_placed_and_read_under_grants_only() {
     let wrong = place(&may, ContentAddress::of(b"other"), more.clone()).await;
     assert_eq!(refused(wrong), No::Mismatch);
     let too_much = Bytes::from(content(3, 1_600_000));
-    assert_eq!(refused(place(&may, ContentAddress::of(&too_much), too_much.clone()).await), No::Refused(0x15));
+    assert_eq!(
+        refused(place(&may, ContentAddress::of(&too_much), too_much.clone()).await),
+        No::Refused(0x15)
+    );
     let forged = grant(spn.uid(), right, &nobody);
     assert_eq!(refused(place(&forged, ContentAddress::of(&more), more.clone()).await), No::Refused(0x13));
     let stolen = grant(nobody.uid(), right, &authority);
@@ -138,9 +149,11 @@ async fn shards_are_placed_and_read_under_grants_only() {
     });
     assert_eq!(found.await, [holder.uid()]);
     let may_read = grant(restorer.uid(), Right::Fetch, &reader);
-    let (got, _) = restorer.mesh.shard_fetch(holder.uid(), &may_read, address, bytes.len() as u64).await.unwrap();
+    let (got, _) =
+        restorer.mesh.shard_fetch(holder.uid(), &may_read, address, bytes.len() as u64).await.unwrap();
     assert_eq!(got, bytes);
-    for bad in [grant(restorer.uid(), Right::Fetch, &nobody), grant(nobody.uid(), Right::Fetch, &reader), may] {
+    for bad in [grant(restorer.uid(), Right::Fetch, &nobody), grant(nobody.uid(), Right::Fetch, &reader), may]
+    {
         assert!(restorer.mesh.shard_fetch(holder.uid(), &bad, address, bytes.len() as u64).await.is_err());
     }
     let short = restorer.mesh.shard_fetch(holder.uid(), &may_read, address, 10).await;

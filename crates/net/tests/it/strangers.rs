@@ -8,8 +8,8 @@ use ioex_net::{
     door::{Door, Refusal},
     messages::MessageError,
     proto::{
-        DirectoryQuestion, Fetch, FriendRequest, No, Offer, OfferedFile, Open, Place, SessionOpen, SessionTarget,
-        TextMessage, Want,
+        DirectoryQuestion, Fetch, FriendRequest, No, Offer, OfferedFile, Open, Place, SessionOpen,
+        SessionTarget, TextMessage, Want,
     },
     session::StreamKind,
 };
@@ -28,7 +28,11 @@ fn friends_only() -> Vec<Open> {
         Open::Message(TextMessage { id: [1; 16], sent_at: UnixSeconds(1), text: "psst".into() }),
         Open::Offer(Offer { id: [2; 16], files: vec![OfferedFile { name: "f".into(), size: 1, address }] }),
         Open::FetchOffered(Fetch { address, want: Want::Pieces }),
-        Open::Session(SessionOpen { session: 1, target: SessionTarget::Service("s".into()), datagram: false }),
+        Open::Session(SessionOpen {
+            session: 1,
+            target: SessionTarget::Service("s".into()),
+            datagram: false,
+        }),
     ]
 }
 
@@ -67,7 +71,13 @@ async fn a_stranger_gets_nothing_at_any_door() {
     let questions = [
         Open::Fetch(fetch, Fetch { address, want: Want::Range { start: 0, len: 1 } }),
         Open::Capacity(place.clone()),
-        Open::Place(Place { grant: place, address, bytes: 1, reader: forger.uid(), expires: UnixSeconds(u64::MAX) }),
+        Open::Place(Place {
+            grant: place,
+            address,
+            bytes: 1,
+            reader: forger.uid(),
+            expires: UnixSeconds(u64::MAX),
+        }),
     ];
     for question in &questions {
         assert_eq!(raw::refusal(&grant_door, question).await, No::Refused(Refusal::NoAuthority.code()));
@@ -95,7 +105,8 @@ async fn a_bootstrap_has_no_friends_and_takes_no_content() {
     let friend_door = stranger.connect(&boot.mesh, Door::Friend).await;
     assert_eq!(raw::ask::<()>(&friend_door, &Open::Ping).await, Err(u64::from(NOT_FRIEND)));
     let public = stranger.connect(&boot.mesh, Door::Public).await;
-    let request = FriendRequest { tag: boot.mesh.friend_address().tag, name: "s".into(), greeting: String::new() };
+    let request =
+        FriendRequest { tag: boot.mesh.friend_address().tag, name: "s".into(), greeting: String::new() };
     let no = raw::refusal(&public, &Open::FriendRequest(request)).await;
     assert_eq!(no, No::Refused(Refusal::NotOffered.code()));
     let offer = friends_only().remove(2);
@@ -134,7 +145,8 @@ async fn a_removed_friend_is_cut_off_at_once() {
     assert!(cut.is_err(), "the open stream ends too: {cut:?}");
     let refused = b.mesh.ping(a.uid()).await;
     assert!(matches!(refused, Err(LinkError::Refused(NOT_FRIEND))), "{refused:?}");
-    let message = b.mesh.message_send(&a.uid().to_string(), "still there?", Duration::from_millis(200)).await.unwrap();
+    let message =
+        b.mesh.message_send(&a.uid().to_string(), "still there?", Duration::from_millis(200)).await.unwrap();
     assert_eq!(message.state, ioex_net::messages::MessageState::Queued);
     assert!(a.mesh.messages(None, 10).await.unwrap().is_empty());
 
@@ -142,6 +154,10 @@ async fn a_removed_friend_is_cut_off_at_once() {
     let own = a.mesh.message_send(&b.uid().to_string(), "bye", Duration::ZERO).await;
     assert!(matches!(own, Err(MessageError::NotFriend(_))), "{own:?}");
     assert!(matches!(a.mesh.ping(b.uid()).await, Err(LinkError::Refused(NOT_FRIEND))));
-    b.event("b notices", |e| matches!(e, MeshEvent::FriendConnection { online: false, .. }).then_some(())).await;
-    until("no link is left", || a.mesh.link_list().iter().all(|l| l.uid != b.uid() || l.door != Door::Friend)).await;
+    b.event("b notices", |e| matches!(e, MeshEvent::FriendConnection { online: false, .. }).then_some(()))
+        .await;
+    until("no link is left", || {
+        a.mesh.link_list().iter().all(|l| l.uid != b.uid() || l.door != Door::Friend)
+    })
+    .await;
 }

@@ -27,7 +27,8 @@ pub struct Node {
 fn free_ports() -> u16 {
     loop {
         let port = TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port();
-        let free = |p: u16| TcpListener::bind((LOOPBACK, p)).is_ok() && UdpSocket::bind((LOOPBACK, p)).is_ok();
+        let free =
+            |p: u16| TcpListener::bind((LOOPBACK, p)).is_ok() && UdpSocket::bind((LOOPBACK, p)).is_ok();
         if port < 65_000 && (port..port + 3).all(free) {
             return port;
         }
@@ -38,7 +39,9 @@ fn free_ports() -> u16 {
 fn log() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::level_filters::LevelFilter::OFF.into()).from_env_lossy();
+        let filter = tracing_subscriber::EnvFilter::builder()
+            .with_default_directive(tracing::level_filters::LevelFilter::OFF.into())
+            .from_env_lossy();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     });
 }
@@ -73,7 +76,11 @@ pub async fn device(seeds: &[BootstrapAddr]) -> Node {
 }
 
 /// Starts a device that lends space.
-pub async fn hosting(seeds: &[BootstrapAddr], host: Arc<dyn Host>, change: impl FnOnce(&mut MeshConfig)) -> Node {
+pub async fn hosting(
+    seeds: &[BootstrapAddr],
+    host: Arc<dyn Host>,
+    change: impl FnOnce(&mut MeshConfig),
+) -> Node {
     let (mut config, dir) = base_config();
     config.seeds = seeds.to_vec();
     config.timing.transfer_retry = Duration::from_millis(300);

@@ -1,6 +1,10 @@
 //! The receiver's half of a transfer.
 
-use std::{path::{Path, PathBuf}, sync::Arc, time::{Duration, Instant}};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ioex_base::{Uid, limits::OFFER_FILES_MAX};
 use tokio::sync::mpsc;
@@ -116,7 +120,12 @@ impl Mesh {
     }
 
     /// A provider took its offer back.
-    pub(crate) async fn provider_withdrew(&self, info: &TransferInfo, from: Uid, state: OfferState) -> Result<(), No> {
+    pub(crate) async fn provider_withdrew(
+        &self,
+        info: &TransferInfo,
+        from: Uid,
+        state: OfferState,
+    ) -> Result<(), No> {
         if state != OfferState::Cancelled || info.state.ended() {
             return Ok(());
         }
@@ -138,7 +147,11 @@ impl Mesh {
     ///
     /// # Errors
     /// When a name is taken there, the space does not suffice, or the offer is gone.
-    pub async fn transfer_accept(&self, id: u64, dir: Option<PathBuf>) -> Result<TransferInfo, TransferError> {
+    pub async fn transfer_accept(
+        &self,
+        id: u64,
+        dir: Option<PathBuf>,
+    ) -> Result<TransferInfo, TransferError> {
         let info = self.transfer(id)?;
         if !info.incoming || info.state != TransferState::Offered {
             return Err(TransferError::State { id, state: info.state });
@@ -148,7 +161,8 @@ impl Mesh {
             let (dir, files) = (dir.clone(), info.files.clone());
             tokio::task::spawn_blocking(move || prepare(&dir, &files)).await
         };
-        checked.map_err(|e| TransferError::Read { path: dir.clone(), source: std::io::Error::other(e) })??;
+        checked
+            .map_err(|e| TransferError::Read { path: dir.clone(), source: std::io::Error::other(e) })??;
         let info = self
             .change(id, |t| {
                 t.state = TransferState::Active;
@@ -316,8 +330,12 @@ impl Mesh {
                 };
                 let result = download.run(&providers, &mut more, &progress, &stop).await;
                 let done = result.is_ok();
-                let flushed = tokio::task::spawn_blocking(move || if done { ready.finish() } else { ready.flush() });
-                flushed.await.map_err(|e| PartialError::Io { path: target.clone(), source: std::io::Error::other(e) })??;
+                let flushed =
+                    tokio::task::spawn_blocking(move || if done { ready.finish() } else { ready.flush() });
+                flushed.await.map_err(|e| PartialError::Io {
+                    path: target.clone(),
+                    source: std::io::Error::other(e),
+                })??;
                 result
             };
             match attempt.await {
@@ -338,7 +356,12 @@ impl Mesh {
     }
 
     /// Gets the piece list, from the journal or any provider, and opens the file so far.
-    async fn prepare_file(&self, target: &Path, file: &FileInfo, providers: &[Uid]) -> Result<Arc<Partial>, FetchError> {
+    async fn prepare_file(
+        &self,
+        target: &Path,
+        file: &FileInfo,
+        providers: &[Uid],
+    ) -> Result<Arc<Partial>, FetchError> {
         let mut list = Partial::known_list(target, &file.address);
         let mut last = FetchError::NoProviders;
         if list.is_none() {
@@ -347,7 +370,9 @@ impl Mesh {
             let mut asking = tokio::task::JoinSet::new();
             for uid in providers.iter().copied() {
                 let (links, address, size) = (links.clone(), file.address, file.size);
-                asking.spawn(async move { fetch::piece_list(&links, uid, &Access::Offered, address, size).await });
+                asking.spawn(
+                    async move { fetch::piece_list(&links, uid, &Access::Offered, address, size).await },
+                );
             }
             while let Some(answer) = asking.join_next().await {
                 match answer {
@@ -363,7 +388,9 @@ impl Mesh {
         let list = list.ok_or(last)?;
         let (target, address) = (target.to_owned(), file.address);
         let opened = tokio::task::spawn_blocking(move || Partial::open(&target, &address, list));
-        let opened = opened.await.map_err(|e| PartialError::Io { path: PathBuf::new(), source: std::io::Error::other(e) })?;
+        let opened = opened
+            .await
+            .map_err(|e| PartialError::Io { path: PathBuf::new(), source: std::io::Error::other(e) })?;
         Ok(Arc::new(opened?))
     }
 }

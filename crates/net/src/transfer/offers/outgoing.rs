@@ -1,6 +1,13 @@
 //! The sender's half of a transfer.
 
-use std::{fs::File, io::BufReader, os::unix::fs::MetadataExt, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::BufReader,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ioex_base::{ContentAddress, Uid, limits::OFFER_FILES_MAX};
 
@@ -34,7 +41,8 @@ fn hash_file(path: &Path) -> Result<(FileInfo, PieceList), TransferError> {
     let name = safe_file_name(name)?.to_owned();
     let (address, list) = PieceList::of(BufReader::with_capacity(0, file), |_| (), meta.len())
         .map_err(|source| TransferError::Read { path: path.clone(), source })?;
-    let info = FileInfo { name, size: meta.len(), address, path: Some(path), modified_ns: modified_ns(&meta) };
+    let info =
+        FileInfo { name, size: meta.len(), address, path: Some(path), modified_ns: modified_ns(&meta) };
     Ok((info, list))
 }
 
@@ -44,7 +52,11 @@ impl Mesh {
     /// # Errors
     /// When a file cannot be read or a recipient is no friend; nothing is offered then. Friends
     /// that are not there now get the offer later.
-    pub async fn send_files(&self, to: &[Uid], paths: &[PathBuf]) -> Result<Vec<TransferInfo>, TransferError> {
+    pub async fn send_files(
+        &self,
+        to: &[Uid],
+        paths: &[PathBuf],
+    ) -> Result<Vec<TransferInfo>, TransferError> {
         if to.is_empty() || paths.is_empty() {
             return Err(TransferError::Nothing);
         }
@@ -106,7 +118,8 @@ impl Mesh {
             let state = state_of_code(info.untold[at].1);
             let news = if !info.incoming && state == OfferState::Accepted {
                 let files = info.files.iter();
-                let files = files.map(|f| OfferedFile { name: f.name.clone(), size: f.size, address: f.address });
+                let files =
+                    files.map(|f| OfferedFile { name: f.name.clone(), size: f.size, address: f.address });
                 Open::Offer(Offer { id: *id, files: files.collect() })
             } else {
                 Open::OfferState(OfferUpdate { id: *id, state })
@@ -114,7 +127,9 @@ impl Mesh {
             let Ok(links) = self.links() else { return };
             match links.ask::<()>(to, Door::Friend, &news).await {
                 Ok(Answer::Yes(())) => {
-                    let told = self.change(info.id, |t| t.untold.retain(|(uid, code)| *uid != to || *code != state_code(state)));
+                    let told = self.change(info.id, |t| {
+                        t.untold.retain(|(uid, code)| *uid != to || *code != state_code(state))
+                    });
                     if let Err(e) = told.await {
                         self.warn(format!("a transfer's state could not be kept: {e}"));
                     }
@@ -171,7 +186,8 @@ impl Mesh {
         let inner = self.offers().lock();
         let all = inner.all.values();
         let mut found = all.filter(|t| !t.incoming && live(t.state) && t.with.iter().any(|(u, _)| *u == to));
-        let file = found.find_map(|t| t.files.iter().find(|f| f.address == *address).map(|f| (t.id, f.clone())));
+        let file =
+            found.find_map(|t| t.files.iter().find(|f| f.address == *address).map(|f| (t.id, f.clone())));
         file.ok_or(No::NotFound)
     }
 
@@ -205,7 +221,9 @@ impl Mesh {
         let path = file.path.clone().ok_or(No::NotFound)?;
         let hashed = tokio::task::spawn_blocking(move || hash_file(&path)).await;
         match hashed {
-            Ok(Ok((info, list))) if info.address == file.address => Ok(self.remember_list(file.address, list)),
+            Ok(Ok((info, list))) if info.address == file.address => {
+                Ok(self.remember_list(file.address, list))
+            }
             Ok(Ok(_)) => Err(No::Mismatch),
             Ok(Err(_)) | Err(_) => Err(No::Failed),
         }
