@@ -46,7 +46,7 @@ async fn reaches(node: &Node, id: u64, want: TransferState) {
     // poll: as in `until`, with the list in the message.
     while state(node, id) != want {
         assert!(started.elapsed() < crate::support::DEADLINE, "{}", what());
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await; // poll: see above
     }
 }
 

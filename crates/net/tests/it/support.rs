@@ -153,7 +153,7 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     // poll: states without an event of their own.
     while !done() {
         assert!(started.elapsed() < DEADLINE, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await; // poll: see above
     }
 }
 
@@ -166,7 +166,7 @@ pub async fn until_some<T, F: Future<Output = Option<T>>>(what: &str, mut ask: i
             return found;
         }
         assert!(started.elapsed() < DEADLINE, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await; // poll: see above
     }
 }
 
