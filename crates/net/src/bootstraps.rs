@@ -140,10 +140,10 @@ impl Table {
         let ranked = self.ranked();
         let mut out: Vec<BootstrapAddr> = ranked.iter().take(ACTIVE_MAX).map(|e| e.addr).collect();
         let newcomer = ranked.iter().find(|e| e.latency_ms.is_none() && e.failures == 0);
-        if let (Some(newcomer), ACTIVE_MAX) = (newcomer, out.len()) {
-            if !out.contains(&newcomer.addr) {
-                out[ACTIVE_MAX - 1] = newcomer.addr;
-            }
+        if let (Some(newcomer), ACTIVE_MAX) = (newcomer, out.len())
+            && !out.contains(&newcomer.addr)
+        {
+            out[ACTIVE_MAX - 1] = newcomer.addr;
         }
         out
     }

@@ -22,7 +22,7 @@
 //! - [`names`], [`bootstraps`], [`directory`], [`record`]: finding nodes and contents.
 //! - [`friends`], [`messages`], [`session`], [`forward`]: between friends.
 //! - [`transfer`]: files. [`shards`]: backups, under grants. [`host`]: what the node provides.
-//! - [`lab`]: measurements.
+//! - [`mod@lab`] measures.
 
 pub mod bootstraps;
 mod clock;

@@ -400,14 +400,14 @@ fn own_record(mesh: &Mesh) -> NodeRecord {
 
 /// Somebody else published under this key after we did: the data folder was copied.
 async fn notice_copy(mesh: &Mesh, directory: &Directory, last_ms: u64) {
-    if let Some(found_ms) = directory.published_ms(mesh.uid()).await {
-        if found_ms > last_ms {
-            mesh.warn(format!(
-                "another node uses this node's key (it published {} s since 1970): was the data folder copied? \
+    if let Some(found_ms) = directory.published_ms(mesh.uid()).await
+        && found_ms > last_ms
+    {
+        mesh.warn(format!(
+            "another node uses this node's key (it published {} s since 1970): was the data folder copied? \
                  Run only one of them, or delete the key of one",
-                found_ms / 1000
-            ));
-        }
+            found_ms / 1000
+        ));
     }
 }
 
@@ -479,7 +479,8 @@ fn take_survey(mesh: &Mesh, survey: Survey, in_dht: Vec<(BootstrapAddr, SignedRe
         survey.silent.iter().for_each(|uid| table.failed(uid));
     }
     let found = found.into_iter().filter(|b| b.uid != own);
-    found.fold(false, |changed, b| table.learn(b, Source::Announced, now) || changed)
+    // Every one is learnt, not only the first new one.
+    found.filter(|b| table.learn(*b, Source::Announced, now)).count() > 0
 }
 
 /// Announces held shards: new ones soon, all of them again and again.

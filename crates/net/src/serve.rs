@@ -352,10 +352,13 @@ async fn fetch_offered(
         Err(no) => return Ok(content::refuse(send, no).await?),
     };
     if fetch.want == Want::Pieces {
-        return Ok(match mesh.offered_list(&file).await {
-            Ok(list) => content::pieces(send, &list).await?,
-            Err(no) => content::refuse(send, no).await?,
-        });
+        return {
+            let _: () = match mesh.offered_list(&file).await {
+                Ok(list) => content::pieces(send, &list).await?,
+                Err(no) => content::refuse(send, no).await?,
+            };
+            Ok(())
+        };
     }
     let source = match mesh.open_offered(&file).await {
         Ok(source) => source,
@@ -481,10 +484,10 @@ async fn session_stream(
             }
             reply(&mut send, Ok(())).await?;
             let stream = session::accepted(mesh, from, StreamKind::Datagram, conn, send, recv).await?;
-            if let Stream::Datagram(stream) = stream {
-                if let Err(e) = forward::serve_udp(target, stream).await {
-                    tracing::debug!("UDP forward to {target} ended: {e}");
-                }
+            if let Stream::Datagram(stream) = stream
+                && let Err(e) = forward::serve_udp(target, stream).await
+            {
+                tracing::debug!("UDP forward to {target} ended: {e}");
             }
             Ok(())
         }

@@ -229,10 +229,10 @@ impl Node {
             if sink.update(Update::Pong(pong)).await.is_err() {
                 break;
             }
-            if let Err(e) = answer {
-                if matches!(e, ioex_net::LinkError::Refused(_)) {
-                    return Err(convert::link_error(e));
-                }
+            if let Err(e) = answer
+                && matches!(e, ioex_net::LinkError::Refused(_))
+            {
+                return Err(convert::link_error(e));
             }
             if seq < count {
                 tokio::time::sleep(pause).await;

@@ -55,7 +55,7 @@ impl Lent {
     /// What is held, with who placed it.
     pub(crate) fn list(&self) -> Vec<(HeldShard, Vec<Lease>)> {
         let Some(store) = &self.store else { return Vec::new() };
-        store.list().into_iter().map(|held| (held.clone(), store.leases(&held.address))).collect()
+        store.list().into_iter().map(|held| (held, store.leases(&held.address))).collect()
     }
 
     pub(crate) fn remove_expired(&self, now: UnixSeconds) -> usize {

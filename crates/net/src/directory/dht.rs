@@ -36,11 +36,13 @@ impl DhtNode {
     /// Joins over `contacts`. A `server` answers others from the start; any other node becomes
     /// one by itself once it proved to be reachable.
     pub(crate) fn start(port: u16, contacts: &[SocketAddr], server: bool) -> std::io::Result<Self> {
-        let mut settings = ServerSettings::default();
-        settings.max_mutable_values = VALUES_MAX;
-        settings.max_immutable_values = 1; // unused by us: nothing for strangers to fill
-        settings.max_info_hashes = INFO_HASHES_MAX;
-        settings.max_peers_per_info_hash = HOLDERS_PER_HASH_MAX;
+        let settings = ServerSettings {
+            max_mutable_values: VALUES_MAX,
+            max_immutable_values: 1, // unused by us: nothing for strangers to fill
+            max_info_hashes: INFO_HASHES_MAX,
+            max_peers_per_info_hash: HOLDERS_PER_HASH_MAX,
+            ..ServerSettings::default()
+        };
         let contacts: Vec<SocketAddr> = contacts.iter().filter(|a| a.is_ipv4()).copied().collect();
         let mut builder = Dht::builder();
         builder.no_bootstrap().bootstrap(&contacts).port(port).server_settings(settings);

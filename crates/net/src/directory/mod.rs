@@ -201,10 +201,10 @@ impl Directory {
     /// When nobody could be asked.
     pub async fn resolve(&self, uid: Uid) -> Result<Option<NodeRecord>, DirectoryError> {
         let now = clock::unix();
-        if let Some((at, record)) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&uid) {
-            if now.0.saturating_sub(*at) < CACHE_SECONDS {
-                return Ok(Some(record.clone()));
-            }
+        if let Some((at, record)) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&uid)
+            && now.0.saturating_sub(*at) < CACHE_SECONDS
+        {
+            return Ok(Some(record.clone()));
         }
         self.resolve_fresh(uid).await
     }

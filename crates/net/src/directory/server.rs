@@ -59,10 +59,10 @@ impl Memory {
                 return false;
             }
         }
-        if let Some(addr) = own_address(&signed.uid, &record) {
-            if self.bootstraps.len() < BOOTSTRAPS_MAX || self.bootstraps.contains_key(&signed.uid) {
-                self.bootstraps.insert(signed.uid, addr);
-            }
+        if let Some(addr) = own_address(&signed.uid, &record)
+            && (self.bootstraps.len() < BOOTSTRAPS_MAX || self.bootstraps.contains_key(&signed.uid))
+        {
+            self.bootstraps.insert(signed.uid, addr);
         }
         self.records.insert(signed.uid, signed);
         true

@@ -111,10 +111,10 @@ impl Mesh {
     /// Opens the friends' door of `uid`, if it is not open, and says hello.
     pub(crate) async fn reach(&self, uid: Uid) -> Result<(), LinkError> {
         let friend = self.book().get(&uid);
-        if friend.as_ref().is_some_and(|f| f.undelivered.is_some()) {
-            if let Err(e) = self.deliver_request(uid).await {
-                tracing::debug!("request to {} not delivered: {e}", uid.short());
-            }
+        if friend.as_ref().is_some_and(|f| f.undelivered.is_some())
+            && let Err(e) = self.deliver_request(uid).await
+        {
+            tracing::debug!("request to {} not delivered: {e}", uid.short());
         }
         let links = self.links()?;
         // Whoever dials says hello (see [`Mesh::greet`]); this shows whether we are let in.

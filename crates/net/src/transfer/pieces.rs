@@ -110,7 +110,7 @@ impl PieceList {
             return Err(PieceError::Size(size));
         }
         let (want, got) = (piece_count(size), (bytes.len() / CV_BYTES) as u64);
-        if want != got || bytes.len() % CV_BYTES != 0 {
+        if want != got || !bytes.len().is_multiple_of(CV_BYTES) {
             return Err(PieceError::Length { size, want, got });
         }
         let mut values = Vec::with_capacity(bytes.len() / CV_BYTES);

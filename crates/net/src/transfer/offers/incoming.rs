@@ -86,10 +86,10 @@ impl Mesh {
         let id = info.id;
         self.offers().put(info.clone()).await.map_err(|_| No::Failed)?;
         self.emit(MeshEvent::Transfer(info));
-        if self.config().auto_accept {
-            if let Err(e) = self.transfer_accept(id, None).await {
-                self.warn(format!("offer {id} could not be accepted by itself: {e}"));
-            }
+        if self.config().auto_accept
+            && let Err(e) = self.transfer_accept(id, None).await
+        {
+            self.warn(format!("offer {id} could not be accepted by itself: {e}"));
         }
         Ok(())
     }
