@@ -248,7 +248,7 @@ async fn many_small_files_go_in_one_transfer() {
 async fn mistakes_with_files_are_named() {
     let (_boot, a, mut b) = two_friends().await;
     let path = file(&a, "taken", b"new");
-    let sent = a.mesh.send_files(&[b.uid()], &[path.clone()]).await.unwrap()[0].id;
+    let sent = a.mesh.send_files(&[b.uid()], std::slice::from_ref(&path)).await.unwrap()[0].id;
     let offer = offered(&mut b, a.uid()).await;
     std::fs::create_dir_all(&b.config.receive_dir).unwrap();
     std::fs::write(b.config.receive_dir.join("taken"), b"mine").unwrap();
@@ -263,7 +263,7 @@ async fn mistakes_with_files_are_named() {
 
     let folder = a.mesh.send_files(&[b.uid()], &[a.dir.path().to_owned()]).await;
     assert!(matches!(folder, Err(TransferError::NotAFile(_))), "{folder:?}");
-    assert!(matches!(a.mesh.send_files(&[], &[path.clone()]).await, Err(TransferError::Nothing)));
+    assert!(matches!(a.mesh.send_files(&[], std::slice::from_ref(&path)).await, Err(TransferError::Nothing)));
     assert!(matches!(a.mesh.send_files(&[a.uid()], &[path]).await, Err(TransferError::NotFriend(_))));
 
     // A file that changed after it was offered is not sent as something else.
