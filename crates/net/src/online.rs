@@ -1,7 +1,7 @@
 //! One stay in the network: the endpoint and the tasks that keep the node reachable.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -104,7 +104,7 @@ impl Online {
         #[cfg(feature = "bootstrap")]
         let relay = match own {
             Some(b) => {
-                let ip = config.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                let ip = config.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
                 Some(crate::relay::Relay::start(&config.key, (ip, b.addr.port()).into()).await?)
             }
             None => None,

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use ioex_base::{NodeKey, Uid};
+#[cfg(feature = "bootstrap")]
+use ioex_base::NodeKey;
+use ioex_base::Uid;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
