@@ -105,6 +105,14 @@ impl Table {
         }
     }
 
+    /// Notes that one is gone for now: it is used only when no better one is left, until it
+    /// answers again.
+    pub fn gone(&mut self, uid: &Uid) {
+        if let Some(e) = self.entries.get_mut(uid) {
+            e.failures = e.failures.max(FAILURES_BAD);
+        }
+    }
+
     /// Forgets seeds that the configuration no longer names as such (they stay as announced).
     pub fn demote_seeds(&mut self) {
         for e in self.entries.values_mut() {

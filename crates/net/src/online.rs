@@ -21,7 +21,7 @@ use crate::{
     directory::{Directory, Lookup, Survey, dht::DhtNode},
     door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC, Door},
     events::MeshEvent,
-    links::{Links, transport_config},
+    links::{CLOSE_DONE, Links, transport_config},
     mesh::{Dialled, Mesh},
     names::{BootstrapAddr, DHT_PORT_OFFSET, NODE_PORT_OFFSET, NameResolver},
     record::{NodeRecord, RECORD_BOOTSTRAPS_MAX, SignedRecord},
@@ -37,6 +37,9 @@ const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
 const ANNOUNCE_SETTLE: Duration = Duration::from_millis(100);
 /// How often the node looks whether it is still in the network.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A home relay that is unreachable for so long is left, if there is another one: longer than a
+/// restart of a connection takes, short enough that a transfer goes on soon.
+const HOME_LOST: Duration = Duration::from_secs(2);
 /// For so long a node waits for its home relay before the DHT alone counts as having joined.
 const HOME_WAIT: Duration = Duration::from_secs(4);
 const LAST_PUBLISHED_KEY: &[u8] = b"last-published-ms";
@@ -298,8 +301,14 @@ async fn watch_home(mesh: Mesh) {
     let mut home = None;
     let begun = tokio::time::Instant::now();
     let mut tick = tokio::time::interval(LOOK_EVERY);
+    let mut relay = HomeRelay::default();
     loop {
         let connected = status.get().iter().any(iroh::endpoint::RelayStatus::is_connected);
+        match relay.look(connected, clock::monotonic_ms()) {
+            RelayNews::None => {}
+            RelayNews::Back => came_back(&mesh),
+            RelayNews::Gone => leave_home(&mesh).await,
+        }
         let dht = match mesh.directory() {
             Ok(d) => match d.dht() {
                 Some(dht) => dht.joined().await,
@@ -321,7 +330,79 @@ async fn watch_home(mesh: Mesh) {
             changed = status.updated() => if changed.is_err() { return },
             changed = report.updated() => if changed.is_err() { return },
             _ = tick.tick() => {}
+            () = tokio::time::sleep(HOME_LOST), if !connected => {}
         }
+    }
+}
+
+/// What became of the connection to the home relay.
+#[derive(Debug, PartialEq, Eq)]
+enum RelayNews {
+    None,
+    /// Connected again after a break.
+    Back,
+    /// Broken for too long.
+    Gone,
+}
+
+/// Watches the connection to the home relay. Pure.
+#[derive(Debug, Default)]
+struct HomeRelay {
+    was_connected: bool,
+    lost_ms: Option<u64>,
+}
+
+impl HomeRelay {
+    fn look(&mut self, connected: bool, now_ms: u64) -> RelayNews {
+        if connected {
+            let back = self.lost_ms.take().is_some();
+            self.was_connected = true;
+            return if back { RelayNews::Back } else { RelayNews::None };
+        }
+        if !self.was_connected {
+            return RelayNews::None;
+        }
+        let lost = *self.lost_ms.get_or_insert(now_ms);
+        if u128::from(now_ms.saturating_sub(lost)) < HOME_LOST.as_millis() {
+            return RelayNews::None;
+        }
+        // Asked again after the same time, should the next one be gone as well.
+        self.lost_ms = Some(now_ms);
+        RelayNews::Gone
+    }
+}
+
+/// The home bootstrap may have been restarted: then it remembers nobody, and the old connection
+/// to it leads nowhere.
+fn came_back(mesh: &Mesh) {
+    if let (Some(home), Ok(links)) = (mesh.home(), mesh.links()) {
+        links.close(&home.uid, Door::Public, CLOSE_DONE);
+    }
+    mesh.wake_publish();
+    mesh.wake_presence();
+    mesh.wake_discover();
+}
+
+/// The home relay is gone: another one takes its place, if there is one.
+async fn leave_home(mesh: &Mesh) {
+    let Some(home) = mesh.home() else { return };
+    let others = {
+        let mut table = mesh.table();
+        if table.active().iter().any(|b| b.uid != home.uid) {
+            table.gone(&home.uid);
+            true
+        } else {
+            false
+        }
+    };
+    if !others || !mesh.config().kind_takes_friends() {
+        return;
+    }
+    tracing::info!("the bootstrap {home} is gone, looking for another one");
+    apply_table(mesh).await;
+    let endpoint = mesh.with_online(|o| o.endpoint.clone());
+    if let Some(endpoint) = endpoint {
+        endpoint.remove_relay(&home.relay_url()).await;
     }
 }
 
@@ -517,4 +598,25 @@ pub(crate) async fn netcheck(endpoint: &Endpoint) -> Option<Netcheck> {
     let report = tokio::time::timeout(Duration::from_secs(10), report.initialized()).await.ok()?;
     let public = report.global_v4.map(SocketAddr::V4).or(report.global_v6.map(SocketAddr::V6));
     Some(Netcheck { udp: report.has_udp(), varies: report.mapping_varies_by_dest(), public })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_home_relay_is_left_and_a_returned_one_is_told() {
+        let wait = u64::try_from(HOME_LOST.as_millis()).unwrap();
+        let mut relay = HomeRelay::default();
+        assert_eq!(relay.look(false, 0), RelayNews::None, "never connected so far");
+        assert_eq!(relay.look(true, 10), RelayNews::None);
+        assert_eq!(relay.look(false, 20), RelayNews::None);
+        assert_eq!(relay.look(true, 30), RelayNews::Back);
+        assert_eq!(relay.look(false, 100), RelayNews::None);
+        assert_eq!(relay.look(false, 99 + wait), RelayNews::None);
+        assert_eq!(relay.look(false, 100 + wait), RelayNews::Gone);
+        assert_eq!(relay.look(false, 101 + wait), RelayNews::None);
+        assert_eq!(relay.look(false, 100 + 2 * wait), RelayNews::Gone);
+        assert_eq!(relay.look(true, 900 + 2 * wait), RelayNews::Back);
+    }
 }

@@ -28,7 +28,7 @@ pub(crate) use self::lookup::Lookup;
 use crate::{
     clock,
     door::Door,
-    links::{LinkError, Links},
+    links::{CLOSE_DONE, LinkError, Links},
     names::BootstrapAddr,
     proto::{ANNOUNCE_MAX, Answer, DirectoryAnswer, DirectoryQuestion, No, Open},
     record::{NodeRecord, SignedRecord},
@@ -166,6 +166,9 @@ impl Directory {
             }
             Err(e) => {
                 silent.insert(of, clock::monotonic_ms());
+                // A bootstrap that was restarted does not know the old connection: the next
+                // question gets a new one.
+                self.links.close(&of, Door::Public, CLOSE_DONE);
                 Err(e.into())
             }
         }

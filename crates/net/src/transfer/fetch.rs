@@ -20,7 +20,7 @@ use crate::{
     clock,
     door::Door,
     frame,
-    links::{LinkError, Links, PathKind, broken, path_of, window_for},
+    links::{CLOSE_DONE, LinkError, Links, PathKind, broken, path_of, window_for},
     proto::{ANSWER_MAX_BYTES, Answer, Content, Fetch, No, Open, Want},
 };
 
@@ -284,6 +284,11 @@ impl Download {
             Err(FetchError::Partial(e)) => return Err(e.into()),
             Err(e) => {
                 tracing::debug!("{} failed to provide: {e}", request.provider.short());
+                // A connection that stays silent may lead over a relay that is gone; the next
+                // request looks for the provider anew.
+                if matches!(e, FetchError::Link(LinkError::Timeout)) {
+                    self.links.close(&request.provider, self.access.door(), CLOSE_DONE);
+                }
                 let gone = plan.failed(request.id, now);
                 let never = matches!(e, FetchError::WrongBytes | FetchError::No(_));
                 if never {
