@@ -399,6 +399,21 @@ async fn leave_home(mesh: &Mesh) {
         return;
     }
     tracing::info!("the bootstrap {home} is gone, looking for another one");
+    let over_it = |l: &crate::links::LinkInfo| l.path == crate::links::PathKind::Relayed(home.uid);
+    if mesh.link_list().iter().any(over_it) {
+        // iroh 1.4 queues datagrams for a dead relay in front of those for living ones (its relay
+        // actor waits while the dead one's queue is full), so links over the dead relay would hold
+        // everything else up for minutes. A new endpoint has no such queue; links are dialled and
+        // transfers go on by themselves.
+        let again = mesh.clone();
+        mesh.spawn(async move {
+            again.go_offline().await;
+            if let Err(e) = again.go_online().await {
+                again.warn(format!("the network cannot be used after its relay was lost: {e}"));
+            }
+        });
+        return;
+    }
     apply_table(mesh).await;
     let endpoint = mesh.with_online(|o| o.endpoint.clone());
     if let Some(endpoint) = endpoint {
