@@ -57,7 +57,7 @@ fn row(name: &str, since: Instant, word: &str) -> Vec<String> {
 
 /// Another task of ours, in its own process so that its environment can differ.
 fn task(args: &[&str]) -> Result<()> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(sh::OWN_PROGRAM);
     // Incremental files cost time and disk, and a clean clone never uses them again.
     command.args(args).env("CARGO_INCREMENTAL", "0").stdin(Stdio::null());
     sh::run(&mut command)

@@ -47,7 +47,7 @@ impl Lab {
     /// Clears leftovers and begins; only one lab at a time.
     pub(crate) fn open() -> Result<Self> {
         possible()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(sh::OWN_PROGRAM);
         command.arg("janitor").stdin(Stdio::piped()).stdout(Stdio::piped());
         // Its own group: Ctrl-C at the terminal is for us, not for it.
         let mut janitor = command.process_group(0).spawn().context("cannot start the janitor")?;

@@ -14,6 +14,9 @@ use anyhow::{Context, Result, bail};
 /// How often a wait looks again.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
+/// This program, also after a build has replaced its file: the kernel's link leads to what runs.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// Lines of a failed command's output that its error repeats.
 const ERROR_LINES: usize = 12;
 

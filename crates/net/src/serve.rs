@@ -35,6 +35,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection through the public or the grant door without streams ends after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for the public door.
+const PUBLIC_IDLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First frame of a stream through a door that strangers reach: the largest list of announcements.
 const STRANGER_OPEN_MAX_BYTES: usize = 64 * 1024;
 const _: () = assert!(crate::proto::ANNOUNCE_MAX * 160 < STRANGER_OPEN_MAX_BYTES);
@@ -122,7 +124,9 @@ pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
     }
     let mut refused = 0;
     let mut quiet_since = (Instant::now(), 0);
-    let mut tick = tokio::time::interval(IDLE_TIMEOUT / 4);
+    // Each connection costs keep-alives; questions to a bootstrap come rarely and in bursts.
+    let idle_timeout = if door == Door::Public { PUBLIC_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+    let mut tick = tokio::time::interval(idle_timeout / 4);
     loop {
         tokio::select! {
             stream = conn.accept_bi() => match stream {
@@ -145,7 +149,7 @@ pub(crate) async fn serve_connection(mesh: Mesh, door: Door, conn: Connection) {
                 let current = door == Door::Friend && mesh.links().is_ok_and(|l| l.is_current(&uid, door, &conn));
                 if current || !running.is_empty() || streams != quiet_since.1 {
                     quiet_since = (Instant::now(), streams);
-                } else if quiet_since.0.elapsed() >= IDLE_TIMEOUT {
+                } else if quiet_since.0.elapsed() >= idle_timeout {
                     conn.close(VarInt::from_u32(CLOSE_DONE), b"");
                     break;
                 }

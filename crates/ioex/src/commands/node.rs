@@ -15,8 +15,22 @@ pub(super) fn run(context: &Context, args: &NodeArgs) -> anyhow::Result<()> {
         end_with(parent)?;
     }
     let config = config(context, args)?;
-    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = runtime().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(crate::node::run(config))
+}
+
+/// A device has little memory, and every thread that allocates takes some for itself: one thread
+/// runs the node, and blocking work shares a few that end soon.
+#[cfg(not(feature = "full"))]
+fn runtime() -> Builder {
+    let mut builder = Builder::new_current_thread();
+    builder.max_blocking_threads(4).thread_keep_alive(std::time::Duration::from_secs(2));
+    builder
+}
+
+#[cfg(feature = "full")]
+fn runtime() -> Builder {
+    Builder::new_multi_thread()
 }
 
 fn config(context: &Context, args: &NodeArgs) -> anyhow::Result<NodeConfig> {
