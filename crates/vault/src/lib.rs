@@ -45,6 +45,7 @@
 //! ```
 
 mod aead;
+mod bounded;
 mod chunk;
 mod chunker;
 mod envelope;
@@ -56,6 +57,7 @@ mod owner;
 mod pack;
 mod place;
 mod rank;
+pub mod repo;
 mod restore;
 mod shard;
 #[cfg(test)]
