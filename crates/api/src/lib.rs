@@ -8,9 +8,11 @@
 mod client;
 mod error;
 mod event;
+pub mod frames;
 mod line;
 mod server;
 mod types;
+pub mod vault;
 
 pub use client::{Client, ClientError, Updates};
 pub use error::{ApiError, ErrorCode};

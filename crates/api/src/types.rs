@@ -172,6 +172,8 @@ pub enum Request {
         /// Upper bound on the rate in bytes per second; 0 is unlimited.
         rate_limit: u64,
     },
+    /// About the repository of this node's owner; see [`crate::vault`].
+    Vault(Box<crate::vault::VaultRequest>),
     /// What this device holds for others. → [`ShardList`].
     Shards,
     /// The directory's answer for a content address. → [`HolderList`].
@@ -212,6 +214,10 @@ pub enum Update {
     Transfer(Transfer),
     /// Progress of a backup or a restore.
     Backup(BackupProgress),
+    /// An entry of a restore point.
+    Listed(crate::vault::Listed),
+    /// A difference between two restore points.
+    Changed(crate::vault::Changed),
     /// Something happened.
     Event(Event),
 }
@@ -536,6 +542,12 @@ pub enum BackupStep {
     FindHolders,
     /// Moving shards to them.
     Place,
+    /// Keeping what earlier restore points stored for longer.
+    Renew,
+    /// Storing the index and the list of restore points.
+    Index,
+    /// Asking holders to prove that they have what they took.
+    Audit,
     /// Asking the directory who holds what.
     Locate,
     /// Fetching and verifying shards.

@@ -32,6 +32,11 @@ pub(crate) const FILE_CUTS: Cuts =
 pub(crate) const REPO_CUTS: Cuts =
     Cuts { min_bytes: 128 * 1024, average_bytes: 512 * 1024, max_bytes: 1024 * 1024 - 64 };
 
+const _: () = assert!(
+    REPO_CUTS.max_bytes + TAG_BYTES <= crate::redundancy::CODED_SHARD_MIN_BYTES as usize,
+    "any chunk of a repository fits the full shards of any policy"
+);
+
 /// Bytes by which encryption lengthens a chunk (the Poly1305 tag).
 pub const TAG_BYTES: usize = 16;
 
