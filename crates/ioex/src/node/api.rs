@@ -105,6 +105,7 @@ impl Handler for Node {
             Request::BackupGet { manifest, out, rate_limit } => {
                 done(restore::get(self, manifest, out, rate_limit, &sink).await?)
             }
+            Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
             Request::Shards => done(self.shards()),
             Request::Lookup { address } => {
                 let started = std::time::Instant::now();

@@ -6,6 +6,7 @@ mod convert;
 mod files;
 mod lent;
 mod restore;
+pub(crate) mod vault;
 
 use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
@@ -17,7 +18,7 @@ use ioex_store::ShardStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::lent::Lent;
+use self::{lent::Lent, vault::Vault};
 use crate::config::NodeConfig;
 
 /// Folder of the shards held for others, inside the data folder.
@@ -33,6 +34,7 @@ pub(crate) fn lenders_topic() -> ContentAddress {
 pub(crate) struct Node {
     pub(crate) mesh: Mesh,
     pub(crate) lent: Arc<Lent>,
+    pub(crate) vault: Vault,
     pub(crate) config: NodeConfig,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
@@ -63,16 +65,21 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         stop: CancellationToken::new(),
         warnings_at_start,
+        vault: Vault::new(&config.data),
         config,
     });
     let socket = node.config.data.join(SOCKET_NAME);
     let stop = node.stop.clone();
     tokio::spawn(stop_on_signal(stop.clone())?);
     let housekeeping = tokio::spawn(housekeeping(node.clone()));
+    let backups = vault::run(&node);
     println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
     let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
     stop.cancel();
     housekeeping.abort();
+    for task in backups {
+        let _ = task.await;
+    }
     mesh.shutdown().await;
     served.with_context(|| format!("the API socket {} cannot be used", socket.display()))
 }

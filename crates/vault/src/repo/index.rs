@@ -79,6 +79,22 @@ impl Index {
         Some(Found { chunk, shard, group, group_at, place: member as usize, segment: at as usize })
     }
 
+    /// A group of a segment, with the devices that took each of its shards.
+    #[must_use]
+    pub fn group(&self, segment: usize, group: usize) -> Option<(&Group, Vec<Vec<ioex_base::Uid>>)> {
+        let known = &self.segments.get(segment)?.segment;
+        let group = known.groups.get(group)?;
+        let uid = |at: &u16| known.devices.get(usize::from(*at)).copied();
+        let holders = group.holders.iter().map(|list| list.iter().filter_map(uid).collect()).collect();
+        Some((group, holders))
+    }
+
+    /// How many segments are known.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Where a segment is stored.
     #[must_use]
     pub fn stored(&self, segment: usize) -> Option<&ObjectRef> {

@@ -9,7 +9,7 @@ use std::{
 use ioex_base::Uid;
 
 use super::{
-    index::Index,
+    index::{Found, Index},
     tree::{self, Content, Entry, ListingError, ListingReader},
 };
 use crate::manifest::{ChunkId, ChunkRef, ShardRef};
@@ -82,6 +82,20 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The shard of a chunk, without chunks.
+    fn of(index: &Index, found: &Found<'_>) -> Self {
+        let alone = found.group.parity.is_empty();
+        let hints = (0..found.group.shards().count()).map(|place| index.hints(found, place)).collect();
+        Self {
+            shard: *found.shard,
+            data: if alone { vec![*found.shard] } else { found.group.data.clone() },
+            parity: found.group.parity.clone(),
+            place: if alone { 0 } else { found.place },
+            hints: if alone { vec![index.hints(found, found.place)] } else { hints },
+            chunks: Vec::new(),
+        }
+    }
+
     /// Bytes of the chunks that are wanted.
     #[must_use]
     pub fn wanted_bytes(&self) -> u64 {
@@ -183,6 +197,14 @@ impl Plan {
             return Err(PlanError::NoSuchPath { path });
         }
         Ok(planner.plan)
+    }
+
+    /// What has to be fetched for one chunk alone.
+    #[must_use]
+    pub fn single(index: &Index, found: &Found<'_>) -> Wanted {
+        let mut wanted = Wanted::of(index, found);
+        wanted.chunks.push((found.chunk.clone(), Vec::new()));
+        wanted
     }
 
     /// Bytes to fetch.
@@ -306,16 +328,7 @@ impl Planner<'_> {
         let found = self.index.get(id)?;
         let plan = &mut self.plan;
         let shard = *self.at.entry(found.shard.address).or_insert_with(|| {
-            let alone = found.group.parity.is_empty();
-            let hints = (0..found.group.shards().count()).map(|place| self.index.hints(&found, place)).collect();
-            plan.shards.push(Wanted {
-                shard: *found.shard,
-                data: if alone { vec![*found.shard] } else { found.group.data.clone() },
-                parity: found.group.parity.clone(),
-                place: if alone { 0 } else { found.place },
-                hints: if alone { vec![self.index.hints(&found, found.place)] } else { hints },
-                chunks: Vec::new(),
-            });
+            plan.shards.push(Wanted::of(self.index, &found));
             plan.shards.len() - 1
         });
         let wanted = plan.shards.get_mut(shard)?;
