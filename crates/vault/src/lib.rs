@@ -10,7 +10,8 @@
 //!
 //! Shards protect each other in groups. A [`Redundancy`] says how, [`choose`] which one the devices
 //! at hand allow, [`encode`] makes the parity and [`reconstruct`] what was lost, and a [`Placer`]
-//! finds the devices for whole groups.
+//! finds the devices for whole groups. [`health`] has the rules for watching over them, and
+//! [`proof`] how a device shows that it still has a shard.
 //!
 //! Nothing here knows the network or reads a clock. The format is described, for other programs
 //! too, in `docs/formats/vault.md`.
@@ -54,6 +55,7 @@ mod chunk;
 mod chunker;
 mod code;
 mod envelope;
+pub mod health;
 mod journal;
 pub mod limits;
 mod manifest;
@@ -61,6 +63,7 @@ mod name;
 mod owner;
 mod pack;
 mod place;
+pub mod proof;
 mod rank;
 mod redundancy;
 pub mod repo;
