@@ -8,11 +8,15 @@ use ioex_base::ContentAddress;
 use crate::exit;
 
 mod args;
+mod backup;
 mod node;
 
 pub use args::{
-    AuthorityCommand, BackupCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState,
+    AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState,
     PingArgs, ReceiveCommand, SendArgs,
+};
+pub use backup::{
+    BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,
 };
 pub use node::NodeArgs;
 
