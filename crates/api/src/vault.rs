@@ -72,6 +72,8 @@ pub enum VaultRequest {
         /// Only says what would be given back.
         dry_run: bool,
     },
+    /// Looks after everything that was stored, now: audits, repairs. → [`WatchReport`].
+    Repair,
     /// Shows all restore points as folders, as long as the client stays. → [`crate::Empty`].
     Mount {
         /// An empty folder.
@@ -408,6 +410,35 @@ pub struct Pruned {
     pub kept_groups: u64,
     /// Devices that could not be told; their leases end by themselves.
     pub unreached: u64,
+}
+
+/// What a round of watching came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WatchReport {
+    /// Devices that were asked.
+    pub devices: u64,
+    /// Of these, devices that could not be reached.
+    pub silent: u64,
+    /// Parts of shards that were to be proven.
+    pub asked: u64,
+    /// Of these, parts that were not.
+    pub faults: u64,
+    /// Groups that are watched over.
+    pub groups: u64,
+    /// Groups that got new shards.
+    pub repaired_groups: u64,
+    /// Groups that need new shards and could not get them now.
+    pub unrepaired_groups: u64,
+    /// Groups that cannot be read any more.
+    pub lost_groups: u64,
+    /// New shards.
+    pub placed_shards: u64,
+    /// Bytes of them.
+    pub placed_bytes: u64,
+    /// Shards that devices could give back.
+    pub handed_over: u64,
+    /// Wall time.
+    pub seconds: f64,
 }
 
 /// A recovery key.

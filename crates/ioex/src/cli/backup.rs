@@ -64,6 +64,9 @@ pub enum BackupCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Look after everything that was stored, now: devices prove what they have, and what was lost is made
+    /// anew; the super node also does this by itself
+    Repair,
     /// List backups that wait, run or ended
     Jobs,
     /// Follow a backup until it ends

@@ -13,7 +13,7 @@ use ioex_api::{
     vault::{
         BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, PointList, PointQuery,
         Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream, TreeRestored,
-        VaultRequest, Verified,
+        VaultRequest, Verified, WatchReport,
     },
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
@@ -84,6 +84,14 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
         BackupCommand::Prune { dry_run } => {
             let pruned: Pruned = client.call(ask(VaultRequest::Prune { dry_run })).await?;
             context.out.result(&pruned, |p| prune(p, dry_run))?;
+        }
+        BackupCommand::Repair => {
+            let report: WatchReport = client.call(ask(VaultRequest::Repair)).await?;
+            context.out.result(&report, watched)?;
+            if report.lost_groups + report.unrepaired_groups > 0 {
+                let text = format!("{} groups need repair", report.lost_groups + report.unrepaired_groups);
+                return Err(Incomplete(text).into());
+            }
         }
         BackupCommand::Jobs => {
             let list: JobList = client.call(ask(VaultRequest::Jobs)).await?;
@@ -449,6 +457,17 @@ fn prune(p: &Pruned, dry_run: bool) -> String {
         text += &format!("\n{} devices could not be told: their leases end by themselves", p.unreached);
     }
     text
+}
+
+fn watched(r: &WatchReport) -> String {
+    render::fields([
+        ("devices", format!("{}, {} not reached", r.devices, r.silent)),
+        ("proofs", format!("{}, {} failed", r.asked, r.faults)),
+        ("groups", format!("{}, {} repaired, {} still to repair, {} lost", r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups)),
+        ("new shards", format!("{}, {}", r.placed_shards, size::human(r.placed_bytes))),
+        ("handed over", if r.handed_over > 0 { r.handed_over.to_string() } else { String::new() }),
+        ("time", format!("{:.1} s", r.seconds)),
+    ])
 }
 
 fn state(state: JobState) -> &'static str {

@@ -36,6 +36,8 @@ const DEVICES: Bytes = TableDefinition::new("devices");
 const SINGLES: Bytes = TableDefinition::new("singles");
 
 const HEAD: &[u8] = b"head";
+const HEAD_KEPT: &[u8] = b"head-kept";
+const WARNED: &[u8] = b"warned ";
 
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -219,6 +221,16 @@ impl Book {
         self.get(DEVICES, uid.as_bytes())
     }
 
+    /// When the owner was last warned that a restore point ends.
+    pub(crate) fn warned(&self, id: PointId) -> Result<Option<UnixSeconds>, BookError> {
+        self.get(SINGLES, &[WARNED, &id.0].concat())
+    }
+
+    /// When the head was last brought to devices by the watch.
+    pub(crate) fn head_kept(&self) -> Result<Option<UnixSeconds>, BookError> {
+        self.get(SINGLES, HEAD_KEPT)
+    }
+
     /// The newest head that this node knows, sealed.
     pub(crate) fn head(&self) -> Result<Option<Vec<u8>>, BookError> {
         self.get(SINGLES, HEAD)
@@ -282,6 +294,14 @@ impl Changes {
 
     pub(crate) fn put_head(&self, head: &[u8]) -> Result<(), BookError> {
         self.put(SINGLES, HEAD, &head)
+    }
+
+    pub(crate) fn put_warned(&self, id: PointId, at: UnixSeconds) -> Result<(), BookError> {
+        self.put(SINGLES, &[WARNED, &id.0].concat(), &at)
+    }
+
+    pub(crate) fn put_head_kept(&self, at: UnixSeconds) -> Result<(), BookError> {
+        self.put(SINGLES, HEAD_KEPT, &at)
     }
 
     /// Forgets everything: the recovery key is another one now.

@@ -15,6 +15,7 @@ mod queue;
 mod restore;
 mod schedule;
 mod verify;
+mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -99,12 +100,17 @@ impl Repo {
     }
 }
 
-/// Starts what a node with a repository does by itself: the queue and the schedules, at super nodes.
+/// Starts what a node with a repository does by itself: the queue, the schedules and the
+/// watch, at super nodes.
 pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
     if node.config.kind != ioex_base::NodeKind::Super {
         return Vec::new();
     }
-    vec![tokio::spawn(queue::work(node.clone())), tokio::spawn(schedule::work(node.clone()))]
+    vec![
+        tokio::spawn(queue::work(node.clone())),
+        tokio::spawn(schedule::work(node.clone())),
+        tokio::spawn(watch::work(node.clone())),
+    ]
 }
 
 fn done<T: serde::Serialize>(value: T) -> Result<serde_json::Value, ApiError> {
@@ -134,6 +140,7 @@ pub(super) async fn handle(
             done(manage::forget(node, &points, keep, dry_run).await?)
         }
         VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
+        VaultRequest::Repair => done(watch::now(node).await?),
         VaultRequest::Mount { .. } => Err(fail(ErrorCode::NotAllowed, "this program was built without mounts")),
         VaultRequest::ExportKey => done(manage::export_key(node)?),
         VaultRequest::ImportKey { words, replace } => done(manage::import_key(node, &words, replace).await?),

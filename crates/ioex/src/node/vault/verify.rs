@@ -11,6 +11,7 @@ use ioex_api::{
     vault::{PointQuery, Verified},
 };
 use ioex_base::{ContentAddress, SignedGrant, Uid};
+use ioex_net::Mesh;
 use ioex_vault::{
     proof::{Proof, leaves, verify},
     repo::{
@@ -73,9 +74,9 @@ pub(super) enum Told {
 }
 
 /// Has a device prove leaves, at most as many as one message holds.
-pub(super) async fn audit(node: &Node, grant: &SignedGrant, device: Uid, asks: Vec<Ask>) -> Told {
+pub(super) async fn audit(mesh: &Mesh, grant: &SignedGrant, device: Uid, asks: Vec<Ask>) -> Told {
     let questions = asks.iter().map(|a| (a.address, a.leaf)).collect();
-    match node.mesh.shard_audit(device, grant, questions).await {
+    match mesh.shard_audit(device, grant, questions).await {
         Ok(answer) => {
             let holds = |(ask, proof): (&Ask, &Option<Vec<u8>>)| {
                 let proof = proof.as_deref().and_then(|bytes| Proof::decode(bytes).ok());
@@ -184,7 +185,7 @@ async fn prove(
         for part in list.chunks(ioex_net::proto::AUDIT_ASKS_MAX) {
             done += part.len();
             tell(sink, BackupStep::Audit, done as u64, total as u64).await;
-            let Told::Answers(answers, _) = audit(node, grant, device, part.to_vec()).await else {
+            let Told::Answers(answers, _) = audit(&node.mesh, grant, device, part.to_vec()).await else {
                 problem(out, format!("{} cannot be reached", device.short()));
                 break;
             };
