@@ -9,6 +9,8 @@ pub(crate) mod fetch;
 mod head;
 mod inspect;
 mod manage;
+#[cfg(feature = "full")]
+mod mount;
 pub(crate) mod placing;
 mod points;
 mod queue;
@@ -141,6 +143,9 @@ pub(super) async fn handle(
         }
         VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
         VaultRequest::Repair => done(watch::now(node).await?),
+        #[cfg(feature = "full")]
+        VaultRequest::Mount { dir } => done(mount::run(node, &dir, sink).await?),
+        #[cfg(not(feature = "full"))]
         VaultRequest::Mount { .. } => Err(fail(ErrorCode::NotAllowed, "this program was built without mounts")),
         VaultRequest::ExportKey => done(manage::export_key(node)?),
         VaultRequest::ImportKey { words, replace } => done(manage::import_key(node, &words, replace).await?),

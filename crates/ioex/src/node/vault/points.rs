@@ -11,6 +11,7 @@ use ioex_api::{
     vault::{self, Changed, DiffTotals, Listed, Point, PointList, PointQuery},
 };
 use ioex_base::UnixSeconds;
+use ioex_net::Mesh;
 use ioex_vault::repo::{
     ChunkReader, Index, ObjectRef, PointId, PointRef, Root, Segment,
     plan::{self, Change},
@@ -198,8 +199,13 @@ impl Repo {
     /// Everything that looking into a restore point needs.
     pub(super) async fn open_point(&self, node: &Node, query: &PointQuery) -> Result<Opened, ApiError> {
         let head = self.newest_head(node).await?.head;
-        let point = select(&head.points, query)?.clone();
-        let fetcher = Fetcher::new(&node.mesh, &self.keys.reader)?;
+        self.look_into(&node.mesh, select(&head.points, query)?).await
+    }
+
+    /// The same, for a restore point at hand.
+    pub(super) async fn look_into(&self, mesh: &Mesh, point: &PointRef) -> Result<Opened, ApiError> {
+        let point = point.clone();
+        let fetcher = Fetcher::new(mesh, &self.keys.reader)?;
         let root = self.root(&fetcher, &point).await?;
         let mut index = Index::default();
         self.load_segments(&fetcher, &root, &mut index).await?;
