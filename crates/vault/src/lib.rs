@@ -8,6 +8,11 @@
 //! should hold which shard, [`rank`] whom to ask first, and a [`Restorer`] turns the shards back
 //! into the file, in any order, going on after a crash where it was.
 //!
+//! Shards protect each other in groups. A [`Redundancy`] says how, [`choose`] which one the devices
+//! at hand allow, [`encode`] makes the parity and [`reconstruct`] what was lost, and a [`Placer`]
+//! finds the devices for whole groups. [`health`] has the rules for watching over them, and
+//! [`proof`] how a device shows that it still has a shard.
+//!
 //! Nothing here knows the network or reads a clock. The format is described, for other programs
 //! too, in `docs/formats/vault.md`.
 //!
@@ -47,7 +52,9 @@
 mod aead;
 mod chunk;
 mod chunker;
+mod code;
 mod envelope;
+pub mod health;
 mod journal;
 pub mod limits;
 mod manifest;
@@ -55,13 +62,16 @@ mod name;
 mod owner;
 mod pack;
 mod place;
+pub mod proof;
 mod rank;
+mod redundancy;
 mod restore;
 mod shard;
 #[cfg(test)]
 mod testing;
 
 pub use chunk::ChunkError;
+pub use code::{CodeError, encode, parity_bytes, reconstruct};
 pub use envelope::{SEALED_MANIFEST_MAX_BYTES, SealManifestError, open_manifest, seal_manifest};
 pub use limits::DEFAULT_REPLICAS;
 pub use manifest::{
@@ -71,7 +81,12 @@ pub use manifest::{
 pub use name::{NameError, safe_file_name};
 pub use owner::OwnerKey;
 pub use pack::{PackError, Packer};
-pub use place::{HOLDERS_MAX, Holder, Placement, Replacement, Shortfall, place, replace};
+pub use place::{HOLDERS_MAX, Holder, Placement, Placer, Replacement, Shortfall, place, replace};
 pub use rank::{Provider, rank};
+pub use redundancy::{
+    CODED_SHARD_MIN_BYTES, Choice, GROUP_MEMORY_BYTES, HOLDER_FREE_MIN_BYTES, INDEX_COPIES_MAX,
+    InvalidRedundancy, OVERHEAD_MAX, ParseRedundancyError, REDUNDANCY_MAX, Redundancy, Wanted, choose,
+    owners,
+};
 pub use restore::{RestoreError, Restorer, ShardError};
 pub use shard::{Shard, padded_bytes};

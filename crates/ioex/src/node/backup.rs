@@ -141,6 +141,8 @@ async fn holders(mesh: &Mesh, grant: &SignedGrant) -> Result<Vec<Holder>, ApiErr
             kind: capacity.kind,
             owner: data_encoding::HEXLOWER.encode(&capacity.owner),
             domain,
+            // Devices do not tell their version yet.
+            firmware: String::new(),
             free_bytes: capacity.free_bytes,
             rtt_ms: link.and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
         }

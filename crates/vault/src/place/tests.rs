@@ -12,6 +12,7 @@ fn holder(n: u8, owner: &str, domain: &str, free_bytes: u64) -> Holder {
         kind: NodeKind::Peer,
         owner: owner.into(),
         domain: domain.into(),
+        firmware: String::new(),
         free_bytes,
         rtt_ms: Some(20.0),
     }
@@ -43,7 +44,10 @@ fn one_owner_never_gets_two_copies() {
     }
     let placement = place(&shards(20, MB), &holders, 3, 1);
     assert!(placement.assignments.iter().all(|uids| uids.len() == 2));
-    assert_eq!(placement.shortfalls[0], Shortfall { shard: 0, wanted: 3, got: 2, same_domain: 0 });
+    assert_eq!(
+        placement.shortfalls[0],
+        Shortfall { shard: 0, wanted: 3, got: 2, same_domain: 0, same_firmware: 0 }
+    );
     assert_eq!(placement.shortfalls.len(), 20);
 }
 
@@ -177,5 +181,206 @@ proptest! {
             }
         }
         prop_assert!(load.iter().all(|(uid, bytes)| *bytes <= by_uid[uid].free_bytes));
+    }
+}
+
+fn code(k: u8, m: u8, o: u8, n: u8) -> Redundancy {
+    Redundancy::new(k, m, o, n).unwrap()
+}
+
+/// Many devices, so many that their numbers need two bytes.
+fn crowd(count: usize) -> Vec<Holder> {
+    let one = |n: usize| Holder {
+        uid: Uid::from_bytes(*blake3::hash(&(n as u64).to_le_bytes()).as_bytes()),
+        ..holder(0, &format!("owner {n}"), &format!("domain {n}"), 1 << 40)
+    };
+    (0..count).map(one).collect()
+}
+
+fn by_uid<'h>(holders: &'h [Holder], uid: &Uid) -> &'h Holder {
+    holders.iter().find(|h| h.uid == *uid).unwrap()
+}
+
+#[test]
+fn every_shard_of_a_group_goes_to_another_owner() {
+    let mut holders = crowd(100);
+    for pair in holders.chunks_mut(2) {
+        pair[1].owner = pair[0].owner.clone();
+    }
+    let placement = Placer::new(&holders, 1).group(code(10, 14, 30, 40), &shards(40, MB));
+    assert_eq!(placement.shortfalls, []);
+    assert!(placement.assignments.iter().all(|uids| uids.len() == 1));
+    let owners: HashSet<_> =
+        placement.assignments.iter().flatten().map(|uid| &by_uid(&holders, uid).owner).collect();
+    assert_eq!(owners.len(), 40);
+}
+
+#[test]
+fn whole_copies_go_to_as_many_devices_as_the_policy_says() {
+    let mut placer = Placer::new(&separate(8, 1 << 40), 1);
+    let placement = placer.group(Redundancy::replicas(5).unwrap(), &shards(1, MB));
+    assert_eq!(placement.assignments.iter().map(Vec::len).collect::<Vec<_>>(), [5]);
+    assert_eq!(placement.shortfalls, []);
+}
+
+#[test]
+fn with_too_few_owners_parity_goes_without() {
+    let placement = Placer::new(&separate(5, 1 << 40), 1).group(code(3, 5, 8, 8), &shards(8, MB));
+    let placed: Vec<usize> = placement.assignments.iter().map(Vec::len).collect();
+    assert_eq!(placed, [1, 1, 1, 1, 1, 0, 0, 0]);
+    let short = Shortfall { shard: 5, wanted: 8, got: 5, same_domain: 0, same_firmware: 0 };
+    assert_eq!(placement.shortfalls, [short]);
+}
+
+#[test]
+fn a_group_takes_as_much_as_its_longest_shard_everywhere() {
+    let mut holders = separate(4, 10 * MB);
+    holders[0].free_bytes = 3 * MB;
+    let mut group = shards(3, MB);
+    group[1].1 = 4 * MB;
+    let mut placer = Placer::new(&holders, 1);
+    let first = placer.group(code(2, 3, 3, 3), &group);
+    assert!(first.assignments.iter().all(|uids| uids.len() == 1 && uids[0] != holders[0].uid));
+    assert_eq!(placer.group(code(2, 3, 3, 3), &group).shortfalls, [], "twice four fit into ten");
+    assert_eq!(placer.group(code(2, 3, 3, 3), &group).shortfalls[0].got, 0, "thrice do not");
+    placer.set_free_bytes(&holders[1].uid, 4 * MB);
+    assert_eq!(placer.group(code(2, 3, 3, 3), &group).assignments[0], [holders[1].uid]);
+}
+
+#[test]
+fn one_version_never_has_so_much_that_its_failure_loses_the_group() {
+    // Nine in ten run the same version.
+    let mut holders = crowd(100);
+    for (n, h) in holders.iter_mut().enumerate() {
+        h.firmware = if n < 90 { "2.0".into() } else { "1.9".into() };
+    }
+    let count = |placement: &Placement| {
+        let same = |uid: &&Uid| by_uid(&holders, uid).firmware == "2.0";
+        placement.assignments.iter().flatten().filter(same).count()
+    };
+    for seed in 0..20 {
+        let mut placer = Placer::new(&holders, seed);
+        let placement = placer.group(code(5, 8, 15, 15), &shards(15, MB));
+        assert_eq!((count(&placement), placement.shortfalls.len()), (10, 0), "10 may be lost, 5 suffice");
+        let placement = placer.group(Redundancy::replicas(3).unwrap(), &shards(1, MB));
+        assert!(count(&placement) <= 2);
+    }
+    // Where there is no other choice, it is taken and said.
+    let placement = Placer::new(&holders[..30], 1).group(code(5, 8, 15, 15), &shards(15, MB));
+    assert_eq!((count(&placement), placement.shortfalls[0].same_firmware), (15, 5));
+    assert_eq!(placement.shortfalls[0].got, 15);
+}
+
+#[test]
+fn unknown_versions_are_not_taken_for_one() {
+    let placement = Placer::new(&crowd(20), 1).group(code(5, 8, 15, 15), &shards(15, MB));
+    assert_eq!(placement.shortfalls, []);
+}
+
+#[test]
+fn shared_ranges_are_shared_evenly() {
+    let mut holders = crowd(30);
+    for (n, h) in holders.iter_mut().enumerate() {
+        h.domain = if n < 24 { "one".into() } else { format!("{}", n % 3) };
+    }
+    let placement = Placer::new(&holders, 1).group(code(2, 3, 8, 8), &shards(8, MB));
+    let mut domains: HashMap<&str, usize> = HashMap::new();
+    for uid in placement.assignments.iter().flatten() {
+        *domains.entry(&by_uid(&holders, uid).domain).or_default() += 1;
+    }
+    assert_eq!(domains.len(), 4);
+    assert!(domains.values().all(|count| *count == 2), "{domains:?}");
+    assert_eq!(placement.shortfalls[0].same_domain, 4);
+}
+
+#[test]
+fn lost_shards_go_to_owners_that_have_none_of_the_group() {
+    let mut holders = separate(8, 1 << 40);
+    // A device that is kept may be full and still counts for its owner and range.
+    holders[0].free_bytes = 0;
+    holders[1].owner = holders[0].owner.clone();
+    holders[2].domain = holders[0].domain.clone();
+    let keep = [holders[0].uid, holders[3].uid];
+    let avoid = [holders[4].uid];
+    let group = shards(1, MB)[0];
+    let mut placer = Placer::new(&holders, 9);
+    let got = placer.more(code(2, 3, 8, 8), group, &keep, &avoid, 3);
+    let (uids, all): (Vec<_>, HashSet<_>) =
+        (got.iter().map(|r| r.uid).collect(), (5..8).map(|n| holders[n].uid).collect());
+    assert_eq!(uids.iter().copied().collect::<HashSet<_>>(), all);
+    assert!(got.iter().all(|r| !r.same_domain));
+    let got = placer.more(code(2, 3, 8, 8), group, &[keep.to_vec(), uids].concat(), &avoid, 3);
+    assert_eq!(got, [Replacement { uid: holders[2].uid, same_domain: true }]);
+}
+
+#[test]
+fn of_a_crowd_the_seed_chooses_some() {
+    let holders = crowd(3 * HOLDERS_MAX);
+    let mut placer = Placer::new(&holders, 1);
+    let used = |placer: &mut Placer| -> HashSet<Uid> {
+        let placement = placer.copies(&shards(1_000, MB), 8);
+        assert_eq!(placement.shortfalls, []);
+        placement.assignments.into_iter().flatten().collect()
+    };
+    let first = used(&mut placer);
+    assert!(first.len() <= HOLDERS_MAX && first.len() > HOLDERS_MAX * 9 / 10, "{}", first.len());
+    placer.reseed(2);
+    let second = used(&mut placer);
+    let both = first.intersection(&second).count();
+    // A third of a thousand, with a standard deviation of 12.
+    assert!((250..430).contains(&both), "{both}");
+    let mut again = Placer::new(&holders, 2);
+    assert_eq!(used(&mut again), second, "what was placed before changes weights, not candidates");
+}
+
+proptest! {
+    #[test]
+    fn the_rules_hold_for_groups_in_any_network(
+        network in prop::collection::vec((0u8..30, 0u8..20, 0u64..20 * MB, 0u8..4, 0u8..4), 0..60),
+        numbers in prop::array::uniform4(2u8..40),
+        groups in 1u32..4,
+        seed: u64,
+    ) {
+        let holders: Vec<_> = network.iter().enumerate().map(|(n, (owner, domain, free, kind, firmware))| Holder {
+            kind: [NodeKind::Bootstrap, NodeKind::Peer, NodeKind::Phone, NodeKind::Super][usize::from(*kind)],
+            firmware: ["", "1", "2", "3"][usize::from(*firmware)].into(),
+            ..holder(n as u8, &owner.to_string(), &domain.to_string(), *free)
+        }).collect();
+        let mut numbers = numbers;
+        numbers.sort_unstable();
+        let redundancy = code(numbers[0], numbers[1], numbers[2], numbers[3]);
+        let mut placer = Placer::new(&holders, seed);
+        let mut load: HashMap<Uid, u64> = HashMap::new();
+        for group in 0..groups {
+            let mut shards = shards(u32::from(redundancy.n()), 4 * MB);
+            shards.iter_mut().for_each(|s| s.0 = ContentAddress::of(&[s.0.as_bytes(), &group.to_le_bytes()[..]].concat()));
+            let placement = placer.group(redundancy, &shards);
+            prop_assert_eq!(placement.assignments.len(), shards.len());
+            let uids: Vec<Uid> = placement.assignments.concat();
+            prop_assert!(placement.assignments.iter().all(|uids| uids.len() <= 1));
+            let distinct = |of: fn(&Holder) -> &String| -> usize {
+                uids.iter().map(|uid| of(by_uid(&holders, uid))).collect::<HashSet<_>>().len()
+            };
+            prop_assert_eq!(distinct(|h| &h.owner), uids.len());
+            prop_assert!(uids.iter().all(|uid| by_uid(&holders, uid).kind.stores_for_others()));
+            let most = ["1", "2", "3"].iter()
+                .map(|f| uids.iter().filter(|uid| by_uid(&holders, uid).firmware == **f).count()).max();
+            let over = most.unwrap_or(0) > firmware_max(redundancy);
+            let shared = distinct(|h| &h.domain) < uids.len();
+            prop_assert_eq!(placement.shortfalls.is_empty(), uids.len() == shards.len() && !over && !shared);
+            // Whoever was left out could not have helped.
+            for uid in &uids {
+                *load.entry(*uid).or_default() += 4 * MB;
+            }
+            if uids.len() < shards.len() {
+                let owners: HashSet<_> = uids.iter().map(|uid| &by_uid(&holders, uid).owner).collect();
+                let left = holders.iter().find(|h| {
+                    let free = h.free_bytes - load.get(&h.uid).copied().unwrap_or(0);
+                    h.kind.stores_for_others() && !owners.contains(&h.owner) && free >= 4 * MB
+                });
+                prop_assert_eq!(left, None);
+            }
+        }
+        prop_assert!(load.iter().all(|(uid, bytes)| *bytes <= by_uid(&holders, uid).free_bytes));
     }
 }
