@@ -18,6 +18,7 @@
 mod content;
 mod friend_address;
 mod grant;
+mod head;
 mod key;
 mod kind;
 pub mod limits;
@@ -28,6 +29,7 @@ pub mod wire;
 pub use content::ContentAddress;
 pub use friend_address::{FriendAddress, FriendAddressError, Tag};
 pub use grant::{CLOCK_SLACK_SECONDS, Grant, GrantError, GrantId, Right, SignedGrant};
+pub use head::{HEAD_BODY_MAX_BYTES, SealedHead, head_address};
 pub use key::{NodeKey, ParseIdError, Uid};
 pub use kind::{NodeKind, ParseKindError};
 pub use seal::{SealError, Sealed};

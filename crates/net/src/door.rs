@@ -80,6 +80,11 @@ pub enum Ask<'a> {
         /// because it may cost a look at the disk.
         already: &'a (dyn Fn() -> u64 + Sync),
     },
+    /// To ask after what was placed, keep it longer or give it back, under a placement grant.
+    Keep {
+        /// What was shown.
+        grant: &'a SignedGrant,
+    },
     /// To read a shard under a fetch grant.
     Fetch {
         /// What was shown.
@@ -199,22 +204,11 @@ pub fn authorise(
             offered.then_some(Pass::Public).ok_or(Refusal::NotOffered)
         }
         Ask::Place { grant, bytes, already } => {
-            if !standing.accepts_authority(&grant.issuer) {
-                return Err(Refusal::NoAuthority);
-            }
-            let grant = grant.check(caller, now)?;
-            if standing.is_revoked(&grant.id) {
-                return Err(Refusal::Revoked);
-            }
-            match grant.right {
-                Right::Place { max_bytes_per_device }
-                    if already().saturating_add(*bytes) <= max_bytes_per_device =>
-                {
-                    Ok(Pass::Grant(grant))
-                }
-                Right::Place { .. } | Right::Fetch => Err(Refusal::Exceeds),
-            }
+            let (grant, max_bytes) = placer(caller, grant, standing, now)?;
+            let fits = already().saturating_add(*bytes) <= max_bytes;
+            fits.then_some(Pass::Grant(grant)).ok_or(Refusal::Exceeds)
         }
+        Ask::Keep { grant } => placer(caller, grant, standing, now).map(|(grant, _)| Pass::Grant(grant)),
         Ask::Fetch { grant, address } => {
             if !standing.is_reader(address, &grant.issuer) {
                 return Err(Refusal::NoAuthority);
@@ -247,6 +241,26 @@ pub fn authorise(
             }
             budgets.pairing.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
         }
+    }
+}
+
+/// The placement grant that `caller` shows, and how many bytes it allows, if it holds here.
+fn placer(
+    caller: &Uid,
+    grant: &SignedGrant,
+    standing: &impl Standing,
+    now: UnixSeconds,
+) -> Result<(Grant, u64), Refusal> {
+    if !standing.accepts_authority(&grant.issuer) {
+        return Err(Refusal::NoAuthority);
+    }
+    let grant = grant.check(caller, now)?;
+    if standing.is_revoked(&grant.id) {
+        return Err(Refusal::Revoked);
+    }
+    match grant.right {
+        Right::Place { max_bytes_per_device } => Ok((grant, max_bytes_per_device)),
+        Right::Fetch => Err(Refusal::Exceeds),
     }
 }
 
@@ -469,6 +483,7 @@ mod tests {
             already: &|| panic!("no look at the disk for a stranger"),
         };
         assert_eq!(ask(&node, &stranger, &place), Err(Refusal::NoAuthority));
+        assert_eq!(ask(&node, &stranger, &Ask::Keep { grant: &self_made }), Err(Refusal::NoAuthority));
     }
 
     #[test]
@@ -481,11 +496,18 @@ mod tests {
         assert!(matches!(ask(&node, &spn, &place(60)), Ok(Pass::Grant(_))));
         assert_eq!(ask(&node, &spn, &place(61)), Err(Refusal::Exceeds));
         assert!(matches!(ask(&node, &key(5).uid(), &place(1)), Err(Refusal::Grant(_))));
+        // To ask after what is there it does not matter how much that is.
+        let keep = Ask::Keep { grant: &signed };
+        assert!(matches!(ask(&node, &spn, &keep), Ok(Pass::Grant(_))));
+        assert!(matches!(ask(&node, &key(5).uid(), &keep), Err(Refusal::Grant(_))));
+        let reads = grant(Right::Fetch, &key(2), spn);
+        assert_eq!(ask(&node, &spn, &Ask::Keep { grant: &reads }), Err(Refusal::Exceeds));
         // A placement grant is no key to what is stored.
         let fetch = Ask::Fetch { grant: &signed, address: &node.shard };
         assert_eq!(ask(&node, &spn, &fetch), Err(Refusal::NoAuthority));
         node.revoked = Some(GrantId([7; 16]));
         assert_eq!(ask(&node, &spn, &place(1)), Err(Refusal::Revoked));
+        assert_eq!(ask(&node, &spn, &keep), Err(Refusal::Revoked));
     }
 
     #[test]

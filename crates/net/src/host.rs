@@ -6,10 +6,10 @@ use std::fs::File;
 
 use ioex_base::{ContentAddress, GrantId, Uid};
 
-use crate::proto::{No, Place};
+use crate::proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew};
 
-/// The node's side of placing and reading shards. All calls may block on the disk and are made
-/// from blocking threads; the questions of the door are answered from memory.
+/// The node's side of placing, keeping and reading shards and heads. All calls may block on the
+/// disk and are made from blocking threads; the questions of the door are answered from memory.
 pub trait Host: Send + Sync + 'static {
     /// Whether anything can be placed or read here at all.
     fn lends_space(&self) -> bool;
@@ -17,13 +17,13 @@ pub trait Host: Send + Sync + 'static {
     fn accepts_authority(&self, issuer: &Uid) -> bool;
     /// Whether a grant was revoked.
     fn is_revoked(&self, id: &GrantId) -> bool;
-    /// Whether this shard is held under a lease with this reader key.
+    /// Whether this shard or head is held under a lease with this reader key.
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
     /// Space left of what the owner lends, in bytes.
     fn free_bytes(&self) -> u64;
     /// What this super node has placed here already, in bytes.
     fn placed_bytes(&self, placer: &Uid) -> u64;
-    /// Opens a held shard; `None` when it is not here.
+    /// Opens a held shard or head; `None` when it is not here.
     ///
     /// # Errors
     /// When the disk fails.
@@ -33,8 +33,44 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// Why not, as the placer is told.
     fn begin_place(&self, placer: &Uid, place: &Place) -> Result<PlaceStart, No>;
+    /// Proves that a leaf of a held shard is here: bytes that whoever asked verifies, at most
+    /// [`PROOF_MAX_BYTES`](crate::proto::PROOF_MAX_BYTES). `None` when the shard is not here or has
+    /// no such leaf.
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>>;
+    /// What of this super node's shards the owner wants to be rid of.
+    fn handover(&self, placer: &Uid) -> Handover;
+    /// Ends the leases of `placer` on these; returns how many there were.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn release(&self, placer: &Uid, addresses: &[ContentAddress]) -> Result<u32, No>;
+    /// Extends the leases of `placer`, or adds them as long as no more than `max_bytes` are leased
+    /// by it then. Returns for each address whether it is held under such a lease now.
+    ///
+    /// # Errors
+    /// Why not, as the placer is told.
+    fn renew(&self, placer: &Uid, renew: &Renew, max_bytes: u64) -> Result<Vec<bool>, No>;
+    /// Whether the bytes of a head are wanted.
+    ///
+    /// # Errors
+    /// Why not, as the placer is told.
+    fn begin_head(&self, placer: &Uid, put: &PutHead) -> Result<HeadStart, No>;
+    /// Verifies a head and makes it durable.
+    ///
+    /// # Errors
+    /// Why not, as the placer is told.
+    fn put_head(&self, placer: &Uid, put: &PutHead, bytes: &[u8]) -> Result<HeadAnswer, No>;
     /// Everything held, for announcing it.
     fn held(&self) -> Vec<ContentAddress>;
+}
+
+/// What a device would rather give back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handover {
+    /// How many bytes.
+    pub excess_bytes: u64,
+    /// Which ones, as far as one answer names them.
+    pub addresses: Vec<ContentAddress>,
 }
 
 /// What [`Host::begin_place`] decided.
@@ -86,6 +122,24 @@ impl Host for NoHost {
         Ok(None)
     }
     fn begin_place(&self, _placer: &Uid, _place: &Place) -> Result<PlaceStart, No> {
+        Err(No::NoSpace)
+    }
+    fn prove(&self, _address: &ContentAddress, _leaf: u32) -> Option<Vec<u8>> {
+        None
+    }
+    fn handover(&self, _placer: &Uid) -> Handover {
+        Handover::default()
+    }
+    fn release(&self, _placer: &Uid, _addresses: &[ContentAddress]) -> Result<u32, No> {
+        Ok(0)
+    }
+    fn renew(&self, _placer: &Uid, renew: &Renew, _max_bytes: u64) -> Result<Vec<bool>, No> {
+        Ok(vec![false; renew.addresses.len()])
+    }
+    fn begin_head(&self, _placer: &Uid, _put: &PutHead) -> Result<HeadStart, No> {
+        Err(No::NoSpace)
+    }
+    fn put_head(&self, _placer: &Uid, _put: &PutHead, _bytes: &[u8]) -> Result<HeadAnswer, No> {
         Err(No::NoSpace)
     }
     fn held(&self) -> Vec<ContentAddress> {

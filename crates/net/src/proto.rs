@@ -5,11 +5,17 @@
 //! there. The order of the cases is the wire format: new ones go to the end, and a change of
 //! meaning needs a new ALPN.
 
+mod grants;
+
 use std::net::SocketAddr;
 
 use ioex_base::{ContentAddress, NodeKind, SignedGrant, Tag, Uid, UnixSeconds, limits};
 use serde::{Deserialize, Serialize};
 
+pub use self::grants::{
+    AUDIT_ASKS_MAX, Audit, AuditAnswer, Capacity, HANDOVER_MAX, HeadAnswer, HeadStart, LEASES_AT_ONCE_MAX,
+    PROOF_MAX_BYTES, Place, PlaceAnswer, PutHead, Release, Renew,
+};
 use crate::{directory::HolderRecord, door::Refusal, names::BootstrapAddr, record::SignedRecord};
 
 /// Largest [`Open`] frame in bytes: an offer with its largest number of files.
@@ -47,8 +53,17 @@ pub enum Open {
     /// Grant: store a shard. Answer: [`PlaceAnswer`]; when it says send, the opener sends the
     /// bytes, finishes, and gets a second `Answer<()>` once the shard is on disk.
     Place(Place),
-    /// Grant: read a shard. Answer: [`Content`], then its bytes.
+    /// Grant: read a shard or a head. Answer: [`Content`], then its bytes.
     Fetch(SignedGrant, Fetch),
+    /// Grant: prove that shards are still here. Answer: [`AuditAnswer`].
+    Audit(Audit),
+    /// Grant: end the caller's leases. Answer: how many there were (`u32`).
+    Release(Release),
+    /// Grant: keep shards longer. Answer: for each address whether it is held (`Vec<bool>`).
+    Renew(Renew),
+    /// Grant: store the head of a repository. Answer: [`HeadStart`]; when it says send, the opener
+    /// sends the bytes, finishes, and gets a second answer, [`HeadAnswer`], once the head is on disk.
+    PutHead(PutHead),
 }
 
 /// The answer to an [`Open`].
@@ -87,6 +102,9 @@ pub enum No {
     /// The pairing code is locked after too many wrong tries.
     #[error("the pairing code is locked")]
     CodeLocked,
+    /// The device's owner lets it do nothing for others now.
+    #[error("paused by its owner")]
+    Paused,
 }
 
 fn refusal_text(code: u32) -> &'static str {
@@ -257,6 +275,8 @@ pub enum Want {
         /// How many.
         len: u64,
     },
+    /// All bytes, for who does not know how many there are.
+    All,
 }
 
 /// Precedes the bytes of a content.
@@ -291,41 +311,6 @@ pub enum SessionTarget {
     Udp(SocketAddr),
 }
 
-/// What a super node may still place on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capacity {
-    /// Free space in bytes, after the owner's limit and the grant's.
-    pub free_bytes: u64,
-    /// A name for the owner that says nothing else (see `NodeRecord::owner`).
-    pub owner: [u8; 8],
-    /// What the device does.
-    pub kind: NodeKind,
-}
-
-/// A shard to store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The placement grant.
-    pub grant: SignedGrant,
-    /// The shard.
-    pub address: ContentAddress,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Public reader key of the backup: whoever it signs a fetch grant for may read.
-    pub reader: Uid,
-    /// Until when it should be kept.
-    pub expires: UnixSeconds,
-}
-
-/// Whether a shard's bytes are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PlaceAnswer {
-    /// Send them.
-    Send,
-    /// Already here; the lease was extended.
-    AlreadyHeld,
-}
-
 #[cfg(test)]
 mod tests {
     use ioex_base::wire;
@@ -341,6 +326,7 @@ mod tests {
         want.extend([3; 32]);
         want.extend([1, 5, 0xac, 2]);
         assert_eq!(wire::encode(&Open::FetchOffered(fetch)), want);
+        assert_eq!(wire::encode(&Want::All), [2]);
         let message = TextMessage { id: [1; 16], sent_at: UnixSeconds(2), text: "hi".into() };
         let mut want = vec![5];
         want.extend([1; 16]);
@@ -356,6 +342,9 @@ mod tests {
             let _ = wire::decode::<Open>(&bytes, OPEN_MAX_BYTES);
             let _ = wire::decode::<Answer<DirectoryAnswer>>(&bytes, ANSWER_MAX_BYTES);
             let _ = wire::decode::<Answer<Content>>(&bytes, ANSWER_MAX_BYTES);
+            let _ = wire::decode::<Answer<AuditAnswer>>(&bytes, ANSWER_MAX_BYTES);
+            let _ = wire::decode::<Answer<Vec<bool>>>(&bytes, ANSWER_MAX_BYTES);
+            let _ = wire::decode::<Answer<HeadAnswer>>(&bytes, ANSWER_MAX_BYTES);
         }
     }
 }

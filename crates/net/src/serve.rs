@@ -1,30 +1,31 @@
 //! Incoming connections and streams: through the door, to whoever serves them.
 
+mod grants;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use ioex_base::{ContentAddress, Uid, limits::SHARD_MAX_BYTES};
+use ioex_base::{ContentAddress, Uid};
 use iroh::endpoint::{Connection, Incoming, IncomingAddr, RecvStream, SendStream, VarInt};
 use serde::Serialize;
-use tokio::{io::AsyncReadExt, sync::Semaphore, task::JoinSet};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     clock,
-    door::{Ask, Door, Origin, Pass, Refusal},
+    door::{Ask, Door, Origin, Refusal},
     forward,
     frame::{self, FrameError},
-    host::{PlaceStart, ShardSink},
     links::{CLOSE_DONE, PathKind, path_of, uid_of},
     mesh::Mesh,
     proto::{
-        Answer, Capacity, DirectoryAnswer, DirectoryQuestion, Fetch, No, OPEN_MAX_BYTES, Open, Place,
-        PlaceAnswer, SessionOpen, SessionTarget, Want,
+        Answer, Audit, DirectoryAnswer, DirectoryQuestion, Fetch, No, OPEN_MAX_BYTES, Open, Release, Renew,
+        SessionOpen, SessionTarget, Want,
     },
     session::{self, IncomingStream, Stream, StreamKind},
-    transfer::serve::{self as content, ServeError, Source},
+    transfer::serve::{self as content, ServeError},
 };
 
 /// TLS handshakes under way at once.
@@ -42,10 +43,10 @@ const STRANGER_OPEN_MAX_BYTES: usize = 64 * 1024;
 const _: () = assert!(crate::proto::ANNOUNCE_MAX * 160 < STRANGER_OPEN_MAX_BYTES);
 /// Streams that a caller through such a door may have open at once.
 const STRANGER_STREAMS_MAX: u32 = 16;
+/// How long a refusal may take on its way.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refused streams after which such a connection is closed.
 const REFUSALS_MAX: u32 = 8;
-/// Bytes of an incoming shard read at a time.
-const SHARD_BLOCK_BYTES: usize = 256 * 1024;
 
 /// Why a stream was not served.
 #[derive(Debug, thiserror::Error)]
@@ -217,6 +218,10 @@ async fn stream(
         Open::Pair(_) => Ask::Pair,
         Open::Capacity(grant) => Ask::Place { grant, bytes: 0, already: &already },
         Open::Place(place) => Ask::Place { grant: &place.grant, bytes: place.bytes, already: &already },
+        Open::PutHead(put) => Ask::Place { grant: &put.grant, bytes: put.bytes, already: &already },
+        Open::Audit(Audit { grant, .. })
+        | Open::Release(Release { grant, .. })
+        | Open::Renew(Renew { grant, .. }) => Ask::Keep { grant },
         Open::Fetch(grant, fetch) => Ask::Fetch { grant, address: &fetch.address },
         Open::Hello(_)
         | Open::Ping
@@ -229,7 +234,7 @@ async fn stream(
     // What belongs behind another door does not exist behind this one.
     let right_door = match ask {
         Ask::Friend => door == Door::Friend,
-        Ask::Place { .. } | Ask::Fetch { .. } => door == Door::Grant,
+        Ask::Place { .. } | Ask::Keep { .. } | Ask::Fetch { .. } => door == Door::Grant,
         _ => door == Door::Public,
     };
     let pass = if right_door { mesh.authorise(&from, &ask) } else { Err(Refusal::NotOffered) };
@@ -237,6 +242,9 @@ async fn stream(
         Ok(pass) => pass,
         Err(refusal) => {
             reply::<()>(&mut send, Err((&refusal).into())).await?;
+            // The last of too many closes the connection: its answer comes before that.
+            let _ = send.finish();
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send.stopped()).await;
             return Err(refusal.into());
         }
     };
@@ -256,9 +264,13 @@ async fn stream(
         Open::OfferState(update) => reply(&mut send, mesh.take_offer_state(from, update).await).await?,
         Open::FetchOffered(fetch) => fetch_offered(mesh, from, &conn, fetch, &mut send).await?,
         Open::Session(open) => return session_stream(mesh, from, conn, open, send, recv).await,
-        Open::Capacity(_) => reply(&mut send, Ok(capacity(mesh, from, &pass))).await?,
-        Open::Place(place) => place_shard(mesh, from, place, &mut send, &mut recv).await?,
-        Open::Fetch(_, fetch) => fetch_shard(mesh, fetch, &mut send).await?,
+        Open::Capacity(_) => reply(&mut send, Ok(grants::capacity(mesh, from, &pass))).await?,
+        Open::Place(place) => grants::place(mesh, from, place, &mut send, &mut recv).await?,
+        Open::Fetch(_, fetch) => grants::fetch(mesh, fetch, &mut send).await?,
+        Open::Audit(audit) => reply(&mut send, grants::audit(mesh, from, audit).await).await?,
+        Open::Release(release) => reply(&mut send, grants::release(mesh, from, release).await).await?,
+        Open::Renew(renew) => reply(&mut send, grants::renew(mesh, from, renew, &pass).await).await?,
+        Open::PutHead(put) => grants::put_head(mesh, from, put, &mut send, &mut recv).await?,
     }
     // The other side may have gone after it had what it wanted.
     let _ = send.finish();
@@ -372,91 +384,6 @@ async fn fetch_offered(
     let mut shown = Instant::now();
     content::range(send, &source, fetch.want, |n| mesh.note_sent(id, n, relayed, &mut shown)).await?;
     Ok(())
-}
-
-async fn fetch_shard(mesh: &Mesh, fetch: Fetch, send: &mut SendStream) -> Result<(), StreamError> {
-    let host = mesh.host().clone();
-    let opened = tokio::task::spawn_blocking(move || host.open_shard(&fetch.address)).await;
-    let (file, size) = match opened {
-        Ok(Ok(Some(found))) => found,
-        Ok(Ok(None)) => return Ok(content::refuse(send, No::NotFound).await?),
-        Ok(Err(_)) | Err(_) => return Ok(content::refuse(send, No::Failed).await?),
-    };
-    let source = Source { file: Arc::new(file), size };
-    if fetch.want == Want::Pieces {
-        // Shards are small enough to be verified whole.
-        return Ok(content::refuse(send, No::BadRequest).await?);
-    }
-    content::range(send, &source, fetch.want, |_| ()).await?;
-    Ok(())
-}
-
-fn capacity(mesh: &Mesh, from: Uid, pass: &Pass) -> Capacity {
-    let host = mesh.host();
-    let granted = match pass {
-        Pass::Grant(grant) => match grant.right {
-            ioex_base::Right::Place { max_bytes_per_device } => {
-                max_bytes_per_device.saturating_sub(host.placed_bytes(&from))
-            }
-            ioex_base::Right::Fetch => 0,
-        },
-        Pass::Friend | Pass::Public => 0,
-    };
-    let config = mesh.config();
-    let free_bytes = if config.kind.stores_for_others() { host.free_bytes().min(granted) } else { 0 };
-    Capacity { free_bytes, owner: config.owner_tag(), kind: config.kind }
-}
-
-async fn place_shard(
-    mesh: &Mesh,
-    from: Uid,
-    place: Place,
-    send: &mut SendStream,
-    recv: &mut RecvStream,
-) -> Result<(), StreamError> {
-    if place.bytes > SHARD_MAX_BYTES || !mesh.config().kind.stores_for_others() {
-        return Ok(reply::<PlaceAnswer>(send, Err(No::BadRequest)).await?);
-    }
-    let (host, copy) = (mesh.host().clone(), place.clone());
-    let begun = tokio::task::spawn_blocking(move || host.begin_place(&from, &copy)).await;
-    let sink = match begun {
-        Ok(Ok(PlaceStart::Write(sink))) => sink,
-        Ok(Ok(PlaceStart::AlreadyHeld)) => return Ok(reply(send, Ok(PlaceAnswer::AlreadyHeld)).await?),
-        Ok(Err(no)) => return Ok(reply::<PlaceAnswer>(send, Err(no)).await?),
-        Err(_) => return Ok(reply::<PlaceAnswer>(send, Err(No::Failed)).await?),
-    };
-    reply(send, Ok(PlaceAnswer::Send)).await?;
-    let stored = store_shard(sink, place.bytes, recv).await?;
-    if stored.is_ok() {
-        mesh.announce_soon(place.address);
-    }
-    Ok(reply(send, stored).await?)
-}
-
-/// Takes the bytes of a shard. The outer error is a broken stream, the inner one the answer.
-async fn store_shard(
-    mut sink: Box<dyn ShardSink>,
-    bytes: u64,
-    recv: &mut RecvStream,
-) -> Result<Result<(), No>, StreamError> {
-    let mut left = bytes;
-    while left > 0 {
-        let want = usize::try_from(left.min(SHARD_BLOCK_BYTES as u64)).unwrap_or(SHARD_BLOCK_BYTES);
-        let mut block = vec![0; want];
-        let read = tokio::time::timeout(OPEN_TIMEOUT, AsyncReadExt::read_exact(recv, &mut block));
-        read.await.map_err(|_| StreamError::Timeout)?.map_err(FrameError::Io)?;
-        left -= want as u64;
-        let written = tokio::task::spawn_blocking(move || sink.write(&block).map(|()| sink)).await;
-        sink = match written {
-            Ok(Ok(sink)) => sink,
-            Ok(Err(no)) => return Ok(Err(no)),
-            Err(_) => return Ok(Err(No::Failed)),
-        };
-    }
-    match tokio::task::spawn_blocking(move || sink.commit()).await {
-        Ok(result) => Ok(result),
-        Err(_) => Ok(Err(No::Failed)),
-    }
 }
 
 async fn session_stream(

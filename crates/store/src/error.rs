@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use ioex_base::{ContentAddress, UnixSeconds, limits::SHARD_MAX_BYTES};
+use ioex_base::{ContentAddress, SealError, UnixSeconds, limits::SHARD_MAX_BYTES};
 
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,12 @@ pub enum StoreError {
         /// The address of what came.
         got: ContentAddress,
     },
+    /// No head, or not one that its repository signed.
+    #[error("this is no head of a repository: {0}")]
+    NoHead(SealError),
+    /// A shard under the address of a head that is held: only one made for that has it.
+    #[error("{0} is the address of a repository's head that is held here")]
+    IsHead(ContentAddress),
     /// This shard is not here.
     #[error("the shard {0} is not held here")]
     NotHeld(ContentAddress),

@@ -2,7 +2,7 @@
 
 use ioex_base::{DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS, limits::SHARD_MAX_BYTES};
 
-use crate::StoreError;
+use crate::{CLOCK_SLOW_SECONDS, StoreError};
 
 /// How long a shard outlives its last lease before the device deletes it by itself. A placer that
 /// was offline over a weekend can still renew; the owner may delete earlier by hand.
@@ -12,9 +12,9 @@ pub const LEASE_GRACE_SECONDS: u64 = 3 * DAY_SECONDS;
 /// is one restore point a day for three months at most; beyond that, renewing replaces.
 pub const LEASES_PER_SHARD_MAX: usize = 128;
 
-/// Longest life of a lease: that of a shard, and a day for clocks that disagree. Without it, one
-/// placer could take the space for ever.
-pub(crate) const LEASE_MAX_SECONDS: u64 = SHARD_LIFE_SECONDS + DAY_SECONDS;
+/// Longest life of a lease: that of a shard, and what a clock may be slow. Without it, one placer
+/// could take the space for ever.
+pub(crate) const LEASE_MAX_SECONDS: u64 = SHARD_LIFE_SECONDS + CLOCK_SLOW_SECONDS;
 
 /// A promise to keep a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,14 @@
 //! A *shard* is a run of encrypted bytes, named by its [`ContentAddress`](ioex_base::ContentAddress).
 //! It stays as long as somebody holds a [`Lease`] on it: a placer (the super node that put it here)
 //! for a backup (known by its public reader key), from one date to another. Several backups may
-//! lease the same shard; it is stored once. The device's owner says how much space there is
+//! lease the same shard; it is stored once. The placer may extend its leases
+//! ([`ShardStore::renew`]) and give them back ([`ShardStore::release`]).
+//!
+//! A *head* ([`SealedHead`](ioex_base::SealedHead)) says what the newest state of a repository is. It
+//! is held under leases as well ([`ShardStore::put_head`]); of two heads of one repository the one
+//! with the higher number stays.
+//!
+//! The device's owner says how much space there is
 //! ([`ShardStore::set_space`]); every byte that is about to be written is counted before it comes.
 //!
 //! On disk, below one directory that belongs to the store alone:
@@ -11,7 +18,8 @@
 //! ```text
 //! ab/<address>         the shard, `ab` being the first two characters of its address
 //! ab/<address>.lease   its leases (module `sidecar`), always written before the shard appears
-//! incoming/            shards that are still arriving; emptied at every start
+//! heads/<address>      the newest head of a repository, and beside it its leases
+//! incoming/            what is still arriving; emptied at every start
 //! damaged/             what did not fit its description and was set aside
 //! lock                 held while a process has the store open
 //! ```
@@ -46,16 +54,22 @@
 
 mod error;
 mod files;
+mod heads;
 mod lease;
 mod open;
 mod put;
+mod renew;
 mod sidecar;
 mod state;
 mod store;
+mod time;
 
 pub use error::StoreError;
+pub use heads::HeadPut;
 pub use lease::{LEASE_GRACE_SECONDS, LEASES_PER_SHARD_MAX, Lease};
 pub use open::OpenReport;
 pub use put::{Put, PutStart};
+pub use renew::{Released, Terms};
 pub use state::{HeldShard, SHARD_OVERHEAD_BYTES, Usage};
 pub use store::ShardStore;
+pub use time::{CLOCK_SLOW_SECONDS, CLOCKS_APART_SECONDS, Certainty, Expired, certain, lease_times};

@@ -5,20 +5,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ioex_base::ContentAddress;
+use ioex_base::{ContentAddress, SealError, SealedHead};
 
 use crate::{
-    StoreError,
-    files::{Layout, PREFIX_CHARS, SIDECAR_SUFFIX, remove_if_there},
+    Lease, StoreError,
+    files::{Kind, Layout, PREFIX_CHARS, SIDECAR_SUFFIX, remove_if_there},
     sidecar::SidecarError,
-    state::{Entry, Index},
+    state::{Entry, Found},
 };
 
-/// What opening a store found besides good shards.
+/// What opening a store found besides good shards and heads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Shards whose file was truncated or whose leases were unreadable. They lie in `damaged/`
-    /// and are no longer held.
+    /// Shards whose file was truncated, heads that their repository did not sign, and what had
+    /// unreadable leases. They lie in `damaged/` and are no longer held.
     pub damaged: Vec<ContentAddress>,
     /// Leases without a shard: a crash came before the shard did, or the file was taken away.
     /// They were removed.
@@ -46,25 +46,27 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, StoreError> {
     }
 }
 
-/// Creates the directories, removes what a crash left, and lists the good shards.
-pub(crate) fn scan(layout: &Layout) -> Result<(Index, OpenReport), StoreError> {
+/// Creates the directories, removes what a crash left, and lists what is good.
+pub(crate) fn scan(layout: &Layout) -> Result<(Found, OpenReport), StoreError> {
     let mut report = OpenReport::default();
-    for dir in [layout.incoming(), layout.damaged()] {
+    for dir in [layout.incoming(), layout.damaged(), layout.heads()] {
         fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
     }
     for path in names_in(&layout.incoming())? {
         remove_if_there(&path)?;
         report.unfinished += 1;
     }
-    let mut index = Index::new();
+    let mut found = Found::default();
+    let ours = [layout.incoming(), layout.damaged(), layout.heads(), layout.lock()];
     for dir in names_in(&layout.root)? {
         if is_prefix_dir(&dir) {
-            scan_prefix(layout, &dir, &mut index, &mut report)?;
-        } else if ![layout.incoming(), layout.damaged(), layout.lock()].contains(&dir) {
+            scan_dir(layout, Kind::Shard, &dir, &mut found, &mut report)?;
+        } else if !ours.contains(&dir) {
             report.foreign.push(dir);
         }
     }
-    Ok((index, report))
+    scan_dir(layout, Kind::Head, &layout.heads(), &mut found, &mut report)?;
+    Ok((found, report))
 }
 
 fn names_in(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -81,10 +83,11 @@ fn is_prefix_dir(path: &Path) -> bool {
     name_of(path).is_some_and(|name| name.len() == PREFIX_CHARS) && path.is_dir()
 }
 
-fn scan_prefix(
+fn scan_dir(
     layout: &Layout,
+    kind: Kind,
     dir: &Path,
-    index: &mut Index,
+    found: &mut Found,
     report: &mut OpenReport,
 ) -> Result<(), StoreError> {
     for path in names_in(dir)? {
@@ -95,25 +98,34 @@ fn scan_prefix(
         };
         // An address also parses in upper case; only the canonical name is ours.
         let address = text.parse::<ContentAddress>().ok();
-        let expected = address.map(|a| if is_sidecar { layout.sidecar(&a) } else { layout.shard(&a) });
-        let (Some(address), true) = (address, expected.as_ref() == Some(&path)) else {
+        let file = |a: &ContentAddress| {
+            if is_sidecar { layout.sidecar(kind, a) } else { layout.content(kind, a) }
+        };
+        let Some(address) = address.filter(|a| file(a) == path) else {
             report.foreign.push(path);
             continue;
         };
         if is_sidecar {
-            if !layout.shard(&address).exists() {
+            if !layout.content(kind, &address).exists() {
                 remove_if_there(&path)?;
                 report.without_shard.push(address);
             }
             continue;
         }
-        match check_shard(layout, &address)? {
-            Found::Good(entry) => {
-                index.insert(address, entry);
+        match check(layout, kind, &address)? {
+            State::Shard(entry, leases) => found.insert(address, entry, &leases),
+            State::Head(entry, leases, seq) => {
+                // A shard that was made to have the address of a head gives way to it.
+                if found.index.contains_key(&address) {
+                    layout.set_aside(Kind::Shard, &address)?;
+                    report.damaged.push(address);
+                }
+                found.insert(address, entry, &leases);
+                found.seqs.insert(address, seq);
             }
-            Found::Newer => report.foreign.push(path),
-            Found::Damaged => {
-                layout.set_aside(&address)?;
+            State::Newer => report.foreign.push(path),
+            State::Damaged => {
+                layout.set_aside(kind, &address)?;
                 report.damaged.push(address);
             }
         }
@@ -121,20 +133,39 @@ fn scan_prefix(
     Ok(())
 }
 
-enum Found {
-    Good(Entry),
+enum State {
+    Shard(Entry, Vec<Lease>),
+    /// With its number.
+    Head(Entry, Vec<Lease>, u64),
     /// Written by a newer program, before an update was rolled back. It must survive until the
     /// update comes again.
     Newer,
     Damaged,
 }
 
-/// Compares a shard's length with its sidecar. Its hash is not checked here: reading all shards
-/// would make every start as long as reading the disk (see `ShardStore::verify`).
-fn check_shard(layout: &Layout, address: &ContentAddress) -> Result<Found, StoreError> {
-    Ok(match layout.read_sidecar(address)? {
-        Ok(s) if layout.shard_has_length(address, s.len_bytes) => Found::Good(Entry::of(&s)),
-        Err(SidecarError::Version(_)) => Found::Newer,
-        _ => Found::Damaged,
+/// Compares a shard's length with its sidecar, and verifies a head. A shard's hash is not checked
+/// here: reading all shards would make every start as long as reading the disk (see
+/// `ShardStore::verify`).
+fn check(layout: &Layout, kind: Kind, address: &ContentAddress) -> Result<State, StoreError> {
+    let sidecar = match layout.read_sidecar(kind, address)? {
+        Ok(sidecar) => sidecar,
+        Err(SidecarError::Version(_)) => return Ok(State::Newer),
+        Err(SidecarError::Damaged) => return Ok(State::Damaged),
+    };
+    Ok(match kind {
+        Kind::Shard if layout.has_length(kind, address, sidecar.len_bytes) => {
+            State::Shard(Entry::new(kind, sidecar.len_bytes, &sidecar), sidecar.leases)
+        }
+        Kind::Shard => State::Damaged,
+        Kind::Head => {
+            let bytes = layout.read_head(address)?;
+            match SealedHead::open(&bytes) {
+                Ok(head) if head.address() == *address => {
+                    State::Head(Entry::new(kind, bytes.len() as u64, &sidecar), sidecar.leases, head.seq)
+                }
+                Err(SealError::Version { .. }) => State::Newer,
+                _ => State::Damaged,
+            }
+        }
     })
 }

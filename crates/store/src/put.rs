@@ -11,7 +11,7 @@ use ioex_base::ContentAddress;
 
 use crate::{
     Lease, StoreError,
-    files::{remove_if_there, sync_dir},
+    files::{Kind, remove_if_there, sync_dir},
     sidecar::Sidecar,
     state::{Entry, State, charge},
     store::Inner,
@@ -26,33 +26,56 @@ pub enum PutStart {
     AlreadyHeld,
 }
 
+/// Space for something that arrives, and where it does. The drop gives the space back and removes
+/// what is still under the temporary name.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    inner: Arc<Inner>,
+    pub(crate) path: PathBuf,
+    bytes: u64,
+}
+
+impl Arriving {
+    /// Reserves space; the caller has looked whether there is enough.
+    pub(crate) fn new(inner: &Arc<Inner>, state: &mut State, bytes: u64) -> Self {
+        let path = inner.layout.temporary(state.next_temporary());
+        state.reserved_bytes = state.reserved_bytes.saturating_add(charge(bytes));
+        Self { inner: Arc::clone(inner), path, bytes }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        // After a commit the file is no longer under this name. If removing fails, the next
+        // opening of the store does it.
+        let _ = remove_if_there(&self.path);
+        let mut state = self.inner.lock();
+        state.reserved_bytes = state.reserved_bytes.saturating_sub(charge(self.bytes));
+    }
+}
+
 /// A shard that is arriving. Dropping it removes what came and gives the space back.
 #[derive(Debug)]
 pub struct Put {
-    inner: Arc<Inner>,
+    arriving: Arriving,
     address: ContentAddress,
     lease: Lease,
     file: File,
-    path: PathBuf,
     /// On the heap because it is two kilobytes, and this value is moved about.
     hasher: Box<blake3::Hasher>,
     written_bytes: u64,
 }
 
 impl Put {
-    /// Creates the arriving file; the caller has reserved the space in `state`, and this value's
-    /// drop gives it back.
+    /// Creates the arriving file.
     pub(crate) fn start(
-        inner: &Arc<Inner>,
-        state: &mut State,
+        arriving: Arriving,
         address: ContentAddress,
         lease: Lease,
     ) -> Result<Self, StoreError> {
-        let path = inner.layout.temporary(state.next_temporary());
-        let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
-        state.reserved_bytes = state.reserved_bytes.saturating_add(charge(lease.bytes));
+        let file = File::create_new(&arriving.path).map_err(StoreError::io("create", &arriving.path))?;
         let hasher = Box::new(blake3::Hasher::new());
-        Ok(Self { inner: Arc::clone(inner), address, lease, file, path, hasher, written_bytes: 0 })
+        Ok(Self { arriving, address, lease, file, hasher, written_bytes: 0 })
     }
 
     /// Bytes that are still to come.
@@ -70,7 +93,7 @@ impl Put {
         if total > self.lease.bytes {
             return Err(StoreError::WrongLength { expected: self.lease.bytes, got: total });
         }
-        self.file.write_all(bytes).map_err(StoreError::io("write", &self.path))?;
+        self.file.write_all(bytes).map_err(StoreError::io("write", &self.arriving.path))?;
         self.hasher.update(bytes);
         self.written_bytes = total;
         Ok(())
@@ -90,16 +113,15 @@ impl Put {
             return Err(StoreError::WrongAddress { expected: self.address, got });
         }
         // The long wait for the disk comes before the lock, so that others are not held up.
-        self.file.sync_all().map_err(StoreError::io("sync", &self.path))?;
-        let inner = Arc::clone(&self.inner);
+        self.file.sync_all().map_err(StoreError::io("sync", &self.arriving.path))?;
+        let inner = Arc::clone(&self.arriving.inner);
         let mut state = inner.lock();
-        if inner.merge_lease(&mut state, &self.address, self.lease)? {
+        if inner.merge_shard_lease(&mut state, &self.address, self.lease)? {
             return Ok(());
         }
         let kept = self.keep(&mut state);
         if kept.is_err() {
-            let _ = remove_if_there(&inner.layout.shard(&self.address));
-            let _ = remove_if_there(&inner.layout.sidecar(&self.address));
+            let _ = inner.layout.delete(Kind::Shard, &self.address);
         }
         drop(state);
         kept
@@ -107,24 +129,16 @@ impl Put {
 
     /// The sidecar goes first: a shard that can be seen always has its leases.
     fn keep(&self, state: &mut State) -> Result<(), StoreError> {
-        let layout = &self.inner.layout;
-        let dir = layout.make_prefix_dir(&self.address)?;
+        let layout = &self.arriving.inner.layout;
+        let dir = layout.make_dir_of(Kind::Shard, &self.address)?;
         let sidecar = Sidecar { len_bytes: self.lease.bytes, leases: vec![self.lease] };
-        layout.write_sidecar(&self.address, &sidecar, &layout.temporary(state.next_temporary()))?;
-        let path = layout.shard(&self.address);
-        fs::rename(&self.path, &path).map_err(StoreError::io("name", &path))?;
+        let temporary = layout.temporary(state.next_temporary());
+        layout.write_sidecar(Kind::Shard, &self.address, &sidecar, &temporary)?;
+        let path = layout.content(Kind::Shard, &self.address);
+        fs::rename(&self.arriving.path, &path).map_err(StoreError::io("name", &path))?;
         sync_dir(&dir)?;
-        state.insert(self.address, Entry::of(&sidecar));
+        let entry = Entry::new(Kind::Shard, self.lease.bytes, &sidecar);
+        state.insert(self.address, entry, &[], &sidecar.leases);
         Ok(())
-    }
-}
-
-impl Drop for Put {
-    fn drop(&mut self) {
-        // After a commit the file is no longer under this name. If removing fails, the next
-        // opening of the store does it.
-        let _ = remove_if_there(&self.path);
-        let mut state = self.inner.lock();
-        state.reserved_bytes = state.reserved_bytes.saturating_sub(charge(self.lease.bytes));
     }
 }

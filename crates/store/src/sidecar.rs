@@ -7,10 +7,10 @@ mod v1;
 
 use crate::Lease;
 
-/// What stands beside a shard.
+/// What stands beside a shard or a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sidecar {
-    /// Length of the shard in bytes.
+    /// Length of the shard in bytes; of a head, when these leases were written.
     pub(crate) len_bytes: u64,
     /// At least one lease.
     pub(crate) leases: Vec<Lease>,

@@ -2,18 +2,21 @@
 
 use std::{
     fs::{self, File},
+    io::Read,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ioex_base::{ContentAddress, Uid, UnixSeconds};
+use ioex_base::{ContentAddress, SealedHead, Uid, UnixSeconds};
 
 use crate::{
-    HeldShard, LEASE_GRACE_SECONDS, Lease, OpenReport, PutStart, StoreError, Usage,
-    files::{Layout, remove_if_there, sync_dir},
+    Expired, HeldShard, LEASE_GRACE_SECONDS, Lease, OpenReport, PutStart, StoreError, Usage,
+    files::{Kind, Layout, remove_if_there, sync_dir},
     lease, open,
-    put::Put,
+    put::{Arriving, Put},
+    sidecar::Sidecar,
     state::{Entry, State, charge},
+    time::{self, Certainty},
 };
 
 #[derive(Debug)]
@@ -34,51 +37,116 @@ impl Inner {
 
     /// Adds `new` to a shard that is held. `false` when it is not held, or no longer because
     /// its file or its leases were unreadable.
+    pub(crate) fn merge_shard_lease(
+        &self,
+        state: &mut State,
+        address: &ContentAddress,
+        new: Lease,
+    ) -> Result<bool, StoreError> {
+        match state.index.get(address) {
+            None => Ok(false),
+            Some(entry) if entry.kind == Kind::Head => Err(StoreError::IsHead(*address)),
+            Some(entry) if entry.bytes() != new.bytes => {
+                Err(StoreError::WrongLength { expected: entry.bytes(), got: new.bytes })
+            }
+            Some(_) => self.merge_lease(state, address, new),
+        }
+    }
+
+    /// The same for a shard or a head, whose length the lease need not name.
     pub(crate) fn merge_lease(
         &self,
         state: &mut State,
         address: &ContentAddress,
         new: Lease,
     ) -> Result<bool, StoreError> {
-        let Some(entry) = state.index.get(address).copied() else { return Ok(false) };
-        if entry.bytes != new.bytes {
-            return Err(StoreError::WrongLength { expected: entry.bytes, got: new.bytes });
-        }
-        // A placer may offer the shard again just because it was found missing here.
-        let there = self.layout.shard_has_length(address, entry.bytes);
-        let (Ok(mut sidecar), true) = (self.layout.read_sidecar(address)?, there) else {
-            self.set_aside(state, address)?;
-            return Ok(false);
-        };
-        if lease::merge(&mut sidecar.leases, new)? {
-            let temporary = self.layout.temporary(state.next_temporary());
-            self.layout.write_sidecar(address, &sidecar, &temporary)?;
-            sync_dir(&self.layout.prefix_dir(address))?;
-            state.insert(*address, Entry::of(&sidecar));
+        let Some((entry, mut sidecar)) = self.look_up(state, address)? else { return Ok(false) };
+        let before = sidecar.leases.clone();
+        if lease::merge(&mut sidecar.leases, Lease { bytes: entry.bytes(), ..new })? {
+            self.rewrite(state, address, &sidecar, &before)?;
+            sync_dir(&self.layout.dir_of(entry.kind, address))?;
         }
         Ok(true)
     }
 
-    fn set_aside(&self, state: &mut State, address: &ContentAddress) -> Result<(), StoreError> {
-        state.forget(address);
-        let moved = self.layout.set_aside(address);
+    /// What is held under `address`, whose file and leases are looked at: a placer may ask just
+    /// because something was found missing here. What does not fit is set aside.
+    pub(crate) fn look_up(
+        &self,
+        state: &mut State,
+        address: &ContentAddress,
+    ) -> Result<Option<(Entry, Sidecar)>, StoreError> {
+        let Some(entry) = state.index.get(address).copied() else { return Ok(None) };
+        let there = self.layout.has_length(entry.kind, address, entry.bytes());
+        match self.layout.read_sidecar(entry.kind, address)? {
+            Ok(sidecar) if there => Ok(Some((entry, sidecar))),
+            read => {
+                let before = read.map(|s| s.leases).unwrap_or_default();
+                self.set_aside(state, address, &before)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes changed leases of something that is held; the caller syncs the directory.
+    pub(crate) fn rewrite(
+        &self,
+        state: &mut State,
+        address: &ContentAddress,
+        sidecar: &Sidecar,
+        before: &[Lease],
+    ) -> Result<(), StoreError> {
+        let Some(old) = state.index.get(address).copied() else { return Ok(()) };
+        let entry = Entry::new(old.kind, old.bytes(), sidecar);
+        let (needed, free) = (entry.charge().saturating_sub(old.charge()), state.free_for_heads());
+        if needed > free {
+            return Err(StoreError::NoSpace { needed, free });
+        }
+        let temporary = self.layout.temporary(state.next_temporary());
+        self.layout.write_sidecar(entry.kind, address, sidecar, &temporary)?;
+        state.insert(*address, entry, before, &sidecar.leases);
+        Ok(())
+    }
+
+    fn set_aside(
+        &self,
+        state: &mut State,
+        address: &ContentAddress,
+        before: &[Lease],
+    ) -> Result<(), StoreError> {
+        let Some(kind) = state.index.get(address).map(|entry| entry.kind) else { return Ok(()) };
+        state.forget(address, before);
+        let moved = self.layout.set_aside(kind, address);
         state.damaged_bytes = self.layout.damaged_bytes();
         moved
     }
 
-    /// The shard goes first: what a crash leaves then is a lease without a shard, which the next
-    /// start removes.
-    fn delete(&self, state: &mut State, address: &ContentAddress) -> Result<(), StoreError> {
-        remove_if_there(&self.layout.shard(address))?;
-        state.forget(address);
-        remove_if_there(&self.layout.sidecar(address))?;
-        sync_dir(&self.layout.prefix_dir(address))
+    /// Sets aside what was read as `entry` and did not fit. What took its place since then stays.
+    fn set_aside_if(
+        &self,
+        state: &mut State,
+        address: &ContentAddress,
+        entry: Entry,
+    ) -> Result<(), StoreError> {
+        if state.index.get(address) != Some(&entry) {
+            return Ok(());
+        }
+        let before = self.layout.read_sidecar(entry.kind, address)?.map(|s| s.leases).unwrap_or_default();
+        self.set_aside(state, address, &before)
+    }
+
+    pub(crate) fn delete(&self, state: &mut State, address: &ContentAddress) -> Result<(), StoreError> {
+        let Some(kind) = state.index.get(address).map(|entry| entry.kind) else { return Ok(()) };
+        let before = self.layout.read_sidecar(kind, address)?.map(|s| s.leases).unwrap_or_default();
+        remove_if_there(&self.layout.content(kind, address))?;
+        state.forget(address, &before);
+        self.layout.delete(kind, address)
     }
 }
 
 /// Shards on disk. Clones are handles to the same store; all calls block.
 #[derive(Clone, Debug)]
-pub struct ShardStore(Arc<Inner>);
+pub struct ShardStore(pub(crate) Arc<Inner>);
 
 impl ShardStore {
     /// Opens the store in `dir`, creating it if needed, with `space_bytes` for shards.
@@ -107,73 +175,94 @@ impl ShardStore {
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::LeaseLength`], [`StoreError::NoSpace`],
-    /// [`StoreError::WrongLength`] (held with another length), [`StoreError::TooManyLeases`],
-    /// [`StoreError::Io`].
+    /// [`StoreError::WrongLength`] (held with another length), [`StoreError::IsHead`],
+    /// [`StoreError::TooManyLeases`], [`StoreError::Io`].
     pub fn begin_put(&self, address: ContentAddress, lease: Lease) -> Result<PutStart, StoreError> {
         lease.check()?;
         let mut state = self.0.lock();
-        if self.0.merge_lease(&mut state, &address, lease)? {
+        if self.0.merge_shard_lease(&mut state, &address, lease)? {
             return Ok(PutStart::AlreadyHeld);
         }
         let (needed, free) = (charge(lease.bytes), state.usage().free_bytes());
         if needed > free {
             return Err(StoreError::NoSpace { needed, free });
         }
-        Put::start(&self.0, &mut state, address, lease).map(PutStart::Write)
+        let arriving = Arriving::new(&self.0, &mut state, lease.bytes);
+        // Its drop takes the lock.
+        drop(state);
+        Put::start(arriving, address, lease).map(PutStart::Write)
     }
 
-    /// Whether the shard is here.
+    /// Whether the shard or head is here.
     #[must_use]
     pub fn contains(&self, address: &ContentAddress) -> bool {
         self.0.lock().index.contains_key(address)
     }
 
-    /// The shard's file, positioned at its start, and its length in bytes.
+    /// The file of a shard or head, positioned at its start, and its length in bytes.
     ///
     /// # Errors
     /// [`StoreError::NotHeld`], [`StoreError::Damaged`] (wrong length on disk), [`StoreError::Io`].
     pub fn open_shard(&self, address: &ContentAddress) -> Result<(File, u64), StoreError> {
+        self.open_entry(address).map(|(file, entry)| (file, entry.bytes()))
+    }
+
+    fn open_entry(&self, address: &ContentAddress) -> Result<(File, Entry), StoreError> {
         let mut state = self.0.lock();
         let entry = state.index.get(address).copied().ok_or(StoreError::NotHeld(*address))?;
-        let path = self.0.layout.shard(address);
+        let path = self.0.layout.content(entry.kind, address);
         match File::open(&path).and_then(|file| file.metadata().map(|meta| (file, meta.len()))) {
-            Ok((file, len)) if len == entry.bytes => Ok((file, len)),
+            Ok((file, len)) if len == entry.bytes() => Ok((file, entry)),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("open", &path)(e)),
             _ => {
-                self.0.set_aside(&mut state, address)?;
+                self.0.set_aside_if(&mut state, address, entry)?;
                 Err(StoreError::Damaged(*address))
             }
         }
     }
 
-    /// Reads the whole shard and compares its hash with its address.
+    /// Reads all of a shard or head and compares it with its address, and returns its length.
     ///
     /// # Errors
-    /// As for [`ShardStore::open_shard`]; a shard that does not fit is set aside.
-    pub fn verify(&self, address: &ContentAddress) -> Result<(), StoreError> {
-        let (file, _) = self.open_shard(address)?;
-        let mut hasher = blake3::Hasher::new();
-        let path = self.0.layout.shard(address);
-        hasher.update_reader(file).map_err(StoreError::io("read", &path))?;
-        if ContentAddress::from(hasher.finalize()) != *address {
-            self.0.set_aside(&mut self.0.lock(), address)?;
+    /// As for [`ShardStore::open_shard`]; what does not fit is set aside.
+    pub fn verify(&self, address: &ContentAddress) -> Result<u64, StoreError> {
+        let (mut file, entry) = self.open_entry(address)?;
+        let path = self.0.layout.content(entry.kind, address);
+        let fits = match entry.kind {
+            Kind::Shard => {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update_reader(file).map_err(StoreError::io("read", &path))?;
+                ContentAddress::from(hasher.finalize()) == *address
+            }
+            Kind::Head => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+                SealedHead::open(&bytes).is_ok_and(|head| head.address() == *address)
+            }
+        };
+        if !fits {
+            self.0.set_aside_if(&mut self.0.lock(), address, entry)?;
             return Err(StoreError::Damaged(*address));
         }
-        Ok(())
+        Ok(entry.bytes())
     }
 
-    /// The leases of a shard; empty when it is not here or they cannot be read.
+    /// The leases of a shard or head; empty when it is not here or they cannot be read.
     #[must_use]
     pub fn leases(&self, address: &ContentAddress) -> Vec<Lease> {
         let state = self.0.lock();
-        if !state.index.contains_key(address) {
-            return Vec::new();
-        }
-        self.0.layout.read_sidecar(address).ok().and_then(Result::ok).map(|s| s.leases).unwrap_or_default()
+        let Some(entry) = state.index.get(address) else { return Vec::new() };
+        self.0
+            .layout
+            .read_sidecar(entry.kind, address)
+            .ok()
+            .and_then(Result::ok)
+            .map(|s| s.leases)
+            .unwrap_or_default()
     }
 
-    /// The public reader keys under which the shard may be read, each once; empty when the shard
-    /// is not here or its leases cannot be read, so that doubt refuses.
+    /// The public reader keys under which the shard or head may be read, each once; empty when it is
+    /// not here or its leases cannot be read, so that doubt refuses.
     #[must_use]
     pub fn readers(&self, address: &ContentAddress) -> Vec<Uid> {
         let mut readers: Vec<Uid> = self.leases(address).iter().map(|lease| lease.reader).collect();
@@ -182,22 +271,23 @@ impl ShardStore {
         readers
     }
 
-    /// All shards, ordered by address.
+    /// All shards and heads, ordered by address.
     #[must_use]
     pub fn list(&self) -> Vec<HeldShard> {
         let state = self.0.lock();
         let held = |(address, e): (&ContentAddress, &Entry)| HeldShard {
             address: *address,
-            bytes: e.bytes,
+            bytes: e.bytes(),
             stored: e.stored,
             expires: e.expires,
+            head: state.seq(address),
         };
         let mut list: Vec<_> = state.index.iter().map(held).collect();
         list.sort_unstable_by_key(|shard| shard.address);
         list
     }
 
-    /// The addresses of all shards, in no particular order.
+    /// The addresses of all shards and heads, in no particular order.
     #[must_use]
     pub fn addresses(&self) -> Vec<ContentAddress> {
         self.0.lock().index.keys().copied().collect()
@@ -215,19 +305,34 @@ impl ShardStore {
         self.0.lock().space_bytes = space_bytes;
     }
 
-    /// Deletes the shards all of whose leases ended more than [`LEASE_GRACE_SECONDS`] ago and
-    /// returns their addresses. What could not be deleted is tried again by the next call.
-    pub fn remove_expired(&self, now: UnixSeconds) -> Vec<ContentAddress> {
+    /// Bytes of the shards and heads on which `placer` has a lease.
+    #[must_use]
+    pub fn placed_bytes(&self, placer: &Uid) -> u64 {
+        self.0.lock().placed_bytes(placer)
+    }
+
+    /// Deletes what is held under leases that all ended more than [`LEASE_GRACE_SECONDS`] ago, and
+    /// returns the addresses. What could not be deleted is tried again by the next call.
+    ///
+    /// A device's clock may be wrong by years, so it alone deletes nothing: the time of the
+    /// `network`, as others signed it, must say the same. Unknown, nothing is deleted; when they
+    /// are more than [`CLOCKS_APART_SECONDS`] apart, nothing is either, and the owner should know.
+    pub fn remove_expired(&self, now: UnixSeconds, network: Option<UnixSeconds>) -> Expired {
+        let certain = match time::certain(now, network) {
+            Certainty::Certain(time) => time,
+            Certainty::Unknown => return Expired::default(),
+            Certainty::Apart(seconds) => return Expired { removed: Vec::new(), apart: Some(seconds) },
+        };
         let mut state = self.0.lock();
         let ended = |(address, e): (&ContentAddress, &Entry)| {
-            (e.expires.plus(LEASE_GRACE_SECONDS) < now).then_some(*address)
+            (e.expires.plus(LEASE_GRACE_SECONDS) < certain).then_some(*address)
         };
         let mut removed: Vec<_> = state.index.iter().filter_map(ended).collect();
         removed.retain(|address| self.0.delete(&mut state, address).is_ok());
-        removed
+        Expired { removed, apart: None }
     }
 
-    /// Deletes one shard for the device's owner, who need not wait for the grace time.
+    /// Deletes a shard or head for the device's owner, who need not wait for the grace time.
     ///
     /// # Errors
     /// [`StoreError::NotHeld`], [`StoreError::NotYet`] before its last lease ended,

@@ -137,7 +137,7 @@ fn code_of_no(no: No) -> ErrorCode {
         No::NoSpace => ErrorCode::NoSpace,
         No::WrongCode => ErrorCode::WrongCode,
         No::CodeLocked => ErrorCode::CodeLocked,
-        No::BadRequest | No::Mismatch | No::Failed => ErrorCode::Refused,
+        No::BadRequest | No::Mismatch | No::Failed | No::Paused => ErrorCode::Refused,
     }
 }
 

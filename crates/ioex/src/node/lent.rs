@@ -1,19 +1,17 @@
 //! The space that the owner lends: the shard store behind the mesh's [`Host`].
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fs::File, io};
 
-use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, GrantId, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
+use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, GrantId, SealedHead, Uid, UnixSeconds, head_address};
 use ioex_net::{
     Host,
-    host::{PlaceStart, ShardSink},
-    proto::{No, Place},
+    host::{Handover, PlaceStart, ShardSink},
+    proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
 };
-use ioex_store::{HeldShard, Lease, Put, PutStart, SHARD_OVERHEAD_BYTES, ShardStore, StoreError, Usage};
+use ioex_store::{
+    HeadPut, HeldShard, Lease, Put, PutStart, SHARD_OVERHEAD_BYTES, ShardStore, StoreError, Terms, Usage,
+    lease_times,
+};
 
 use super::{files, lenders_topic};
 
@@ -21,15 +19,11 @@ use super::{files, lenders_topic};
 pub(crate) struct Lent {
     store: Option<ShardStore>,
     authorities: Vec<Uid>,
-    placed: Placed,
 }
-
-/// Bytes by placer, counted when first asked for (the leases lie on disk) and kept from then on.
-type Placed = Arc<Mutex<Option<HashMap<Uid, u64>>>>;
 
 impl Lent {
     pub(crate) fn new(store: Option<ShardStore>, authorities: Vec<Uid>) -> Self {
-        Self { store, authorities, placed: Placed::default() }
+        Self { store, authorities }
     }
 
     /// What the store found when it opened, in words.
@@ -59,11 +53,16 @@ impl Lent {
     }
 
     pub(crate) fn remove_expired(&self, now: UnixSeconds) -> usize {
-        let gone = self.store.as_ref().map_or(0, |s| s.remove_expired(now).len());
-        if gone > 0 {
-            *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.store.as_ref().map_or(0, |s| s.remove_expired(now, None).removed.len())
+    }
+
+    /// The terms under which something is kept, by this device's word on what time it is.
+    fn terms(&self, placer: &Uid, reader: Uid, wanted: UnixSeconds) -> Result<Terms, No> {
+        let (stored, expires) = lease_times(wanted, files::now(), None).ok_or(No::BadRequest)?;
+        if expires <= stored.plus(CLOCK_SLACK_SECONDS) {
+            return Err(No::BadRequest);
         }
-        gone
+        Ok(Terms { placer: *placer, reader, stored, expires })
     }
 }
 
@@ -72,7 +71,10 @@ fn told(e: StoreError) -> No {
     match e {
         StoreError::NoSpace { .. } | StoreError::TooManyLeases { .. } => No::NoSpace,
         StoreError::TooLarge { .. } | StoreError::LeaseLength { .. } => No::BadRequest,
-        StoreError::WrongLength { .. } | StoreError::WrongAddress { .. } => No::Mismatch,
+        StoreError::WrongLength { .. }
+        | StoreError::WrongAddress { .. }
+        | StoreError::NoHead(_)
+        | StoreError::IsHead(_) => No::Mismatch,
         other => {
             tracing::warn!("a shard could not be stored: {other}");
             No::Failed
@@ -80,24 +82,15 @@ fn told(e: StoreError) -> No {
     }
 }
 
-struct Sink {
-    put: Put,
-    placed: Placed,
-    placer: Uid,
-    bytes: u64,
-}
+struct Sink(Put);
 
 impl ShardSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), No> {
-        self.put.write(bytes).map_err(told)
+        self.0.write(bytes).map_err(told)
     }
 
     fn commit(self: Box<Self>) -> Result<(), No> {
-        self.put.commit().map_err(told)?;
-        if let Some(placed) = self.placed.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            *placed.entry(self.placer).or_insert(0) += self.bytes;
-        }
-        Ok(())
+        self.0.commit().map_err(told)
     }
 }
 
@@ -124,21 +117,7 @@ impl Host for Lent {
     }
 
     fn placed_bytes(&self, placer: &Uid) -> u64 {
-        let Some(store) = &self.store else { return 0 };
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = || {
-            let mut sums: HashMap<Uid, u64> = HashMap::new();
-            for held in store.list() {
-                let mut placers: Vec<Uid> = store.leases(&held.address).iter().map(|l| l.placer).collect();
-                placers.sort_unstable();
-                placers.dedup();
-                for placer in placers {
-                    *sums.entry(placer).or_insert(0) += held.bytes;
-                }
-            }
-            sums
-        };
-        placed.get_or_insert_with(count).get(placer).copied().unwrap_or(0)
+        self.store.as_ref().map_or(0, |s| s.placed_bytes(placer))
     }
 
     fn open_shard(&self, address: &ContentAddress) -> io::Result<Option<(File, u64)>> {
@@ -151,20 +130,56 @@ impl Host for Lent {
 
     fn begin_place(&self, placer: &Uid, place: &Place) -> Result<PlaceStart, No> {
         let Some(store) = &self.store else { return Err(No::NoSpace) };
-        // The lease runs on this device's clock: the placer's may be off.
-        let stored = files::now();
-        let longest = stored.plus(SHARD_LIFE_SECONDS);
-        let expires = place.expires.min(longest);
-        if expires <= stored.plus(CLOCK_SLACK_SECONDS) {
-            return Err(No::BadRequest);
-        }
-        let lease = Lease { placer: *placer, reader: place.reader, bytes: place.bytes, stored, expires };
+        let lease = self.terms(placer, place.reader, place.expires)?.lease(place.bytes);
         match store.begin_put(place.address, lease).map_err(told)? {
-            PutStart::Write(put) => {
-                let (placed, placer, bytes) = (self.placed.clone(), *placer, place.bytes);
-                Ok(PlaceStart::Write(Box::new(Sink { put, placed, placer, bytes })))
-            }
+            PutStart::Write(put) => Ok(PlaceStart::Write(Box::new(Sink(put)))),
             PutStart::AlreadyHeld => Ok(PlaceStart::AlreadyHeld),
+        }
+    }
+
+    fn prove(&self, _address: &ContentAddress, _leaf: u32) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn handover(&self, _placer: &Uid) -> Handover {
+        Handover::default()
+    }
+
+    fn release(&self, placer: &Uid, addresses: &[ContentAddress]) -> Result<u32, No> {
+        let Some(store) = &self.store else { return Ok(0) };
+        store.release(placer, addresses).map(|released| released.leases).map_err(told)
+    }
+
+    fn renew(&self, placer: &Uid, renew: &Renew, max_bytes: u64) -> Result<Vec<bool>, No> {
+        let Some(store) = &self.store else { return Ok(vec![false; renew.addresses.len()]) };
+        let terms = self.terms(placer, renew.reader, renew.expires)?;
+        store.renew(&renew.addresses, &terms, max_bytes).map_err(told)
+    }
+
+    fn begin_head(&self, placer: &Uid, put: &PutHead) -> Result<HeadStart, No> {
+        let Some(store) = &self.store else { return Err(No::NoSpace) };
+        let address = head_address(&put.repo);
+        let Some(seq) = store.head_seq(&address).filter(|seq| *seq >= put.seq) else {
+            return Ok(HeadStart::Send);
+        };
+        // The door has looked at the amount: this head may be leased.
+        let terms = self.terms(placer, put.reader, put.expires)?;
+        match store.renew(&[address], &terms, u64::MAX).map_err(told)?[..] {
+            [true] => Ok(HeadStart::Newer(seq)),
+            _ => Ok(HeadStart::Send),
+        }
+    }
+
+    fn put_head(&self, placer: &Uid, put: &PutHead, bytes: &[u8]) -> Result<HeadAnswer, No> {
+        let Some(store) = &self.store else { return Err(No::NoSpace) };
+        let head = SealedHead::open(bytes).map_err(|_| No::Mismatch)?;
+        if (head.repo, head.seq) != (put.repo, put.seq) {
+            return Err(No::Mismatch);
+        }
+        let lease = self.terms(placer, put.reader, put.expires)?.lease(put.bytes);
+        match store.put_head(bytes, lease).map_err(told)? {
+            HeadPut::Kept => Ok(HeadAnswer::Kept),
+            HeadPut::Newer(seq) => Ok(HeadAnswer::Newer(seq)),
         }
     }
 

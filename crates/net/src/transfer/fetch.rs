@@ -1,6 +1,6 @@
 //! The fetching side: runs a [`Plan`] over connections into a [`Partial`].
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use ioex_base::{ContentAddress, SignedGrant, Uid};
 use iroh::endpoint::{Connection, RecvStream};
@@ -130,6 +130,39 @@ pub(crate) async fn piece_list(
     Ok(PieceList::verified(&address, size, &bytes)?)
 }
 
+/// Reads `len` bytes of a stream into memory, which grows with what comes.
+async fn bytes_of(conn: &Connection, recv: RecvStream, len: u64) -> Result<Vec<u8>, FetchError> {
+    tune(conn);
+    let mut bytes = Vec::new();
+    let mut recv = recv.take(len);
+    while (bytes.len() as u64) < len {
+        let read = recv.read_buf(&mut bytes);
+        if within(conn, read).await? == 0 {
+            return Err(LinkError::Broken("the stream ended early".into()).into());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Reads part of a content of `size` bytes, of at most a shard's size, into memory.
+pub(crate) async fn part(
+    links: &Links,
+    from: Uid,
+    access: &Access,
+    address: ContentAddress,
+    size: u64,
+    range: Range<u64>,
+) -> Result<(Vec<u8>, PathKind), FetchError> {
+    let len = range.end.saturating_sub(range.start);
+    let want = Want::Range { start: range.start, len };
+    let (conn, recv, content) = begin(links, from, access, Fetch { address, want }).await?;
+    if content.size != size || content.follows != len {
+        return Err(FetchError::WrongBytes);
+    }
+    let bytes = bytes_of(&conn, recv, len).await?;
+    Ok((bytes, path_of(&conn).0))
+}
+
 /// Reads a whole content of at most a shard's size into memory and verifies it.
 pub(crate) async fn whole(
     links: &Links,
@@ -138,21 +171,7 @@ pub(crate) async fn whole(
     address: ContentAddress,
     size: u64,
 ) -> Result<(Vec<u8>, PathKind), FetchError> {
-    let want = Want::Range { start: 0, len: size };
-    let (conn, recv, content) = begin(links, from, access, Fetch { address, want }).await?;
-    if content.size != size || content.follows != size {
-        return Err(FetchError::WrongBytes);
-    }
-    tune(&conn);
-    let mut bytes = Vec::new();
-    let mut recv = recv.take(size);
-    while (bytes.len() as u64) < size {
-        let read = recv.read_buf(&mut bytes);
-        if within(&conn, read).await? == 0 {
-            return Err(LinkError::Broken("the stream ended early".into()).into());
-        }
-    }
-    let path = path_of(&conn).0;
+    let (bytes, path) = part(links, from, access, address, size, 0..size).await?;
     let checked =
         tokio::task::spawn_blocking(move || (ContentAddress::of(&bytes) == address).then_some(bytes));
     match checked.await {
@@ -160,6 +179,21 @@ pub(crate) async fn whole(
         Ok(None) => Err(FetchError::WrongBytes),
         Err(e) => Err(LinkError::Broken(e.to_string()).into()),
     }
+}
+
+/// Reads all of a content whose length only the provider knows, at most `max` bytes, into memory.
+pub(crate) async fn all(
+    links: &Links,
+    from: Uid,
+    access: &Access,
+    address: ContentAddress,
+    max: u64,
+) -> Result<Vec<u8>, FetchError> {
+    let (conn, recv, content) = begin(links, from, access, Fetch { address, want: Want::All }).await?;
+    if content.size > max || content.follows != content.size {
+        return Err(FetchError::WrongBytes);
+    }
+    bytes_of(&conn, recv, content.size).await
 }
 
 /// Fits the receive window to the path.

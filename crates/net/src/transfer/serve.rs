@@ -47,14 +47,18 @@ pub(crate) async fn pieces(send: &mut SendStream, list: &PieceList) -> Result<()
     Ok(())
 }
 
-/// Sends a range; `sent` is told as bytes leave.
+/// Sends a range or all; `sent` is told as bytes leave.
 pub(crate) async fn range(
     send: &mut SendStream,
     source: &Source,
     want: Want,
     mut sent: impl FnMut(u64),
 ) -> Result<(), ServeError> {
-    let Want::Range { start, len } = want else { return refuse(send, No::BadRequest).await };
+    let (start, len) = match want {
+        Want::Range { start, len } => (start, len),
+        Want::All => (0, source.size),
+        Want::Pieces => return refuse(send, No::BadRequest).await,
+    };
     let Some(end) = start.checked_add(len).filter(|end| *end <= source.size) else {
         return refuse(send, No::BadRequest).await;
     };

@@ -337,6 +337,7 @@ async fn hostile_names_sizes_and_bytes_do_no_harm() {
                     part[0] ^= 1;
                     let _ = send.write_all(&part).await;
                 }
+                ioex_net::proto::Want::All => panic!("who wants a file knows its size"),
             }
             let _ = send.finish();
         }

@@ -38,11 +38,12 @@ fn a_shard_goes_after_its_last_lease_and_the_grace_time() {
     store.begin_put(address, lease(4, 2, 300)).unwrap();
     let other = put(&store, b"stays", lease(5, 1, 5_000));
     let last = NOW.plus(300 + LEASE_GRACE_SECONDS);
-    assert_eq!(store.remove_expired(last), []);
-    assert_eq!(store.remove_expired(last.plus(1)), [address]);
+    let expire = |now| store.remove_expired(now, Some(now)).removed;
+    assert_eq!(expire(last), []);
+    assert_eq!(expire(last.plus(1)), [address]);
     assert_eq!(store.addresses(), [other]);
     assert_eq!(files(&dir).len(), 2);
-    assert_eq!(store.remove_expired(last.plus(1)), []);
+    assert_eq!(expire(last.plus(1)), []);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! The store as a node uses it, and after crashes.
 
+mod clocks;
 mod crash;
+mod heads;
 mod leases;
 mod model;
 mod puts;
+mod renew;
+mod space;
 
 use std::{fs, path::PathBuf};
 
