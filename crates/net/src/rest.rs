@@ -36,7 +36,7 @@ const RELAYED_FACTOR: u64 = 10;
 /// What decides whether a node may rest.
 #[derive(Clone, Copy, Debug)]
 struct Surroundings {
-    /// Whether the home relay is connected.
+    /// Whether the home relay is connected and others can find this node there.
     home: bool,
     /// Whether a link through the friends' or the grant door runs over a relay.
     relayed: bool,
@@ -139,7 +139,7 @@ pub(crate) async fn run(mesh: Mesh) {
             l.door != Door::Public && matches!(l.path, PathKind::Relayed(_) | PathKind::None)
         };
         let at = Surroundings {
-            home: home.get().iter().any(iroh::endpoint::RelayStatus::is_connected),
+            home: mesh.joined() && home.get().iter().any(iroh::endpoint::RelayStatus::is_connected),
             relayed: mesh.link_list().iter().any(relayed),
         };
         let begins = rest.lock().look(at, clock::monotonic_ms());

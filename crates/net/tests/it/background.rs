@@ -45,7 +45,7 @@ async fn nodes_at_rest_find_each_other_and_rest_again() {
     let (mut a, mut b) =
         (device_with(&[boot.seed()], rests_soon).await, device_with(&[boot.seed()], rests_soon).await);
     until("both rest", || a.mesh.resting() && b.mesh.resting()).await;
-    assert!(a.mesh.joined() && a.mesh.home().is_some(), "the home stays");
+    assert!(a.mesh.joined() && b.mesh.joined(), "the home stays");
     let addresses = a.mesh.direct_addresses();
     befriend(&mut a, &mut b).await;
     until("the path is direct", || matches!(a.mesh.path_to(&b.uid()), PathKind::Direct(_))).await;
