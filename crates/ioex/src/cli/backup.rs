@@ -18,6 +18,7 @@ pub enum BackupCommand {
     Restore(RestoreArgs),
     /// List what lies in a restore point
     Ls {
+        /// Which restore point.
         #[command(flatten)]
         point: PointArgs,
         /// Only below these paths
@@ -33,6 +34,7 @@ pub enum BackupCommand {
     },
     /// Check that a restore point can be restored: its holders prove what they have
     Verify {
+        /// Which restore point.
         #[command(flatten)]
         point: PointArgs,
         /// Also fetch, decrypt and compare this much of the content
@@ -171,6 +173,7 @@ pub struct PointArgs {
 /// What is restored, and where.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
+    /// Which restore point.
     #[command(flatten)]
     pub point: PointArgs,
     /// Folder to make; must not exist. - writes the one file that --path names to stdout
@@ -219,6 +222,7 @@ pub enum ScheduleCommand {
         /// Forget all but the newest N of its restore points
         #[arg(long, value_name = "N", default_value_t = 0)]
         keep: u32,
+        /// What is backed up.
         #[command(flatten)]
         create: CreateArgs,
     },

@@ -21,6 +21,8 @@ use super::super::{Node, convert, files, lenders_topic};
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A device that does not have a shard in this time is replaced.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// When most devices have said what they take, the others get so much longer.
+const STRAGGLER_WAIT: Duration = Duration::from_millis(800);
 /// When a group is complete, slow devices get so much longer before they are left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of a capability file.
@@ -118,7 +120,11 @@ pub(crate) async fn find_holders(
                 (uid, asked)
             });
         }
-        let Some(done) = asks.join_next().await else { break };
+        // One device that is off must not hold up all the others.
+        let enough = waiting.len() == 0 && out.len() > asks.len();
+        let patience = if enough { STRAGGLER_WAIT } else { CAPACITY_TIMEOUT };
+        let Ok(next) = tokio::time::timeout(patience, asks.join_next()).await else { break };
+        let Some(done) = next else { break };
         match done {
             Ok((uid, Ok(Ok(capacity)))) => out.push((uid, capacity)),
             Ok((uid, Ok(Err(e)))) => tracing::info!("{} takes nothing: {e}", uid.short()),
