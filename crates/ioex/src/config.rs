@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub lend_bytes: u64,
     /// Keys whose placement capabilities this device accepts.
     pub authorities: Vec<Uid>,
+    /// Files with the grants that these authorities have revoked; read again when they change.
+    pub revocations: Vec<PathBuf>,
     /// Super nodes: the file with the placement capability.
     pub capability: Option<PathBuf>,
     /// Folder for received files.
@@ -67,6 +69,7 @@ impl Default for NodeConfig {
             lan: false,
             lend_bytes: 0,
             authorities: Vec::new(),
+            revocations: Vec::new(),
             capability: None,
             receive_dir: None,
             auto_accept: false,
