@@ -6,7 +6,8 @@ use std::fmt::Debug;
 
 use ioex_base::wire;
 use ioex_net::proto::{
-    ANSWER_MAX_BYTES, Answer, Capacity, Content, DirectoryAnswer, Hello, PairAnswer, PlaceAnswer,
+    ANSWER_MAX_BYTES, Answer, AuditAnswer, Capacity, Content, DirectoryAnswer, HeadAnswer, HeadStart, Hello,
+    PairAnswer, PlaceAnswer,
 };
 use libfuzzer_sys::fuzz_target;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +26,11 @@ fuzz_target!(|data: &[u8]| {
     round::<Capacity>(data);
     round::<PlaceAnswer>(data);
     round::<PairAnswer>(data);
+    round::<AuditAnswer>(data);
+    round::<HeadStart>(data);
+    round::<HeadAnswer>(data);
+    round::<Vec<bool>>(data);
+    round::<u32>(data);
     round::<[u8; 32]>(data);
     round::<()>(data);
 });

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeKey, SealError, Sealed, Uid, UnixSeconds};
+use crate::{NodeKey, SealError, Sealed, Uid, UnixSeconds, limits::REVOKED_MAX};
 
 /// Names one grant, so that it can be revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,6 +107,50 @@ impl SignedGrant {
     }
 }
 
+/// The grants that an authority takes back before they end, and the number of this list: a higher
+/// one holds in place of a lower one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocations {
+    /// Grows with every change.
+    pub seq: u64,
+    /// Which grants, at most [`REVOKED_MAX`].
+    pub ids: Vec<GrantId>,
+}
+
+impl Sealed for Revocations {
+    const CONTEXT: &'static str = "ioex 2026 revocations";
+    const VERSION: u8 = 1;
+    const MAX_BYTES: usize = 20 + 16 * REVOKED_MAX;
+}
+
+/// Revocations as they are stored and passed on: their issuer and their sealed bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRevocations {
+    /// Who signed. They are about grants of this issuer only.
+    pub issuer: Uid,
+    /// See [`Sealed::seal`].
+    pub bytes: Vec<u8>,
+}
+
+impl SignedRevocations {
+    /// Longest encoded value in bytes.
+    pub const MAX_BYTES: usize = 32 + 10 + 65 + Revocations::MAX_BYTES;
+
+    /// Signs `list` with the issuer's key.
+    #[must_use]
+    pub fn new(list: &Revocations, issuer: &NodeKey) -> Self {
+        Self { issuer: issuer.uid(), bytes: list.seal(issuer) }
+    }
+
+    /// The list inside, if its issuer signed it.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn open(&self) -> Result<Revocations, SealError> {
+        Revocations::unseal(&self.bytes, &self.issuer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +174,23 @@ mod tests {
         want.extend([0x90, 0x4e]); // varint 10,000
         want.extend([0xa0, 0x9c, 0x01]); // varint 20,000
         assert_eq!(crate::wire::encode(&grant), want);
+    }
+
+    #[test]
+    fn revocations_are_their_issuers_word() {
+        let list = Revocations { seq: 300, ids: vec![GrantId([7; 16]), GrantId([8; 16])] };
+        let mut want = vec![0xac, 2, 2];
+        want.extend([7; 16]);
+        want.extend([8; 16]);
+        assert_eq!(crate::wire::encode(&list), want);
+        let (issuer, other) = (NodeKey::from_seed([1; 32]), NodeKey::from_seed([2; 32]));
+        let signed = SignedRevocations::new(&list, &issuer);
+        assert_eq!(signed.open(), Ok(list));
+        assert_eq!(SignedRevocations { issuer: other.uid(), ..signed }.open(), Err(SealError::Signature));
+        let full = Revocations { seq: u64::MAX, ids: vec![GrantId([9; 16]); REVOKED_MAX] };
+        let signed = SignedRevocations::new(&full, &issuer);
+        assert_eq!(signed.open(), Ok(full));
+        assert!(crate::wire::encode(&signed).len() <= SignedRevocations::MAX_BYTES);
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub mod wire;
 
 pub use content::ContentAddress;
 pub use friend_address::{FriendAddress, FriendAddressError, Tag};
-pub use grant::{CLOCK_SLACK_SECONDS, Grant, GrantError, GrantId, Right, SignedGrant};
+pub use grant::{
+    CLOCK_SLACK_SECONDS, Grant, GrantError, GrantId, Revocations, Right, SignedGrant, SignedRevocations,
+};
 pub use head::{HEAD_BODY_MAX_BYTES, SealedHead, head_address};
 pub use key::{NodeKey, ParseIdError, Uid};
 pub use kind::{NodeKind, ParseKindError};

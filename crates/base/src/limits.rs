@@ -23,6 +23,10 @@ pub const SHARD_MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// How long a stored shard lives without renewal: three months of 30 days (white paper II.C (B)).
 pub const SHARD_LIFE_SECONDS: u64 = 90 * crate::DAY_SECONDS;
 
+/// Most grants that one authority has revoked at a time. Grants end by themselves, after which they
+/// need not stand in a list.
+pub const REVOKED_MAX: usize = 10_000;
+
 /// Largest head of a repository in bytes, signature included: the list of its restore points,
 /// one a day for three months for some hundred machines. Small enough to be read at every question.
 pub const HEAD_MAX_BYTES: usize = 256 * 1024;

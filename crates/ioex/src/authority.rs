@@ -9,7 +9,10 @@ use std::{
 };
 
 use data_encoding::HEXLOWER_PERMISSIVE;
-use ioex_base::{DAY_SECONDS, Grant, GrantId, NodeKey, Right, SignedGrant, Uid, UnixSeconds, wire};
+use ioex_base::{
+    DAY_SECONDS, Grant, GrantId, NodeKey, Revocations, Right, SignedGrant, SignedRevocations, Uid,
+    UnixSeconds, limits::REVOKED_MAX, wire,
+};
 use zeroize::Zeroizing;
 
 /// Longest key file that is read: 64 digits and a line end, with room for blanks.
@@ -37,6 +40,17 @@ pub enum AuthorityError {
     /// Not a key.
     #[error("{path} holds no key: a key file is 64 hexadecimal digits", path = .0.display())]
     NoKey(PathBuf),
+    /// Not a list of revoked grants.
+    #[error("{path} holds no list of revoked grants that its authority signed", path = .0.display())]
+    NoList(PathBuf),
+    /// Another authority's list.
+    #[error("{path} is the list of another authority, {1}: choose another file", path = .0.display())]
+    OtherList(PathBuf, Uid),
+    /// No room for one more.
+    #[error(
+        "the list is full: it holds {REVOKED_MAX} grants. Leave out those that have ended: begin a new one"
+    )]
+    ListFull,
 }
 
 /// Makes a key and writes it to a new file.
@@ -103,6 +117,58 @@ pub fn write_grant(path: &Path, grant: &SignedGrant) -> Result<(), AuthorityErro
     write_new(path, &wire::encode(grant))
 }
 
+/// Adds a grant to the list of revoked ones in `path`, which is made when it is not there.
+///
+/// # Errors
+/// When the file is there and holds no list of this authority, when the list is full, or when the
+/// file cannot be written; the old list stays then.
+pub fn revoke(key: &NodeKey, id: GrantId, path: &Path) -> Result<Revocations, AuthorityError> {
+    let mut list = match read_revocations(path) {
+        Ok((issuer, _)) if issuer != key.uid() => {
+            return Err(AuthorityError::OtherList(path.to_owned(), issuer));
+        }
+        Ok((_, list)) => list,
+        Err(AuthorityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Revocations::default()
+        }
+        Err(e) => return Err(e),
+    };
+    if !list.ids.contains(&id) {
+        if list.ids.len() >= REVOKED_MAX {
+            return Err(AuthorityError::ListFull);
+        }
+        list.ids.push(id);
+        list.seq = list.seq.saturating_add(1);
+    }
+    let bytes = wire::encode(&SignedRevocations::new(&list, key));
+    // Whoever reads the list sees the old or the new one.
+    let temporary = path.with_extension("new");
+    let failed = |source| AuthorityError::File { what: "write", path: path.to_owned(), source };
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    write_new(&temporary, &bytes)?;
+    fs::rename(&temporary, path).map_err(failed)?;
+    Ok(list)
+}
+
+/// Reads a list of revoked grants, and says who signed it.
+///
+/// # Errors
+/// When it is not there, or not signed by who it names.
+pub fn read_revocations(path: &Path) -> Result<(Uid, Revocations), AuthorityError> {
+    let failed = |source| AuthorityError::File { what: "read", path: path.to_owned(), source };
+    let no_list = || AuthorityError::NoList(path.to_owned());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(SignedRevocations::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let signed: SignedRevocations =
+        wire::decode(&bytes, SignedRevocations::MAX_BYTES).map_err(|_| no_list())?;
+    let list = signed.open().map_err(|_| no_list())?;
+    Ok((signed.issuer, list))
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AuthorityError> {
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -135,6 +201,23 @@ mod tests {
         assert!(matches!(load(&path), Err(AuthorityError::NoKey(_))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(load(&path), Err(AuthorityError::Open(_))));
+    }
+
+    #[test]
+    fn a_list_of_revoked_grants_grows_and_is_never_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revoked");
+        let (key, other) = (NodeKey::from_seed([1; 32]), NodeKey::from_seed([2; 32]));
+        let [a, b] = [GrantId([1; 16]), GrantId([2; 16])];
+        assert_eq!(revoke(&key, a, &path).unwrap(), Revocations { seq: 1, ids: vec![a] });
+        assert_eq!(revoke(&key, a, &path).unwrap().seq, 1, "what is revoked stays so");
+        let list = revoke(&key, b, &path).unwrap();
+        assert_eq!(list, Revocations { seq: 2, ids: vec![a, b] });
+        assert_eq!(read_revocations(&path).unwrap(), (key.uid(), list));
+        assert!(matches!(revoke(&other, a, &path), Err(AuthorityError::OtherList(..))));
+        fs::write(&path, b"something else").unwrap();
+        assert!(matches!(revoke(&key, a, &path), Err(AuthorityError::NoList(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"something else");
     }
 
     #[test]

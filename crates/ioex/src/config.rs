@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub lend_bytes: u64,
     /// Keys whose placement capabilities this device accepts.
     pub authorities: Vec<Uid>,
+    /// Files with the grants that these authorities have revoked; read again when they change.
+    pub revocations: Vec<PathBuf>,
     /// Super nodes: the file with the placement capability.
     pub capability: Option<PathBuf>,
     /// Super nodes: what looks at files before they are backed up.
@@ -82,6 +84,7 @@ impl Default for NodeConfig {
             lan: false,
             lend_bytes: 0,
             authorities: Vec::new(),
+            revocations: Vec::new(),
             capability: None,
             inspect: Inspection::None,
             receive_dir: None,

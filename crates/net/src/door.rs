@@ -119,8 +119,8 @@ pub trait Standing {
     fn lends_space(&self) -> bool;
     /// Whether this node stores for others, and this key may say who places.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
-    /// Whether a grant was revoked.
-    fn is_revoked(&self, id: &GrantId) -> bool;
+    /// Whether `issuer` revoked its grant with this id.
+    fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool;
     /// Whether a shard is held under a lease with this reader key.
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
 }
@@ -254,8 +254,9 @@ fn placer(
     if !standing.accepts_authority(&grant.issuer) {
         return Err(Refusal::NoAuthority);
     }
+    let issuer = grant.issuer;
     let grant = grant.check(caller, now)?;
-    if standing.is_revoked(&grant.id) {
+    if standing.is_revoked(&issuer, &grant.id) {
         return Err(Refusal::Revoked);
     }
     match grant.right {
@@ -430,8 +431,8 @@ mod tests {
         fn accepts_authority(&self, issuer: &Uid) -> bool {
             *issuer == self.authority
         }
-        fn is_revoked(&self, id: &GrantId) -> bool {
-            self.revoked == Some(*id)
+        fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
+            *issuer == self.authority && self.revoked == Some(*id)
         }
         fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
             *address == self.shard && *reader == self.reader

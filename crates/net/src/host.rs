@@ -15,8 +15,8 @@ pub trait Host: Send + Sync + 'static {
     fn lends_space(&self) -> bool;
     /// Whether this key may say which super nodes place shards here.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
-    /// Whether a grant was revoked.
-    fn is_revoked(&self, id: &GrantId) -> bool;
+    /// Whether `issuer` revoked its grant with this id.
+    fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool;
     /// Whether this shard or head is held under a lease with this reader key.
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
     /// Space left of what the owner lends, in bytes.
@@ -106,7 +106,7 @@ impl Host for NoHost {
     fn accepts_authority(&self, _issuer: &Uid) -> bool {
         false
     }
-    fn is_revoked(&self, _id: &GrantId) -> bool {
+    fn is_revoked(&self, _issuer: &Uid, _id: &GrantId) -> bool {
         false
     }
     fn is_reader(&self, _address: &ContentAddress, _reader: &Uid) -> bool {

@@ -39,6 +39,7 @@ mod links;
 mod mesh;
 pub mod messages;
 pub mod names;
+mod network_time;
 mod online;
 pub mod proto;
 mod random;

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use ioex_base::{ContentAddress, GrantId, NodeKey, Tag, Uid};
+use ioex_base::{ContentAddress, GrantId, NodeKey, Tag, Uid, UnixSeconds};
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +30,7 @@ use crate::{
     links::{LinkError, LinkInfo, Links},
     messages::Outbox,
     names::BootstrapAddr,
+    network_time::NetworkTime,
     online::{Online, OnlineError},
     random,
     session::Registry,
@@ -75,6 +76,7 @@ struct Inner {
     budgets: Mutex<Budgets>,
     memory: Mutex<Memory>,
     table: Mutex<bootstraps::Table>,
+    time: Mutex<NetworkTime>,
     events: broadcast::Sender<MeshEvent>,
     warnings: Mutex<Vec<String>>,
     online: RwLock<Option<Online>>,
@@ -151,6 +153,7 @@ impl Mesh {
             budgets: Mutex::default(),
             memory: Mutex::default(),
             table: Mutex::new(table),
+            time: Mutex::default(),
             events,
             warnings: Mutex::default(),
             online: RwLock::new(None),
@@ -313,6 +316,23 @@ impl Mesh {
     #[must_use]
     pub fn bootstraps(&self) -> Vec<Entry> {
         unpoison(&self.inner.table).ranked().into_iter().cloned().collect()
+    }
+
+    /// What time it is by the clocks of the bootstraps: the median of the dates under which they
+    /// signed their records, late by some minutes. `None` when none was heard since the start.
+    #[must_use]
+    pub fn network_time(&self) -> Option<UnixSeconds> {
+        unpoison(&self.inner.time).now(clock::monotonic_ms())
+    }
+
+    /// Notes when bootstraps signed their records; what is not known as one does not count.
+    pub(crate) fn note_dates(&self, dates: &[(Uid, u64)]) {
+        let now_ms = clock::monotonic_ms();
+        let table = self.table();
+        let mut time = unpoison(&self.inner.time);
+        for (uid, date_ms) in dates.iter().filter(|(uid, _)| table.get(uid).is_some()) {
+            time.note(*uid, *date_ms, now_ms);
+        }
     }
 
     /// Open connections.
@@ -555,8 +575,8 @@ impl Standing for Mesh {
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         self.host().accepts_authority(issuer)
     }
-    fn is_revoked(&self, id: &GrantId) -> bool {
-        self.host().is_revoked(id)
+    fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
+        self.host().is_revoked(issuer, id)
     }
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
         self.host().is_reader(address, reader)

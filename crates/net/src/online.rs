@@ -473,6 +473,11 @@ async fn publish(mesh: Mesh) {
             notice_copy(&mesh, &directory, last_ms).await;
         }
         last_ms = record.seq_ms;
+        if mesh.config().own_bootstrap().is_some() {
+            // Whoever asks for bootstraps hears of this one, and what time it has.
+            let mut memory = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            memory.keep_record(record.clone(), clock::unix());
+        }
         // Written first: a restart after a crash must not take the own record for a copy's.
         let kept = state::blocking(mesh.state(), move |s| s.put(SINGLES, LAST_PUBLISHED_KEY, &last_ms)).await;
         if let Err(e) = kept {
@@ -601,6 +606,7 @@ async fn discover(mesh: Mesh) {
 /// Brings what bootstraps said into the table; true when a new one was learnt.
 fn take_survey(mesh: &Mesh, survey: Survey, in_dht: Vec<(BootstrapAddr, SignedRecord)>) -> bool {
     let (now, own) = (clock::unix(), mesh.uid());
+    mesh.note_dates(&survey.dates);
     let found = survey.found.into_iter().chain(in_dht);
     let found: Vec<BootstrapAddr> = if mesh.config().own_bootstrap().is_some() {
         let mut memory = mesh.memory().lock().unwrap_or_else(std::sync::PoisonError::into_inner);

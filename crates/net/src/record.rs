@@ -117,6 +117,13 @@ fn signable(seq_ms: u64, value: &[u8]) -> Vec<u8> {
 }
 
 impl SignedRecord {
+    /// When `uid` signed this, in milliseconds since 1970 by its own clock, if it did. Says
+    /// nothing about whether the record still holds.
+    pub(crate) fn signed_ms(&self, uid: &Uid) -> Option<u64> {
+        let signed = self.uid == *uid && uid.verifies(&signable(self.seq_ms, &self.value), &self.signature);
+        signed.then_some(self.seq_ms)
+    }
+
     /// The record inside, if `uid` signed it and it is neither stale nor from the future.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
-use ioex_base::Uid;
+use ioex_base::{GrantId, Uid};
 
 use crate::size;
 
@@ -212,4 +212,23 @@ pub enum AuthorityCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Take a grant back before it ends, on the devices that have the list
+    Revoke {
+        /// The authority's key file
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Which grant: the number that `authority grant` printed
+        #[arg(long, value_name = "GRANT_ID", value_parser = grant_id)]
+        id: GrantId,
+        /// File for the list of revoked grants; one that is there grows
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// Reads the number of a grant: 32 hexadecimal digits.
+fn grant_id(text: &str) -> Result<GrantId, String> {
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let id = bytes.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(GrantId);
+    id.ok_or_else(|| "the number of a grant has 32 hexadecimal digits".to_owned())
 }

@@ -53,6 +53,9 @@ pub struct NodeArgs {
     /// Keys whose placement capabilities this device accepts
     #[arg(long, visible_alias = "authority", value_name = "UID", value_delimiter = ',')]
     pub authorities: Option<Vec<Uid>>,
+    /// Files with the grants that these authorities have revoked
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub revocations: Option<Vec<PathBuf>>,
     /// Super nodes: the file with the placement capability
     #[arg(long, value_name = "FILE")]
     pub capability: Option<PathBuf>,
@@ -100,6 +103,7 @@ impl NodeArgs {
         set(&mut config.lan, self.lan);
         set(&mut config.lend_bytes, self.lend_bytes);
         set(&mut config.authorities, self.authorities.clone());
+        set(&mut config.revocations, self.revocations.clone());
         set(&mut config.auto_accept, self.auto_accept);
         set(&mut config.forward_allow, self.forward_allow.clone());
         set(&mut config.no_udp, self.no_udp);

@@ -38,6 +38,23 @@ pub(super) fn run(context: &Context, command: AuthorityCommand) -> anyhow::Resul
                 ])
             })?;
         }
+        AuthorityCommand::Revoke { key, id, out } => {
+            let key = authority::load(&key)?;
+            let list = authority::revoke(&key, id, &out)?;
+            let value = json!({
+                "issuer": key.uid(),
+                "seq": list.seq,
+                "revoked": list.ids.iter().map(|id| data_encoding::HEXLOWER.encode(&id.0)).collect::<Vec<_>>(),
+                "file": out,
+            });
+            context.out.result(&value, |_| {
+                format!(
+                    "{} grants are revoked in {}.\nDevices that have it under `revocations` refuse them.",
+                    list.ids.len(),
+                    out.display()
+                )
+            })?;
+        }
     }
     Ok(())
 }

@@ -38,7 +38,8 @@ fn config(context: &Context, args: &NodeArgs) -> anyhow::Result<NodeConfig> {
     let default = context.data.clone().map_or_else(default_data, Ok)?;
     let mut config = args.to_config(context.data.as_deref(), default)?;
     config.data = absolute(&config.data)?;
-    for path in [&mut config.capability, &mut config.receive_dir].into_iter().flatten() {
+    let paths = [&mut config.capability, &mut config.receive_dir].into_iter().flatten();
+    for path in paths.chain(&mut config.revocations) {
         *path = absolute(path)?;
     }
     Ok(config)

@@ -4,6 +4,7 @@ mod api;
 mod backup;
 mod convert;
 mod files;
+mod housekeeping;
 mod lent;
 mod restore;
 pub(crate) mod vault;
@@ -18,7 +19,10 @@ use ioex_store::ShardStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::{lent::Lent, vault::Vault};
+use self::{
+    lent::{Lent, Revoked},
+    vault::Vault,
+};
 use crate::config::NodeConfig;
 
 /// Folder of the shards held for others, inside the data folder.
@@ -52,8 +56,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
     let lent = {
-        let store = open_store(&config)?;
-        Arc::new(Lent::new(store, config.authorities.clone()))
+        let (store, revoked) = (open_store(&config)?, Revoked::open(config.revocations.clone())?);
+        Arc::new(Lent::new(store, config.authorities.clone(), revoked))
     };
     let warnings_at_start = lent.report();
     let mesh = Mesh::start(mesh_config(&config, key)?, lent.clone())
@@ -71,7 +75,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let socket = node.config.data.join(SOCKET_NAME);
     let stop = node.stop.clone();
     tokio::spawn(stop_on_signal(stop.clone())?);
-    let housekeeping = tokio::spawn(housekeeping(node.clone()));
+    let housekeeping = tokio::spawn(housekeeping::run(node.clone()));
     let backups = vault::run(&node);
     println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
     let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
@@ -139,24 +143,6 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output 
         }
         stop.cancel();
     })
-}
-
-/// How often expired shards are looked for.
-const EXPIRE_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
-
-/// Deletes what has expired.
-async fn housekeeping(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(EXPIRE_EVERY);
-    loop {
-        tick.tick().await;
-        let lent = node.lent.clone();
-        let gone = tokio::task::spawn_blocking(move || lent.remove_expired(files::now())).await;
-        match gone {
-            Ok(0) => {}
-            Ok(n) => tracing::info!("{n} expired shards were deleted"),
-            Err(e) => node.mesh.warn(format!("looking for expired shards failed: {e}")),
-        }
-    }
 }
 
 /// Whether `path` may be used as an output file.

@@ -35,6 +35,7 @@ fn full() -> NodeConfig {
         lan: true,
         lend_bytes: 10_000_000_000,
         authorities: vec![uid],
+        revocations: vec![PathBuf::from("/revoked"), PathBuf::from("/more")],
         capability: Some(PathBuf::from("/cap")),
         receive_dir: Some(PathBuf::from("/in")),
         auto_accept: true,
@@ -61,12 +62,12 @@ fn flags_say_all_that_a_file_can() {
     let line = format!(
         "ioex node --data /data --kind super --name n --owner o --bind 127.0.0.2 --port 7 \
          --public-ip 127.0.0.3 --seeds {seeds} --dht=false --lan --lend-bytes 10GB --authorities {uid} \
-         --capability /cap --receive-dir /in --auto-accept --forward-allow 127.0.0.1:80 --no-udp"
+         --revocations /revoked,/more --capability /cap --receive-dir /in --auto-accept --forward-allow 127.0.0.1:80 --no-udp"
     );
     assert_eq!(text(&flags(&line).unwrap()), text(&config));
     // A new key needs a flag, and this test.
     let keys = toml::from_str::<toml::Table>(&text(&config)).unwrap().len();
-    assert_eq!(keys, 17);
+    assert_eq!(keys, 18);
 }
 
 #[test]

@@ -434,6 +434,9 @@ impl Directory {
                 Some(answer) => {
                     survey.answered.push((b.uid, took.as_secs_f64() * 1000.0));
                     if let DirectoryAnswer::Bootstraps(list) = answer {
+                        let dates =
+                            list.iter().filter_map(|(b, r)| Some((b.uid, r.as_ref()?.signed_ms(&b.uid)?)));
+                        survey.dates.extend(dates);
                         survey.found.extend(
                             list.into_iter().filter_map(|(addr, record)| proved(&addr.uid, record?, now)),
                         );
@@ -466,6 +469,8 @@ impl Directory {
 pub(crate) struct Survey {
     /// Who answered, and the round trip in milliseconds.
     pub(crate) answered: Vec<(Uid, f64)>,
+    /// When bootstraps signed their records by their own clocks, in milliseconds, whatever ours says.
+    pub(crate) dates: Vec<(Uid, u64)>,
     /// Who did not.
     pub(crate) silent: Vec<Uid>,
     /// The bootstraps that they know, with their records.

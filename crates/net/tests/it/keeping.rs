@@ -253,3 +253,15 @@ async fn heads_are_put_announced_and_read_by_their_readers() {
     let other_length = restorer.mesh.shard_fetch_range(to, &reads, shard, 50_001, 0, 1).await;
     assert!(other_length.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_hears_what_time_the_network_has() {
+    let first = bootstrap(&[]).await;
+    let second = bootstrap(&[first.seed()]).await;
+    for seeds in [vec![first.seed()], vec![first.seed(), second.seed()]] {
+        let device = device(&seeds).await;
+        let time = until_some("the network's time is heard", || async { device.mesh.network_time() }).await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(time.0) < 60, "{time:?}, now is {now}");
+    }
+}

@@ -83,8 +83,8 @@ impl Host for Shelf {
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         *issuer == self.authority
     }
-    fn is_revoked(&self, id: &GrantId) -> bool {
-        self.revoked.lock().unwrap().contains(id)
+    fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
+        *issuer == self.authority && self.revoked.lock().unwrap().contains(id)
     }
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
         self.kept().get(address).is_some_and(|kept| kept.leases.iter().any(|lease| lease.1 == *reader))

@@ -1,70 +1,16 @@
-//! The space that the owner lends: the shard store behind the mesh's [`Host`].
+//! What the mesh asks of the lent space.
 
 use std::{fs::File, io};
 
-use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, GrantId, SealedHead, Uid, UnixSeconds, head_address};
+use ioex_base::{ContentAddress, GrantId, SealedHead, Uid, head_address};
 use ioex_net::{
     Host,
     host::{Handover, PlaceStart, ShardSink},
     proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
 };
-use ioex_store::{
-    HeadPut, HeldShard, Lease, Put, PutStart, SHARD_OVERHEAD_BYTES, ShardStore, StoreError, Terms, Usage,
-    lease_times,
-};
+use ioex_store::{HeadPut, Put, PutStart, SHARD_OVERHEAD_BYTES, StoreError};
 
-use super::{files, lenders_topic};
-
-/// The store, if space is lent, and whose word counts on it.
-pub(crate) struct Lent {
-    store: Option<ShardStore>,
-    authorities: Vec<Uid>,
-}
-
-impl Lent {
-    pub(crate) fn new(store: Option<ShardStore>, authorities: Vec<Uid>) -> Self {
-        Self { store, authorities }
-    }
-
-    /// What the store found when it opened, in words.
-    pub(crate) fn report(&self) -> Vec<String> {
-        let Some(report) = self.store.as_ref().map(ShardStore::report) else { return Vec::new() };
-        let mut out = Vec::new();
-        if !report.damaged.is_empty() {
-            out.push(format!("{} damaged shards were set aside", report.damaged.len()));
-        }
-        if !report.foreign.is_empty() {
-            out.push(format!(
-                "{} files in the lent space are not ours and were left alone",
-                report.foreign.len()
-            ));
-        }
-        out
-    }
-
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        self.store.as_ref().map(ShardStore::usage)
-    }
-
-    /// What is held, with who placed it.
-    pub(crate) fn list(&self) -> Vec<(HeldShard, Vec<Lease>)> {
-        let Some(store) = &self.store else { return Vec::new() };
-        store.list().into_iter().map(|held| (held, store.leases(&held.address))).collect()
-    }
-
-    pub(crate) fn remove_expired(&self, now: UnixSeconds) -> usize {
-        self.store.as_ref().map_or(0, |s| s.remove_expired(now, None).removed.len())
-    }
-
-    /// The terms under which something is kept, by this device's word on what time it is.
-    fn terms(&self, placer: &Uid, reader: Uid, wanted: UnixSeconds) -> Result<Terms, No> {
-        let (stored, expires) = lease_times(wanted, files::now(), None).ok_or(No::BadRequest)?;
-        if expires <= stored.plus(CLOCK_SLACK_SECONDS) {
-            return Err(No::BadRequest);
-        }
-        Ok(Terms { placer: *placer, reader, stored, expires })
-    }
-}
+use super::{super::lenders_topic, Lent};
 
 /// What the placer is told; what happened stays in the log.
 fn told(e: StoreError) -> No {
@@ -103,9 +49,8 @@ impl Host for Lent {
         self.store.is_some() && self.authorities.contains(issuer)
     }
 
-    fn is_revoked(&self, _id: &GrantId) -> bool {
-        // Grants end by themselves; the list of revoked ones comes with the contract that keeps it.
-        false
+    fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
+        self.revoked.contains(issuer, id)
     }
 
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
@@ -137,12 +82,12 @@ impl Host for Lent {
         }
     }
 
-    fn prove(&self, _address: &ContentAddress, _leaf: u32) -> Option<Vec<u8>> {
-        None
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>> {
+        self.prove(address, leaf)
     }
 
-    fn handover(&self, _placer: &Uid) -> Handover {
-        Handover::default()
+    fn handover(&self, placer: &Uid) -> Handover {
+        self.handover(placer)
     }
 
     fn release(&self, placer: &Uid, addresses: &[ContentAddress]) -> Result<u32, No> {
