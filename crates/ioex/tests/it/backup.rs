@@ -186,8 +186,8 @@ fn forgetting_and_pruning_gives_space_back_and_keeps_what_is_shared() {
     let held = |net: &Net| -> u64 {
         net.peers.iter().map(|p| p.ask(&["status"])["held_bytes"].as_u64().unwrap()).sum()
     };
-    let before = held(&net);
     net.super_node.ask(&["backup", "forget", first["point"]["id"].as_str().unwrap()]);
+    let before = held(&net);
     let dry = net.super_node.ask(&["backup", "prune", "--dry-run"]);
     assert_eq!(held(&net), before);
     let pruned = net.super_node.ask(&["backup", "prune"]);

@@ -47,6 +47,8 @@ impl Node {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.starts_with("ready "), "{line}");
         self.child = Some(child);
+        // It is ready when it answers.
+        self.wait_for(&["id"], |id| id["uid"].is_string());
     }
 
     /// SIGKILL.
@@ -112,7 +114,8 @@ pub(crate) fn last_json(output: &Output) -> Value {
 /// The network.
 pub(crate) struct Net {
     pub(crate) dir: TempDir,
-    pub(crate) boot: Node,
+    /// Runs as long as the network.
+    _boot: Node,
     pub(crate) peers: Vec<Node>,
     pub(crate) super_node: Node,
     seed: String,
@@ -130,7 +133,8 @@ impl Net {
         let flags = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let boot = Node::start(
             path("boot"),
-            flags(&["--kind", "bootstrap", "--bind", &address(block, 0), "--port", "4400"]),
+            // The DHT's port is taken on all addresses, so each network has its own.
+            flags(&["--kind", "bootstrap", "--bind", &address(block, 0), "--port", &port(block)]),
         );
         let seed = boot.ask(&["id"])["seed"].as_str().unwrap().to_owned();
         let key = path("authority");
@@ -149,7 +153,7 @@ impl Net {
             "authority", "grant", "--key", key.to_str().unwrap(), "--to", &uid, "--max-bytes-per-device",
             "10GB", "--days", "90", "--out", capability.to_str().unwrap(),
         ]);
-        let mut net = Self { dir, boot, peers: Vec::new(), super_node, seed, block };
+        let mut net = Self { dir, _boot: boot, peers: Vec::new(), super_node, seed, block };
         for n in 0..peers {
             let node = net.device(&format!("peer-{n}"), n as u32, &["--lend", lend, "--authority", &authority]);
             net.peers.push(node);
@@ -193,6 +197,10 @@ impl Net {
         std::os::unix::fs::symlink("large", root.join("link")).unwrap();
         root
     }
+}
+
+fn port(block: u32) -> String {
+    (10_000 + block % 14_000 * 3).to_string()
 }
 
 fn address(block: u32, host: u32) -> String {

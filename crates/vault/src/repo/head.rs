@@ -98,7 +98,8 @@ impl Head {
             return Err(HeadError::Full);
         }
         self.points.push(point);
-        self.points.sort_by_key(|p| (p.created, p.id()));
+        // Stable: of two that were made in one second, the later one stays behind the other.
+        self.points.sort_by_key(|p| p.created);
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use super::{
     book::{CopyRecord, GroupRecord},
     fetch::Fetcher,
     inspect::Inspector,
+    pipe::PipeReader,
     placing::{PlacedGroup, Placing, capability, fail, find_holders, fresh_seed, internal, io_error},
     points,
 };
@@ -244,13 +245,14 @@ impl Job<'_> {
 
     /// The listing of the newest restore point of the same paths, if it is here.
     fn before(&self, known: &Head) -> Option<std::path::PathBuf> {
-        let label = self.label();
-        let point = known.points.iter().rfind(|p| p.label == label)?;
+        let subject = shortened(self.subject());
+        let same = |p: &&PointRef| p.label.split(" #").next() == Some(subject.as_str());
+        let point = known.points.iter().rfind(same)?;
         Some(self.repo.listing_path(point.id())).filter(|path| path.is_file())
     }
 
-    /// The machine and the paths, for people, and to find the restore point before.
-    fn label(&self) -> String {
+    /// The machine and the paths: by them the restore point before is found.
+    fn subject(&self) -> String {
         let mut text = hostname();
         for path in &self.create.paths {
             text.push(' ');
@@ -260,21 +262,18 @@ impl Job<'_> {
             text.push_str(" < ");
             text.push_str(&stream.name);
         }
-        for tag in &self.create.tags {
-            text.push_str(" #");
-            text.push_str(tag);
-        }
-        let mut end = text.len().min(ioex_vault::repo::LABEL_MAX_BYTES);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
         text
+    }
+
+    /// The same with the owner's words, for people.
+    fn label(&self) -> String {
+        let tags: String = self.create.tags.iter().map(|tag| format!(" #{tag}")).collect();
+        shortened(self.subject() + &tags)
     }
 
     fn source(&self) -> Result<Source, ApiError> {
         if let Some(stream) = &self.create.stream {
-            let pipe = std::fs::File::open(&stream.pipe).map_err(io_error(&stream.pipe))?;
+            let pipe = PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
             return Ok(Source::Stream(stream.name.clone(), Box::new(FrameReader::new(pipe))));
         }
         let walk = Walk::new(&self.create.paths, &self.create.exclude, self.create.one_file_system);
@@ -582,6 +581,16 @@ fn merged(parts: Vec<Segment>) -> Vec<Segment> {
         }
     }
     out
+}
+
+/// As much of a text as a head holds.
+fn shortened(mut text: String) -> String {
+    let mut end = text.len().min(ioex_vault::repo::LABEL_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }
 
 fn hostname() -> String {

@@ -11,6 +11,7 @@ mod inspect;
 mod manage;
 #[cfg(feature = "full")]
 mod mount;
+mod pipe;
 pub(crate) mod placing;
 mod points;
 mod queue;

@@ -26,6 +26,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     super::Node,
     fetch::Fetcher,
+    pipe::open_writer,
     placing::{fail, internal, io_error},
     points::{self, Opened, open_listing},
 };
@@ -212,7 +213,7 @@ async fn stream(
     let (send, mut queue) = mpsc::channel::<Vec<u8>>(2);
     let path = pipe.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
-        let mut out = FrameWriter::new(std::fs::OpenOptions::new().write(true).open(&path)?);
+        let mut out = FrameWriter::new(open_writer(&path)?);
         while let Some(bytes) = queue.blocking_recv() {
             if bytes.is_empty() {
                 return out.finish();
