@@ -3,7 +3,7 @@
 //! Every bench gives a list of [`Figure`]s. Speeds are ratios to another program in the same run,
 //! so that the machine cancels out; CPU time stands beside wall time.
 
-mod figure;
+pub(crate) mod figure;
 mod network;
 
 use anyhow::{Result, bail};
