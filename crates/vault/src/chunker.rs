@@ -43,6 +43,7 @@ impl<R: Read> Chunker<R> {
     }
 
     /// Begins with another stream, keeping the memory.
+    #[cfg(feature = "pack")]
     pub(crate) fn restart(&mut self, input: R) {
         self.input = input;
         (self.start, self.end, self.ended) = (0, 0, false);
@@ -163,7 +164,8 @@ mod tests {
     #[test]
     fn how_the_reader_delivers_does_not_move_the_cuts() {
         let data = noise(6 << 20, 3);
-        let mut chunker = Chunker::new(Dripping(&data, false), OwnerKey::from_bytes([1; 32]).gear(), FILE_CUTS);
+        let mut chunker =
+            Chunker::new(Dripping(&data, false), OwnerKey::from_bytes([1; 32]).gear(), FILE_CUTS);
         let mut got = Vec::new();
         while let Some(chunk) = chunker.next_chunk().unwrap() {
             got.push(chunk.len());

@@ -14,7 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 32;
 const RECORD_BYTES: usize = 8;

@@ -10,7 +10,9 @@ use crate::size;
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
     /// Back files and folders up into a new restore point (super nodes)
-    #[command(after_help = "`-` as the only PATH backs up what comes on stdin: pg_dump shop | ioex backup create - --name shop.sql")]
+    #[command(
+        after_help = "`-` as the only PATH backs up what comes on stdin: pg_dump shop | ioex backup create - --name shop.sql"
+    )]
     Create(CreateArgs),
     /// List the restore points
     List,

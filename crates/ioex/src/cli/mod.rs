@@ -12,8 +12,8 @@ mod backup;
 mod node;
 
 pub use args::{
-    AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState,
-    PingArgs, ReceiveCommand, SendArgs,
+    AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState, PingArgs,
+    ReceiveCommand, SendArgs,
 };
 pub use backup::{
     BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,

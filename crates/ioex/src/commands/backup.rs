@@ -57,7 +57,10 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
             let totals: DiffTotals = updates.finish().await?;
             context.out.done(&totals, |t| {
                 let (added, removed) = (t.added, t.removed);
-                format!("{added} added, {removed} removed, {} changed, {} with other attributes", t.changed, t.attributes)
+                format!(
+                    "{added} added, {removed} removed, {} changed, {} with other attributes",
+                    t.changed, t.attributes
+                )
             })?;
         }
         BackupCommand::Verify { point, read_percent } => {
@@ -305,7 +308,11 @@ async fn forget(context: &Context, client: &Client, args: &ForgetArgs) -> anyhow
     let request = VaultRequest::Forget { points: names, keep, dry_run: args.dry_run };
     let list: PointList = client.call(Request::Vault(Box::new(request))).await?;
     context.out.result(&list, |l| {
-        let head = if args.dry_run { "would be dropped:" } else { "dropped (`ioex backup prune` gives the space back):" };
+        let head = if args.dry_run {
+            "would be dropped:"
+        } else {
+            "dropped (`ioex backup prune` gives the space back):"
+        };
         format!("{head}\n{}", points(l))
     })?;
     Ok(())
@@ -319,7 +326,11 @@ async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) 
             let schedule = Schedule { name, every_seconds: every, create, keep, last: None };
             let added: Schedule = client.call(ask(VaultRequest::ScheduleAdd(schedule))).await?;
             context.out.result(&added, |s| {
-                format!("'{}' runs every {}, for the first time now", s.name, render::duration(s.every_seconds))
+                format!(
+                    "'{}' runs every {}, for the first time now",
+                    s.name,
+                    render::duration(s.every_seconds)
+                )
             })?;
         }
         ScheduleCommand::List => {
@@ -364,9 +375,9 @@ fn named(text: Option<&str>) -> anyhow::Result<PointQuery> {
             // A day means up to its end.
             return at(date.at(23, 59, 59, 0));
         }
-        let time: civil::DateTime = text.parse().map_err(|_| {
-            Usage(format!("'{text}' is no date: write 2026-11-24 or 2026-11-24T08:30"))
-        })?;
+        let time: civil::DateTime = text
+            .parse()
+            .map_err(|_| Usage(format!("'{text}' is no date: write 2026-11-24 or 2026-11-24T08:30")))?;
         return at(time);
     }
     Ok(PointQuery::Id { id: text.to_owned() })
@@ -378,7 +389,8 @@ fn date(seconds: ioex_base::UnixSeconds) -> String {
 }
 
 fn points(list: &PointList) -> String {
-    let mut table = Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
+    let mut table =
+        Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
     for p in &list.points {
         table.row([
             p.id.clone(),
@@ -415,7 +427,8 @@ fn created(report: &BackupReport) -> String {
         text += &format!("\nNote: {}", render::printable(note));
     }
     for problem in &report.problems {
-        text += &format!("\nLeft out: {}: {}", render::printable(&problem.path), render::printable(&problem.why));
+        text +=
+            &format!("\nLeft out: {}: {}", render::printable(&problem.path), render::printable(&problem.why));
     }
     text
 }
@@ -451,8 +464,12 @@ fn verification(v: &Verified) -> String {
 
 fn prune(p: &Pruned, dry_run: bool) -> String {
     let word = if dry_run { "would be given back" } else { "given back" };
-    let mut text =
-        format!("{} in {} groups {word}; {} groups are needed", size::human(p.bytes), p.groups, p.kept_groups);
+    let mut text = format!(
+        "{} in {} groups {word}; {} groups are needed",
+        size::human(p.bytes),
+        p.groups,
+        p.kept_groups
+    );
     if p.unreached > 0 {
         text += &format!("\n{} devices could not be told: their leases end by themselves", p.unreached);
     }
@@ -463,7 +480,13 @@ fn watched(r: &WatchReport) -> String {
     render::fields([
         ("devices", format!("{}, {} not reached", r.devices, r.silent)),
         ("proofs", format!("{}, {} failed", r.asked, r.faults)),
-        ("groups", format!("{}, {} repaired, {} still to repair, {} lost", r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups)),
+        (
+            "groups",
+            format!(
+                "{}, {} repaired, {} still to repair, {} lost",
+                r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups
+            ),
+        ),
         ("new shards", format!("{}, {}", r.placed_shards, size::human(r.placed_bytes))),
         ("handed over", if r.handed_over > 0 { r.handed_over.to_string() } else { String::new() }),
         ("time", format!("{:.1} s", r.seconds)),
@@ -527,7 +550,8 @@ fn listed(update: &Update) -> Option<String> {
         "hard-link" => 'h',
         _ => '-',
     };
-    let modified = u64::try_from(entry.modified).map_or_else(|_| String::new(), |s| date(ioex_base::UnixSeconds(s)));
+    let modified =
+        u64::try_from(entry.modified).map_or_else(|_| String::new(), |s| date(ioex_base::UnixSeconds(s)));
     Some(format!(
         "{kind}{:04o} {:>10} {modified:16} {}",
         entry.mode,

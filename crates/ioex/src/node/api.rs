@@ -12,7 +12,9 @@ use ioex_net::{MeshEvent, bootstraps::Source, forward::ForwardKind};
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Node, backup, convert, restore};
+#[cfg(feature = "super")]
+use super::backup;
+use super::{Node, convert, restore};
 
 /// Longest wait for a message's delivery that a client may ask for.
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -99,6 +101,12 @@ impl Handler for Node {
                 self.mesh.forward_allow(targets);
                 done(Empty {})
             }
+            #[cfg(not(feature = "super"))]
+            Request::BackupPut { .. } => Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                "this program was built for devices: it restores, and backs nothing up",
+            )),
+            #[cfg(feature = "super")]
             Request::BackupPut { path, manifest, replicas, recipients } => {
                 done(backup::put(self, path, manifest, replicas, recipients, &sink).await?)
             }

@@ -161,7 +161,8 @@ fn a_dump_goes_through_pipes_and_a_broken_one_leaves_nothing() {
     let made = with_input(net.super_node.command(&args), &dump);
     assert!(made.status.success(), "{}", text(&made));
     assert_eq!(last_json(&made)["point"]["totals"]["bytes"], dump.len());
-    let mut broken = net.super_node.command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut broken =
+        net.super_node.command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     assert!(read_updates(&mut broken, 1));
     broken.kill().unwrap();
     broken.wait().unwrap();
@@ -211,7 +212,14 @@ fn an_inspection_keeps_bad_files_out_and_says_so() {
     let careful = net.device(
         "super",
         30,
-        &["--kind", "super", "--capability", capability.to_str().unwrap(), "--inspect-command", script.to_str().unwrap()],
+        &[
+            "--kind",
+            "super",
+            "--capability",
+            capability.to_str().unwrap(),
+            "--inspect-command",
+            script.to_str().unwrap(),
+        ],
     );
     careful.wait_for(&["status"], |s| s["joined"] == true);
     let output = careful.try_ask(&["backup", "create", tree.to_str().unwrap()]);

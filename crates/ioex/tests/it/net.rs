@@ -144,18 +144,35 @@ impl Net {
         let super_node = Node::start(
             path("super"),
             flags(&[
-                "--kind", "super", "--bind", &address(block, 1), "--seed", &seed, "--capability",
+                "--kind",
+                "super",
+                "--bind",
+                &address(block, 1),
+                "--seed",
+                &seed,
+                "--capability",
                 capability.to_str().unwrap(),
             ]),
         );
         let uid = super_node.ask(&["id"])["uid"].as_str().unwrap().to_owned();
         boot.ask(&[
-            "authority", "grant", "--key", key.to_str().unwrap(), "--to", &uid, "--max-bytes-per-device",
-            "10GB", "--days", "90", "--out", capability.to_str().unwrap(),
+            "authority",
+            "grant",
+            "--key",
+            key.to_str().unwrap(),
+            "--to",
+            &uid,
+            "--max-bytes-per-device",
+            "10GB",
+            "--days",
+            "90",
+            "--out",
+            capability.to_str().unwrap(),
         ]);
         let mut net = Self { dir, _boot: boot, peers: Vec::new(), super_node, seed, block };
         for n in 0..peers {
-            let node = net.device(&format!("peer-{n}"), n as u32, &["--lend", lend, "--authority", &authority]);
+            let node =
+                net.device(&format!("peer-{n}"), n as u32, &["--lend", lend, "--authority", &authority]);
             net.peers.push(node);
         }
         for node in net.peers.iter().chain([&net.super_node]) {

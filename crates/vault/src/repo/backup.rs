@@ -311,7 +311,8 @@ impl<'a> Reader<'a> {
             Err(Taken::Ended(e)) => return Err(e),
         };
         self.tally(&content, &meta);
-        let link = (meta.nlink() > 1 && matches!(content, Content::File { .. })).then(|| (meta.dev(), meta.ino()));
+        let link =
+            (meta.nlink() > 1 && matches!(content, Content::File { .. })).then(|| (meta.dev(), meta.ino()));
         entry.content = content;
         let number = listing.push(&entry)?;
         if let Some(key) = link {

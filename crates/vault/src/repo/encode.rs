@@ -75,8 +75,11 @@ pub(super) fn encode(
     loop {
         let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(batch) = next else { return Ok(()) };
-        let mut out =
-            Encoded { number: batch.number, bytes: Vec::new(), chunks: Vec::with_capacity(batch.chunks.len()) };
+        let mut out = Encoded {
+            number: batch.number,
+            bytes: Vec::new(),
+            chunks: Vec::with_capacity(batch.chunks.len()),
+        };
         let mut rest = batch.plain.as_slice();
         for (id, plain_bytes) in batch.chunks {
             let (plain, left) = rest.split_at_checked(plain_bytes as usize).unwrap_or((rest, &[]));
@@ -108,7 +111,8 @@ pub(super) fn assemble(
             next += 1;
             let mut rest = batch.bytes.as_slice();
             for piece in batch.chunks {
-                let (sealed, left) = rest.split_at_checked(piece.stored_bytes as usize).unwrap_or((rest, &[]));
+                let (sealed, left) =
+                    rest.split_at_checked(piece.stored_bytes as usize).unwrap_or((rest, &[]));
                 rest = left;
                 if let Some(full) = filling.push(secrets, shard_bytes, piece, sealed) {
                     take(full)?;

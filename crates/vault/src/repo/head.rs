@@ -154,7 +154,8 @@ impl Head {
         let key = *blake3::keyed_hash(&of.head, siv).as_bytes();
         let mut text = text.to_vec();
         let compressed = aead::open(&key, b"", &mut text).map_err(|_| HeadError::Damaged)?;
-        let plain = zstd::bulk::decompress(compressed, HEAD_PLAIN_MAX_BYTES).map_err(|_| HeadError::Damaged)?;
+        let plain =
+            zstd::bulk::decompress(compressed, HEAD_PLAIN_MAX_BYTES).map_err(|_| HeadError::Damaged)?;
         wire::decode(&plain, HEAD_PLAIN_MAX_BYTES).map_err(|_| HeadError::Damaged)
     }
 }

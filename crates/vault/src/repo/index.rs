@@ -110,7 +110,8 @@ impl Index {
     /// A segment's device, for the hints of its groups.
     #[must_use]
     pub fn hints(&self, found: &Found<'_>, place: usize) -> Vec<ioex_base::Uid> {
-        let devices = self.segments.get(found.segment).map(|k| k.segment.devices.as_slice()).unwrap_or_default();
+        let devices =
+            self.segments.get(found.segment).map(|k| k.segment.devices.as_slice()).unwrap_or_default();
         let list = found.group.holders.get(place).map(Vec::as_slice).unwrap_or_default();
         list.iter().filter_map(|at| devices.get(usize::from(*at)).copied()).collect()
     }

@@ -112,7 +112,9 @@ impl Wanted {
         for (chunk, _) in &self.chunks {
             let end = chunk.offset.saturating_add(chunk.stored_bytes);
             match out.last_mut() {
-                Some((start, len)) if chunk.offset.saturating_sub(start.saturating_add(*len)) <= GAP_MAX_BYTES => {
+                Some((start, len))
+                    if chunk.offset.saturating_sub(start.saturating_add(*len)) <= GAP_MAX_BYTES =>
+                {
                     *len = (*len).max(end.saturating_sub(*start));
                 }
                 _ => out.push((chunk.offset, chunk.stored_bytes)),
@@ -172,7 +174,8 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let open = || listing().map(ListingReader::new).map_err(ListingError::Io);
         let linked = linked(&mut open()?, selection)?;
-        let mut planner = Planner { index, plan: Self::default(), at: HashMap::new(), chunks: HashMap::new() };
+        let mut planner =
+            Planner { index, plan: Self::default(), at: HashMap::new(), chunks: HashMap::new() };
         let mut reader = open()?;
         let (mut number, mut named) = (0u64, HashMap::new());
         let mut found = vec![false; selection.wanted.len()];

@@ -175,10 +175,7 @@ mod tests {
             all[place] = word;
             RecoveryKey::from_words(&all.join(" ")).map(|_| ())
         };
-        assert_eq!(
-            with(4, "zzz"),
-            Err(RecoveryKeyError::Word { place: 5, word: "zzz".into() })
-        );
+        assert_eq!(with(4, "zzz"), Err(RecoveryKeyError::Word { place: 5, word: "zzz".into() }));
         assert_eq!(RecoveryKey::from_words("zoo zoo").map(|_| ()), Err(RecoveryKeyError::Count(2)));
         let other = if words.split(' ').nth(3) == Some("zoo") { "zone" } else { "zoo" };
         // One wrong word passes the 8-bit checksum once in 256 times; this one does not.

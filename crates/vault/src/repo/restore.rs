@@ -370,7 +370,8 @@ fn times(entry: &Entry) -> FileTimes {
 
 fn set_link_times(path: &Path, entry: &Entry) -> rustix::io::Result<()> {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    let (tv_sec, tv_nsec) = (entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
+    let (tv_sec, tv_nsec) =
+        (entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
     let time = Timespec { tv_sec, tv_nsec };
     let both = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, path, &both, AtFlags::SYMLINK_NOFOLLOW)

@@ -89,7 +89,10 @@ impl World {
         }
         self.index.add(None, Segment::decode(&segment.encode()).unwrap());
         let outcome = outcome?;
-        assert_eq!(progress.files.load(Ordering::Relaxed), outcome.totals.files.min(progress.files.load(Ordering::Relaxed)));
+        assert_eq!(
+            progress.files.load(Ordering::Relaxed),
+            outcome.totals.files.min(progress.files.load(Ordering::Relaxed))
+        );
         Ok(Point { outcome, listing, new })
     }
 

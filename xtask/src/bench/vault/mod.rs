@@ -102,8 +102,18 @@ fn ours(tree: &Tree, policy: &str) -> Result<(Times, Vec<Figure>)> {
         Figure::plain(name("second backup"), times.again, "s"),
         Figure::plain(name("restore"), times.restore, "s"),
         Figure::plain(name("placed"), placed(&first)? / 1e6, "MB"),
-        Figure::bounded(name("second backup, of the first"), times.again / times.first, "", Bound::AtMost(0.2)),
-        Figure::bounded(name("moved again, of the first"), placed(&again)? / placed(&first)?, "", Bound::AtMost(0.03)),
+        Figure::bounded(
+            name("second backup, of the first"),
+            times.again / times.first,
+            "",
+            Bound::AtMost(0.2),
+        ),
+        Figure::bounded(
+            name("moved again, of the first"),
+            placed(&again)? / placed(&first)?,
+            "",
+            Bound::AtMost(0.03),
+        ),
         Figure::bounded(name("peak memory, super node"), super_peak / 1e6, "MB", Bound::AtMost(200.0)),
         Figure::bounded(name("peak memory, largest device"), device_peak / 1e6, "MB", Bound::AtMost(64.0)),
     ];

@@ -100,7 +100,13 @@ impl Tree {
         Ok(())
     }
 
-    fn take(&self, from: &[PathBuf], name: &str, want: u64, fits: impl Fn(&Path, u64) -> bool) -> Result<u64> {
+    fn take(
+        &self,
+        from: &[PathBuf],
+        name: &str,
+        want: u64,
+        fits: impl Fn(&Path, u64) -> bool,
+    ) -> Result<u64> {
         let mut got = 0;
         for root in from.iter().filter(|root| root.is_dir()) {
             for path in files(root)? {

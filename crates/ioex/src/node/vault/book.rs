@@ -184,7 +184,10 @@ impl Book {
     }
 
     /// The segment stored at `address`, if it is here.
-    pub(crate) fn segment(&self, address: &ContentAddress) -> Result<Option<(ObjectRef, Segment)>, BookError> {
+    pub(crate) fn segment(
+        &self,
+        address: &ContentAddress,
+    ) -> Result<Option<(ObjectRef, Segment)>, BookError> {
         let found: Option<StoredSegment> = self.get(SEGMENTS, address.as_bytes())?;
         Ok(found.map(|s| (s.object, s.segment)))
     }

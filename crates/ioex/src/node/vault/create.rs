@@ -29,11 +29,12 @@ use super::{
     super::{Node, files},
     Repo,
     book::{CopyRecord, GroupRecord},
+    failure::{fail, fresh_seed, internal, io_error},
     fetch::Fetcher,
     inspect::Inspector,
-    pipe::PipeReader,
-    placing::{PlacedGroup, Placing, capability, fail, find_holders, fresh_seed, internal, io_error},
+    placing::{PlacedGroup, Placing, capability, find_holders},
     points,
+    stream::PipeReader,
 };
 
 /// Packed shards that wait for their group.
@@ -151,8 +152,7 @@ impl Job<'_> {
         let mut known = self.repo.newest_head(self.node).await?.head;
         known.expire(created);
         let mut placed = Placed::default();
-        let (outcome, index, renewed) =
-            self.passes(&known, choice.redundancy, &placing, &mut placed).await?;
+        let (outcome, index, renewed) = self.passes(&known, choice.redundancy, &placing, &mut placed).await?;
         let redundancy = choice.redundancy;
         self.says(BackupStep::Index, 0, 0);
         let point = self.write_point(&outcome, &index, redundancy, &placing, &mut placed, created, expires);
@@ -273,7 +273,8 @@ impl Job<'_> {
 
     fn source(&self) -> Result<Source, ApiError> {
         if let Some(stream) = &self.create.stream {
-            let pipe = PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
+            let pipe =
+                PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
             return Ok(Source::Stream(stream.name.clone(), Box::new(FrameReader::new(pipe))));
         }
         let walk = Walk::new(&self.create.paths, &self.create.exclude, self.create.one_file_system);
@@ -433,7 +434,9 @@ impl Job<'_> {
             return Ok(known);
         }
         let copy = |(at, list): (usize, &Vec<Uid>)| {
-            list.iter().map(move |uid| CopyRecord { shard: at as u16, device: *uid, failed: false }).collect::<Vec<_>>()
+            list.iter()
+                .map(move |uid| CopyRecord { shard: at as u16, device: *uid, failed: false })
+                .collect::<Vec<_>>()
         };
         Ok(GroupRecord {
             redundancy,
@@ -458,7 +461,8 @@ impl Job<'_> {
         expires: UnixSeconds,
     ) -> Result<PointRef, ApiError> {
         let repo = &self.repo;
-        let mut segments: Vec<_> = outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()).collect();
+        let mut segments: Vec<_> =
+            outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()).collect();
         let mut new_segments = Vec::new();
         for segment in merged(repo.book.pending()?) {
             let (object, bytes) = seal_object(&repo.keys, &segment.encode()).map_err(internal)?;
@@ -611,18 +615,6 @@ impl GroupRecord {
 }
 
 impl Repo {
-    /// Deletes the listings of restore points that are no more.
-    pub(super) fn forget_listings(&self, keep: impl Fn(PointId) -> bool) {
-        let Ok(entries) = std::fs::read_dir(self.dir.join(points::LISTINGS_DIR)) else { return };
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<PointId>().ok());
-            if id.is_none_or(|id| !keep(id)) {
-                // A listing is a cache: one that stays costs space and nothing else.
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
-
     /// Keeps groups until `expires` without moving them, and writes down what their holders said.
     /// Returns the groups that cannot be read any more.
     pub(super) async fn renew_groups(
@@ -649,7 +641,9 @@ impl Repo {
                     let addresses = part.iter().map(|(_, _, address)| *address).collect();
                     let (mesh, grant) = (&placing.mesh, &placing.grant);
                     match mesh.shard_renew(device, grant, placing.reader, expires, addresses).await {
-                        Ok(held) => told.extend(part.iter().zip(held).map(|((g, c, _), held)| (*g, *c, held))),
+                        Ok(held) => {
+                            told.extend(part.iter().zip(held).map(|((g, c, _), held)| (*g, *c, held)))
+                        }
                         // Away for now: its leases go on as they are, and the watch looks after it.
                         Err(e) => {
                             tracing::info!("{} did not renew: {e}", device.short());

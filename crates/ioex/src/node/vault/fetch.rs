@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::{
     super::{convert, files},
-    placing::{fail, internal},
+    failure::{fail, internal},
 };
 
 /// When a holder has not delivered in this time, the next one is asked as well.
@@ -116,6 +116,7 @@ impl Fetcher {
         })
     }
 
+    #[cfg(feature = "super")]
     pub(crate) fn mesh(&self) -> &Mesh {
         &self.mesh
     }
@@ -251,6 +252,7 @@ impl Fetcher {
     }
 
     /// A whole shard, verified, if one of these devices delivers it at once.
+    #[cfg(feature = "super")]
     pub(crate) async fn quick(&self, shard: ShardRef, holders: &[Uid]) -> Option<Vec<u8>> {
         self.from_any(holders.to_vec(), shard, None).await.map(|fetched| fetched.bytes)
     }

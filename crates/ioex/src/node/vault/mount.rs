@@ -32,7 +32,7 @@ use ioex_vault::{
 use super::{
     super::Node,
     Repo,
-    placing::{fail, internal, io_error},
+    failure::{fail, internal, io_error},
     points::{Opened, open_listing},
 };
 
@@ -111,7 +111,10 @@ pub(super) async fn run(node: &Node, dir: &Path, sink: &Sink) -> Result<Empty, A
     let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(files, target, &config));
     // Dropped with this future, which ends when the client goes: then it is unmounted.
     let session: BackgroundSession = mounting.await.map_err(internal)?.map_err(|e| {
-        fail(ErrorCode::Io, format!("{} cannot be mounted: {e}; it needs /dev/fuse and fusermount3, or root", dir.display()))
+        fail(
+            ErrorCode::Io,
+            format!("{} cannot be mounted: {e}; it needs /dev/fuse and fusermount3, or root", dir.display()),
+        )
     })?;
     tokio::select! {
         () = sink.closed() => {}
@@ -260,7 +263,9 @@ impl Points {
         };
         let tree = self.tree(point)?;
         let node = tree.nodes.get(at as usize).ok_or(Errno::ENOENT)?;
-        let name_of = |child: &u32| tree.nodes.get(*child as usize).and_then(|n| n.entry.as_ref()).map(|e| e.name.as_slice());
+        let name_of = |child: &u32| {
+            tree.nodes.get(*child as usize).and_then(|n| n.entry.as_ref()).map(|e| e.name.as_slice())
+        };
         let place = node.children.binary_search_by(|child| name_of(child).cmp(&Some(name.as_bytes())));
         let child = place.ok().and_then(|place| node.children.get(place)).ok_or(Errno::ENOENT)?;
         self.attr_of(inode(point, *child))
@@ -268,7 +273,9 @@ impl Points {
 
     fn names(&self, ino: u64) -> Result<Vec<(u64, FileType, Vec<u8>)>, Errno> {
         let Some((point, at)) = split(ino) else {
-            let row = |(n, (name, _)): (usize, &(String, PointRef))| (inode(n, 0), FileType::Directory, name.clone().into_bytes());
+            let row = |(n, (name, _)): (usize, &(String, PointRef))| {
+                (inode(n, 0), FileType::Directory, name.clone().into_bytes())
+            };
             return Ok(self.points.iter().enumerate().map(row).collect());
         };
         let tree = self.tree(point)?;
@@ -377,7 +384,8 @@ impl Filesystem for Points {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let found = split(u64::from(ino)).ok_or(Errno::EINVAL).and_then(|(point, at)| Ok((self.tree(point)?, at)));
+        let found =
+            split(u64::from(ino)).ok_or(Errno::EINVAL).and_then(|(point, at)| Ok((self.tree(point)?, at)));
         match found {
             Ok((tree, at)) => match tree.content(at).map(|e| &e.content) {
                 Some(Content::Symlink(target)) => reply.data(target),
@@ -426,14 +434,7 @@ impl Filesystem for Points {
         reply.ok();
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let ino = u64::from(ino);
         let names = match self.names(ino) {
             Ok(names) => names,

@@ -20,8 +20,9 @@ use ioex_vault::repo::{
 
 use super::{
     super::{Node, files},
-    Repo, fetch::Fetcher,
-    placing::{fail, internal, io_error},
+    Repo,
+    failure::{fail, internal, io_error},
+    fetch::Fetcher,
 };
 
 /// Folder of the listings that are kept here.
@@ -70,7 +71,8 @@ pub(super) fn select<'p>(points: &'p [PointRef], query: &PointQuery) -> Result<&
             .ok_or_else(|| none("no restore point is as old as that: see `ioex backup list`".into())),
         PointQuery::Id { id } => {
             if id.len() < ID_CHARS_MIN {
-                let text = format!("'{id}' is too short: give at least {ID_CHARS_MIN} characters of its name");
+                let text =
+                    format!("'{id}' is too short: give at least {ID_CHARS_MIN} characters of its name");
                 return Err(fail(ErrorCode::BadRequest, text));
             }
             let mut found = points.iter().filter(|p| p.id().to_string().starts_with(&id.to_lowercase()));
@@ -161,6 +163,18 @@ impl Repo {
         Ok(())
     }
 
+    /// Deletes the listings of restore points that are no more.
+    pub(super) fn forget_listings(&self, keep: impl Fn(PointId) -> bool) {
+        let Ok(entries) = std::fs::read_dir(self.dir.join(LISTINGS_DIR)) else { return };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<PointId>().ok());
+            if id.is_none_or(|id| !keep(id)) {
+                // A listing is a cache: one that stays costs space and nothing else.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     pub(super) fn listing_path(&self, id: PointId) -> PathBuf {
         self.dir.join(LISTINGS_DIR).join(id.to_string())
     }
@@ -232,11 +246,8 @@ impl Opened {
             return Ok(path.to_owned());
         }
         path.strip_prefix(base).map(Path::to_owned).map_err(|_| {
-            let text = format!(
-                "{} is not below {}, where this restore point lies",
-                path.display(),
-                base.display()
-            );
+            let text =
+                format!("{} is not below {}, where this restore point lies", path.display(), base.display());
             fail(ErrorCode::BadRequest, text)
         })
     }

@@ -24,7 +24,8 @@ use tokio::sync::{Notify, broadcast};
 use super::{
     super::{Node, files},
     create, done,
-    placing::{capability, fail, internal},
+    failure::{fail, internal},
+    placing::capability,
 };
 
 const JOBS_DIR: &str = "jobs";
@@ -74,7 +75,8 @@ impl Queue {
                 job.state = JobState::Queued;
                 if job.create.stream.is_some() {
                     job.state = JobState::Failed;
-                    job.error = Some(fail(ErrorCode::Io, "the node stopped, and a stream cannot be read again"));
+                    job.error =
+                        Some(fail(ErrorCode::Io, "the node stopped, and a stream cannot be read again"));
                 }
             }
             jobs.insert(job.id, job);
@@ -108,7 +110,10 @@ impl Queue {
         let mut inner = self.inner();
         let waiting = inner.jobs.values().filter(|j| j.state == JobState::Queued).count();
         if waiting >= WAITING_MAX {
-            return Err(fail(ErrorCode::NoSpace, format!("{WAITING_MAX} backups wait already: try again later")));
+            return Err(fail(
+                ErrorCode::NoSpace,
+                format!("{WAITING_MAX} backups wait already: try again later"),
+            ));
         }
         let job = Job {
             id: inner.next,
@@ -189,8 +194,7 @@ impl Queue {
         job.state = JobState::Running;
         let job = job.clone();
         let (progress, cancelled) = (Arc::new(Progress::default()), Arc::new(AtomicBool::new(false)));
-        inner.running =
-            Some(Running { id: next, progress: progress.clone(), cancelled: cancelled.clone() });
+        inner.running = Some(Running { id: next, progress: progress.clone(), cancelled: cancelled.clone() });
         Some((job, progress, cancelled))
     }
 

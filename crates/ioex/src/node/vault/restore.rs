@@ -25,9 +25,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     super::Node,
+    failure::{fail, internal, io_error},
     fetch::Fetcher,
     pipe::open_writer,
-    placing::{fail, internal, io_error},
     points::{self, Opened, open_listing},
 };
 
@@ -50,7 +50,9 @@ fn tree_error(e: TreeError) -> ApiError {
     let code = match &e {
         TreeError::Exists(_) => ErrorCode::Exists,
         TreeError::InUse(_) => ErrorCode::Refused,
-        TreeError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
+        TreeError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ErrorCode::NoSpace
+        }
         TreeError::Io { .. } => ErrorCode::Io,
         TreeError::Chunk { .. } | TreeError::Content { .. } => ErrorCode::Manifest,
     };
@@ -179,9 +181,8 @@ async fn fetch_all(
 
 /// The chunks of the only file that is wanted.
 fn only_file(opened: &Opened, paths: &[PathBuf]) -> Result<Vec<ChunkId>, ApiError> {
-    let several = || {
-        fail(ErrorCode::BadRequest, "only one file can be written to a stream: name it with --path")
-    };
+    let several =
+        || fail(ErrorCode::BadRequest, "only one file can be written to a stream: name it with --path");
     let wanted: Vec<Vec<Vec<u8>>> = paths.iter().map(|p| tree::split(p)).collect();
     let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
     let mut reader = ListingReader::new(listing);

@@ -10,8 +10,8 @@ use ioex_base::{UnixSeconds, limits::LABEL_MAX_BYTES};
 
 use super::{
     super::{Node, files},
+    failure::{fail, internal, io_error},
     manage,
-    placing::{fail, internal, io_error},
     queue::{self, SCHEDULED},
 };
 

@@ -25,8 +25,9 @@ use super::{
     super::{Node, convert},
     Repo,
     book::GroupRecord,
+    failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
-    placing::{capability, fail, fresh_seed, internal},
+    placing::capability,
     points::{self, open_listing},
     restore::plan_error,
 };
@@ -132,7 +133,8 @@ pub(super) async fn run(
         problems: Vec::new(),
         seconds: 0.0,
     };
-    let groups: Vec<GroupRecord> = needed.iter().filter_map(|id| repo.book.group(id).transpose()).collect::<Result<_, _>>()?;
+    let groups: Vec<GroupRecord> =
+        needed.iter().filter_map(|id| repo.book.group(id).transpose()).collect::<Result<_, _>>()?;
     let plan = Plan::new(|| open_listing(&opened.listing), &Selection::default(), &opened.index);
     let plan = plan.map_err(plan_error)?;
     let percent = match capability(node) {

@@ -29,9 +29,10 @@ use super::{
     super::{Node, files},
     Repo,
     book::{CopyRecord, GroupRecord},
+    failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     manage,
-    placing::{Placing, capability, fail, find_holders, fresh_seed, internal},
+    placing::{Placing, capability, find_holders},
     verify::{Ask, Dice, Told, audit},
 };
 
@@ -208,7 +209,10 @@ impl Round<'_> {
             self.note(uid, answers, counts);
         }
         let devices = &self.devices;
-        Ok(self.repo.book.change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
+        Ok(self
+            .repo
+            .book
+            .change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
     }
 
     fn note(&mut self, uid: Uid, told: Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>, counts: bool) {
@@ -246,7 +250,10 @@ impl Round<'_> {
     }
 
     fn standing_of(&self, copy: &CopyRecord) -> Standing {
-        let state = self.devices.get(&copy.device).map_or(DeviceState::Online, |d| d.health.state(&self.rules, self.now));
+        let state = self
+            .devices
+            .get(&copy.device)
+            .map_or(DeviceState::Online, |d| d.health.state(&self.rules, self.now));
         standing(state, copy.failed)
     }
 
@@ -257,8 +264,7 @@ impl Round<'_> {
     /// Looks at a group. What a device wants to be rid of counts as lost: it has to go elsewhere.
     fn assess(&self, group: &GroupRecord) -> Assessment {
         let held = group.copies.iter().map(|copy| {
-            let standing =
-                if self.wants_rid(group, copy) { Standing::Lost } else { self.standing_of(copy) };
+            let standing = if self.wants_rid(group, copy) { Standing::Lost } else { self.standing_of(copy) };
             (usize::from(copy.shard), standing)
         });
         assess(group.own_redundancy(), held)
@@ -283,11 +289,14 @@ impl Round<'_> {
                 let moved = group.copies.iter().filter(|copy| self.wants_rid(group, copy));
                 let moved: Vec<usize> = moved.map(|copy| usize::from(copy.shard)).collect();
                 let whole = group.own_redundancy().is_whole_copies();
-                missing.extend(moved.into_iter().filter(|s| whole || !missing.contains(s)).collect::<Vec<_>>());
+                missing
+                    .extend(moved.into_iter().filter(|s| whole || !missing.contains(s)).collect::<Vec<_>>());
                 if whole {
                     let leaving = group.copies.iter().filter(|copy| self.wants_rid(group, copy)).count();
-                    let living = group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost).count();
-                    let most = usize::from(group.own_redundancy().o()).saturating_sub(living - leaving.min(living));
+                    let living =
+                        group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost).count();
+                    let most =
+                        usize::from(group.own_redundancy().o()).saturating_sub(living - leaving.min(living));
                     missing.truncate(most.max(1));
                 }
             }
@@ -307,7 +316,10 @@ impl Round<'_> {
         let known: HashSet<Uid> = self.devices.keys().copied().collect();
         let holders = find_holders(&self.node.mesh, &self.grant, &known).await?;
         let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
-        let placer = Arc::new(Mutex::new(Placer::new(&usable(&holders, &self.devices, &self.rules, self.now), fresh_seed()?)));
+        let placer = Arc::new(Mutex::new(Placer::new(
+            &usable(&holders, &self.devices, &self.rules, self.now),
+            fresh_seed()?,
+        )));
         for batch in work.chunks(REPAIRS_AT_ONCE) {
             for (at, missing) in batch {
                 let Some(group) = self.groups.get(*at).cloned() else { continue };
@@ -369,7 +381,8 @@ impl Round<'_> {
         let lens: Vec<usize> = group.data.iter().map(|s| s.bytes as usize).collect();
         let mut present: Vec<(usize, Vec<u8>)> = Vec::new();
         // Those that are to move are read where they are, if they are.
-        let order = missing.iter().copied().chain((0..group.shards().count()).filter(|at| !missing.contains(at)));
+        let order =
+            missing.iter().copied().chain((0..group.shards().count()).filter(|at| !missing.contains(at)));
         for at in order {
             if present.len() == lens.len() {
                 break;
@@ -413,7 +426,8 @@ impl Round<'_> {
                 (self.report.placed_shards + 1, self.report.placed_bytes + bytes);
             // Each new one replaces one that leaves, or else one that is lost.
             let leaving = new.copies.iter().position(|c| c.shard == shard && self.wants_rid(&group, c));
-            let lost = || new.copies.iter().position(|c| c.shard == shard && self.standing_of(c) == Standing::Lost);
+            let lost =
+                || new.copies.iter().position(|c| c.shard == shard && self.standing_of(c) == Standing::Lost);
             if let Some(gone) = leaving.or_else(lost) {
                 let gone = new.copies.remove(gone);
                 if let (Some(s), true) = (group.shard(gone.shard.into()), self.wants_rid(&group, &gone)) {
@@ -475,9 +489,9 @@ fn usable(
     rules: &Rules,
     now: UnixSeconds,
 ) -> Vec<Holder> {
-    let distrusted = |uid: &Uid| {
-        devices.get(uid).is_some_and(|d| d.health.state(rules, now) == DeviceState::Failed)
-    };
-    let free = |h: &Holder| Holder { free_bytes: if distrusted(&h.uid) { 0 } else { h.free_bytes }, ..h.clone() };
+    let distrusted =
+        |uid: &Uid| devices.get(uid).is_some_and(|d| d.health.state(rules, now) == DeviceState::Failed);
+    let free =
+        |h: &Holder| Holder { free_bytes: if distrusted(&h.uid) { 0 } else { h.free_bytes }, ..h.clone() };
     holders.iter().map(free).collect()
 }
