@@ -121,6 +121,13 @@ pub enum Command {
     },
     /// List the exit codes
     ExitCodes,
+    /// Measure packing and each of its stages
+    #[cfg(feature = "full")]
+    #[command(hide = true)]
+    LabPack {
+        /// What is packed
+        path: PathBuf,
+    },
     /// Measure the directory with many DHT nodes in this process
     #[cfg(feature = "full")]
     #[command(hide = true)]

@@ -118,6 +118,14 @@ impl Walk {
         })
     }
 
+    /// All files, in the order of a listing.
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.steps().filter_map(|step| match step {
+            Step::Found { path, meta, .. } if meta.is_file() => Some(path),
+            _ => None,
+        })
+    }
+
     fn found(&self, path: PathBuf) -> Step {
         match fs::symlink_metadata(&path) {
             Ok(meta) => Step::Found { names: names_below(&self.base, &path), path, meta },

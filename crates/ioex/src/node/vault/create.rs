@@ -39,7 +39,7 @@ use super::{
 /// Packed shards that wait for their group.
 const SHARDS_WAITING_MAX: usize = 2;
 /// Bytes of groups that are being placed at once; one group at least.
-const IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
+const IN_FLIGHT_BYTES: u64 = 24 * 1024 * 1024;
 /// Placed groups that are written into the book together: what a crash stores a second time.
 const BOOKED_TOGETHER: usize = 16;
 /// How often progress is told.
@@ -524,8 +524,11 @@ async fn store(
 ) -> Result<Stored, ApiError> {
     let own = redundancy.short(group.len());
     let parity = own.parity_for(group.len());
-    let data: Vec<(ShardRef, Bytes)> =
-        group.iter().map(|p| (p.shard, Bytes::from(p.bytes.clone()))).collect();
+    let (mut data, mut chunks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+    for shard in group {
+        data.push((shard.shard, Bytes::from(shard.bytes)));
+        chunks.push(shard.chunks);
+    }
     let mut shards = data.clone();
     if parity > 0 {
         let bytes: Vec<Bytes> = data.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -564,8 +567,8 @@ async fn store(
             list.push(device);
         }
     }
-    for (at, shard) in (0..).zip(&group) {
-        segment.chunks.extend(shard.chunks.iter().map(|c| ChunkRef { shard: at, ..c.clone() }));
+    for (at, chunks) in (0..).zip(chunks) {
+        segment.chunks.extend(chunks.into_iter().map(|c| ChunkRef { shard: at, ..c }));
     }
     segment.groups.push(Group { data, parity, holders });
     Ok(Stored { record, segment, placed })

@@ -24,7 +24,7 @@ const ASKED_MAX: usize = 16;
 /// A holder that does not answer in this time is not waited for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 /// When one has answered, others get so much longer: one of them may have a newer head.
-const NEWER_WAIT: Duration = Duration::from_millis(700);
+const NEWER_WAIT: Duration = Duration::from_millis(300);
 /// Tries to write the head when another machine writes at the same time.
 const WRITES_MAX: usize = 4;
 
