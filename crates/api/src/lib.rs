@@ -6,6 +6,7 @@
 //! [`Reply::Failed`]. Closing the connection ends a request that is still running.
 
 mod client;
+mod device;
 mod error;
 mod event;
 mod line;
@@ -13,6 +14,7 @@ mod server;
 mod types;
 
 pub use client::{Client, ClientError, Updates};
+pub use device::{Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, When};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use server::{Handler, Sink, SinkClosed, serve};

@@ -8,12 +8,14 @@ use ioex_base::ContentAddress;
 use crate::exit;
 
 mod args;
+mod device;
 mod node;
 
 pub use args::{
     AuthorityCommand, BackupCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState,
     PingArgs, ReceiveCommand, SendArgs,
 };
+pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
 
 /// Environment variable with the data folder of client commands and of `node`.
@@ -84,8 +86,9 @@ pub enum Command {
     /// Backups in the network
     #[command(subcommand)]
     Backup(BackupCommand),
-    /// List the shards that this device holds for others
-    Shards,
+    /// What this device does for others: space, bandwidth, hours, and what it holds
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Ask the directory who holds a content address
     Lookup {
         /// The content address
