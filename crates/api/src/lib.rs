@@ -6,6 +6,7 @@
 //! [`Reply::Failed`]. Closing the connection ends a request that is still running.
 
 mod client;
+mod device;
 mod error;
 mod event;
 pub mod frames;
@@ -15,6 +16,7 @@ mod types;
 pub mod vault;
 
 pub use client::{Client, ClientError, Updates};
+pub use device::{Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, When};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use server::{Handler, Sink, SinkClosed, serve};

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use ioex_base::{ContentAddress, NodeKind, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, Event};
+use crate::{ApiError, DeviceChanges, Event};
 
 /// What a client may ask. The comment names the type of the final [`Reply::Done`] value, and of
 /// updates where there are any.
@@ -174,8 +174,23 @@ pub enum Request {
     },
     /// About the repository of this node's owner; see [`crate::vault`].
     Vault(Box<crate::vault::VaultRequest>),
-    /// What this device holds for others. → [`ShardList`].
-    Shards,
+    /// What this device does for others. → [`DeviceInfo`](crate::DeviceInfo).
+    Device,
+    /// Changes that, at once and for later starts. → [`DeviceInfo`](crate::DeviceInfo).
+    DeviceSet {
+        /// What.
+        changes: DeviceChanges,
+    },
+    /// What this device holds for others, page by page. → [`ShardList`](crate::ShardList).
+    DeviceShards {
+        /// The last address of the page before; the first page when absent.
+        after: Option<ContentAddress>,
+    },
+    /// Deletes what is held and has ended. → [`Deleted`](crate::Deleted).
+    DeviceDelete {
+        /// This one; all that have ended when absent.
+        address: Option<ContentAddress>,
+    },
     /// The directory's answer for a content address. → [`HolderList`].
     Lookup {
         /// The content.
@@ -630,26 +645,6 @@ pub struct RestoreDone {
     pub relayed_bytes: u64,
     /// Wall time.
     pub seconds: f64,
-}
-
-/// A shard this device holds for others.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeldShard {
-    /// Its address.
-    pub address: ContentAddress,
-    /// Its size.
-    pub bytes: u64,
-    /// The super node that placed it.
-    pub placed_by: Uid,
-    /// Until when it must be kept.
-    pub expires: UnixSeconds,
-}
-
-/// Held shards.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ShardList {
-    /// In order of address.
-    pub shards: Vec<HeldShard>,
 }
 
 /// Who holds a content address.

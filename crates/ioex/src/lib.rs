@@ -1,6 +1,7 @@
 //! ioeX: the node and its command line.
 //!
-//! One program, `ioex`. `ioex node` runs a node ([`node`]) from a [`config`]; every other command
+//! One program, `ioex`. `ioex node` runs a node ([`node`]) from a [`config`] and from what its
+//! owner set for what it does for others ([`device`]); every other command
 //! ([`cli`] says which there are, [`commands`] what they do) talks to a running node over its local
 //! API, and `ioex up` ([`up`]) starts a whole network of them on one machine. Results go to stdout
 //! ([`out`]), for people or as JSON; progress goes to stderr ([`progress`]); failures have
@@ -10,6 +11,7 @@ pub mod authority;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod device;
 pub mod exit;
 pub mod node;
 pub mod out;

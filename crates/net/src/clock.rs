@@ -19,8 +19,13 @@ pub(crate) fn unix() -> UnixSeconds {
     UnixSeconds(unix_ms() / 1000)
 }
 
-/// Milliseconds since the program asked first; never goes back.
-pub(crate) fn monotonic_ms() -> u64 {
+/// Microseconds since the program asked first; never goes back.
+pub(crate) fn monotonic_us() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The same in milliseconds.
+pub(crate) fn monotonic_ms() -> u64 {
+    monotonic_us() / 1000
 }

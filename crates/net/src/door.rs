@@ -13,6 +13,8 @@ use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
 use ioex_base::{ContentAddress, Grant, GrantError, GrantId, Right, SignedGrant, Tag, Uid, UnixSeconds};
 
+use crate::host::Availability;
+
 /// ALPN for friends.
 pub const ALPN_FRIEND: &[u8] = b"ioex/friend/1";
 /// ALPN for holders of a grant.
@@ -117,6 +119,8 @@ pub trait Standing {
     fn pairing_open(&self) -> bool;
     /// Whether this node stores for others at all.
     fn lends_space(&self) -> bool;
+    /// Whether the owner lets this node do something for others now.
+    fn availability(&self) -> Availability;
     /// Whether this node stores for others, and this key may say who places.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
     /// Whether `issuer` revoked its grant with this id.
@@ -163,6 +167,9 @@ pub enum Refusal {
     /// Too many of these lately.
     #[error("too many requests; try again later")]
     Busy,
+    /// The owner lets the device do nothing of this for others now.
+    #[error("paused by its owner")]
+    Paused,
 }
 
 impl Refusal {
@@ -178,6 +185,7 @@ impl Refusal {
             Self::Exceeds => 0x15,
             Self::WrongTag => 0x16,
             Self::Busy => 0x17,
+            Self::Paused => 0x18,
         }
     }
 }
@@ -205,17 +213,25 @@ pub fn authorise(
         }
         Ask::Place { grant, bytes, already } => {
             let (grant, max_bytes) = placer(caller, grant, standing, now)?;
+            if standing.availability() != Availability::Open {
+                return Err(Refusal::Paused);
+            }
             let fits = already().saturating_add(*bytes) <= max_bytes;
             fits.then_some(Pass::Grant(grant)).ok_or(Refusal::Exceeds)
         }
-        Ask::Keep { grant } => placer(caller, grant, standing, now).map(|(grant, _)| Pass::Grant(grant)),
+        Ask::Keep { grant } => {
+            let (grant, _) = placer(caller, grant, standing, now)?;
+            let on = standing.availability() != Availability::Off;
+            on.then_some(Pass::Grant(grant)).ok_or(Refusal::Paused)
+        }
         Ask::Fetch { grant, address } => {
             if !standing.is_reader(address, &grant.issuer) {
                 return Err(Refusal::NoAuthority);
             }
             let grant = grant.check(caller, now)?;
             match grant.right {
-                Right::Fetch => Ok(Pass::Grant(grant)),
+                Right::Fetch if standing.availability() == Availability::Open => Ok(Pass::Grant(grant)),
+                Right::Fetch => Err(Refusal::Paused),
                 Right::Place { .. } => Err(Refusal::Exceeds),
             }
         }
@@ -405,6 +421,7 @@ mod tests {
         reader: Uid,
         shard: ContentAddress,
         revoked: Option<GrantId>,
+        availability: Availability,
         bootstrap: bool,
         pairing: bool,
     }
@@ -428,6 +445,9 @@ mod tests {
         fn lends_space(&self) -> bool {
             !self.bootstrap
         }
+        fn availability(&self) -> Availability {
+            self.availability
+        }
         fn accepts_authority(&self, issuer: &Uid) -> bool {
             *issuer == self.authority
         }
@@ -450,6 +470,7 @@ mod tests {
             reader: key(3).uid(),
             shard: ContentAddress::of(b"shard"),
             revoked: None,
+            availability: Availability::Open,
             bootstrap: false,
             pairing: false,
         }
@@ -522,6 +543,27 @@ mod tests {
         assert_eq!(got, Err(Refusal::NoAuthority));
         let place = Ask::Place { grant: &signed, bytes: 1, already: &|| 0 };
         assert_eq!(ask(&node, &reader, &place), Err(Refusal::NoAuthority));
+    }
+
+    #[test]
+    fn a_device_that_pauses_keeps_and_proves_but_takes_and_sends_nothing() {
+        let mut node = device();
+        let (spn, reader) = (key(4).uid(), key(5).uid());
+        let may_place = grant(Right::Place { max_bytes_per_device: 100 }, &key(2), spn);
+        let may_read = grant(Right::Fetch, &key(3), reader);
+        let place = Ask::Place { grant: &may_place, bytes: 1, already: &|| 0 };
+        let keep = Ask::Keep { grant: &may_place };
+        let fetch = Ask::Fetch { grant: &may_read, address: &node.shard.clone() };
+        for (availability, keeps) in [(Availability::Paused, true), (Availability::Off, false)] {
+            node.availability = availability;
+            assert_eq!(ask(&node, &spn, &place), Err(Refusal::Paused));
+            assert_eq!(ask(&node, &reader, &fetch), Err(Refusal::Paused));
+            assert_eq!(ask(&node, &spn, &keep).is_ok(), keeps);
+            // Who may not ask does not learn that.
+            let stranger = key(9).uid();
+            assert!(matches!(ask(&node, &stranger, &place), Err(Refusal::Grant(_))));
+            assert!(matches!(ask(&node, &stranger, &fetch), Err(Refusal::Grant(_))));
+        }
     }
 
     #[test]

@@ -6,13 +6,20 @@ use std::fs::File;
 
 use ioex_base::{ContentAddress, GrantId, Uid};
 
-use crate::proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew};
+use crate::{
+    proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
+    throttle::Throttle,
+};
 
 /// The node's side of placing, keeping and reading shards and heads. All calls may block on the
 /// disk and are made from blocking threads; the questions of the door are answered from memory.
 pub trait Host: Send + Sync + 'static {
     /// Whether anything can be placed or read here at all.
     fn lends_space(&self) -> bool;
+    /// Whether the owner lets the device do something for others now.
+    fn availability(&self) -> Availability;
+    /// What everything that is sent out of the lent space waits at.
+    fn upload(&self) -> &Throttle;
     /// Whether this key may say which super nodes place shards here.
     fn accepts_authority(&self, issuer: &Uid) -> bool;
     /// Whether `issuer` revoked its grant with this id.
@@ -64,6 +71,17 @@ pub trait Host: Send + Sync + 'static {
     fn held(&self) -> Vec<ContentAddress>;
 }
 
+/// What a device does for others at the moment, as its owner set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// Everything.
+    Open,
+    /// It keeps what it holds, proves it and renews its leases; it takes and sends nothing.
+    Paused,
+    /// Nothing. What it holds it keeps.
+    Off,
+}
+
 /// What a device would rather give back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handover {
@@ -96,12 +114,18 @@ pub trait ShardSink: Send {
 }
 
 /// Lends nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoHost;
+#[derive(Debug, Default)]
+pub struct NoHost(Throttle);
 
 impl Host for NoHost {
     fn lends_space(&self) -> bool {
         false
+    }
+    fn availability(&self) -> Availability {
+        Availability::Off
+    }
+    fn upload(&self) -> &Throttle {
+        &self.0
     }
     fn accepts_authority(&self, _issuer: &Uid) -> bool {
         false

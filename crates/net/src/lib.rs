@@ -12,7 +12,7 @@
 //!
 //! let mut config = MeshConfig::new(NodeKey::generate()?, "data".into());
 //! config.seeds = vec!["<uid>@192.0.2.1:4400".parse()?];
-//! let mesh = Mesh::start(config, Arc::new(NoHost)).await?;
+//! let mesh = Mesh::start(config, Arc::new(NoHost::default())).await?;
 //! let friend = mesh.friend_add("<friend address>", "Hello!").await?;
 //! mesh.message_send(&friend.to_string(), "Hi", Duration::from_secs(5)).await?;
 //! # Ok(()) }
@@ -21,7 +21,8 @@
 //! - [`door`]: who gets in. [`proto`]: what is said on a stream. [`frame`]: how.
 //! - [`names`], [`bootstraps`], [`directory`], [`record`]: finding nodes and contents.
 //! - [`friends`], [`messages`], [`session`], [`forward`]: between friends.
-//! - [`transfer`]: files. [`shards`]: backups, under grants. [`host`]: what the node provides.
+//! - [`transfer`]: files. [`shards`]: backups, under grants. [`host`]: what the node provides;
+//!   [`throttle`]: the bandwidth that its owner gives.
 //! - [`mod@lab`] measures.
 
 pub mod bootstraps;
@@ -52,6 +53,7 @@ mod serve;
 pub mod session;
 pub mod shards;
 mod state;
+pub mod throttle;
 pub mod transfer;
 
 pub use self::{

@@ -544,6 +544,13 @@ impl Mesh {
         self.inner.announce.notify_one();
     }
 
+    /// Tells the directory anew what this node has room for, because the owner changed it;
+    /// `topics` are what it announces itself under besides what it holds.
+    pub fn space_changed(&self, topics: &[ContentAddress]) {
+        self.wake_publish();
+        topics.iter().for_each(|topic| self.announce_soon(*topic));
+    }
+
     pub(crate) fn take_announcements(&self) -> Vec<ContentAddress> {
         std::mem::take(&mut *unpoison(&self.inner.announce_soon)).into_iter().collect()
     }
@@ -571,6 +578,9 @@ impl Standing for Mesh {
     }
     fn lends_space(&self) -> bool {
         self.host().lends_space()
+    }
+    fn availability(&self) -> crate::host::Availability {
+        self.host().availability()
     }
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         self.host().accepts_authority(issuer)

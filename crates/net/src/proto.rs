@@ -123,7 +123,10 @@ fn refusal_text(code: u32) -> &'static str {
 
 impl From<&Refusal> for No {
     fn from(refusal: &Refusal) -> Self {
-        Self::Refused(refusal.code())
+        match refusal {
+            Refusal::Paused => Self::Paused,
+            _ => Self::Refused(refusal.code()),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         SessionOpen, SessionTarget, Want,
     },
     session::{self, IncomingStream, Stream, StreamKind},
-    transfer::serve::{self as content, ServeError},
+    transfer::serve::{self as content, Gate, ServeError},
 };
 
 /// TLS handshakes under way at once.
@@ -185,7 +185,8 @@ async fn serve_stream(
         Ok(()) => false,
         Err(e) => {
             tracing::debug!("stream of {} ended: {e}", from.short());
-            matches!(e, StreamError::Refused(_))
+            // A device that pauses does not hold that against who asks.
+            matches!(e, StreamError::Refused(refusal) if refusal != Refusal::Paused)
         }
     }
 }
@@ -382,7 +383,8 @@ async fn fetch_offered(
     };
     let relayed = matches!(path_of(conn).0, PathKind::Relayed(_));
     let mut shown = Instant::now();
-    content::range(send, &source, fetch.want, |n| mesh.note_sent(id, n, relayed, &mut shown)).await?;
+    let note = |n| mesh.note_sent(id, n, relayed, &mut shown);
+    content::range(send, &source, fetch.want, Gate::Free, note).await?;
     Ok(())
 }
 

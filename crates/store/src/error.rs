@@ -70,6 +70,12 @@ pub enum StoreError {
     /// A shard under the address of a head that is held: only one made for that has it.
     #[error("{0} is the address of a repository's head that is held here")]
     IsHead(ContentAddress),
+    /// What is held is being moved, or was moved, to another folder.
+    #[error("what is held here is being moved to another folder")]
+    Closed,
+    /// The folder to move to holds something already.
+    #[error("the folder {} is not empty: name one of its own", .0.display())]
+    NotEmpty(PathBuf),
     /// This shard is not here.
     #[error("the shard {0} is not held here")]
     NotHeld(ContentAddress),

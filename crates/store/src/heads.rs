@@ -45,6 +45,7 @@ impl ShardStore {
         lease.check()?;
         let arriving = {
             let mut state = self.0.lock();
+            state.check_open()?;
             if let Some(newer) = self.0.newer_head(&mut state, &address, head.seq, lease)? {
                 return Ok(HeadPut::Newer(newer));
             }
@@ -56,6 +57,7 @@ impl ShardStore {
         };
         write_synced(&arriving.path, bytes).map_err(StoreError::io("write", &arriving.path))?;
         let mut state = self.0.lock();
+        state.check_open()?;
         // Another one may have come meanwhile.
         let newer = self.0.newer_head(&mut state, &address, head.seq, lease)?;
         let put = match newer {

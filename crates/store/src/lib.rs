@@ -21,6 +21,7 @@
 //! heads/<address>      the newest head of a repository, and beside it its leases
 //! incoming/            what is still arriving; emptied at every start
 //! damaged/             what did not fit its description and was set aside
+//! moving               here while the store is being copied to this directory
 //! lock                 held while a process has the store open
 //! ```
 //!
@@ -56,6 +57,7 @@ mod error;
 mod files;
 mod heads;
 mod lease;
+mod moving;
 mod open;
 mod put;
 mod renew;
@@ -67,6 +69,7 @@ mod time;
 pub use error::StoreError;
 pub use heads::HeadPut;
 pub use lease::{LEASE_GRACE_SECONDS, LEASES_PER_SHARD_MAX, Lease};
+pub use moving::{is_store, remove_store};
 pub use open::OpenReport;
 pub use put::{Put, PutStart};
 pub use renew::{Released, Terms};

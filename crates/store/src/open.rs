@@ -57,7 +57,7 @@ pub(crate) fn scan(layout: &Layout) -> Result<(Found, OpenReport), StoreError> {
         report.unfinished += 1;
     }
     let mut found = Found::default();
-    let ours = [layout.incoming(), layout.damaged(), layout.heads(), layout.lock()];
+    let ours = [layout.incoming(), layout.damaged(), layout.heads(), layout.lock(), layout.moving()];
     for dir in names_in(&layout.root)? {
         if is_prefix_dir(&dir) {
             scan_dir(layout, Kind::Shard, &dir, &mut found, &mut report)?;

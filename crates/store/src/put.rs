@@ -116,6 +116,7 @@ impl Put {
         self.file.sync_all().map_err(StoreError::io("sync", &self.arriving.path))?;
         let inner = Arc::clone(&self.arriving.inner);
         let mut state = inner.lock();
+        state.check_open()?;
         if inner.merge_shard_lease(&mut state, &self.address, self.lease)? {
             return Ok(());
         }

@@ -56,6 +56,7 @@ impl ShardStore {
         let mut held = Vec::with_capacity(addresses.len());
         for address in addresses {
             let mut state = self.0.lock();
+            state.check_open()?;
             let Some((entry, mut sidecar)) = self.0.look_up(&mut state, address)? else {
                 held.push(false);
                 continue;
@@ -93,6 +94,7 @@ impl ShardStore {
         let mut dirs = BTreeSet::new();
         for address in addresses {
             let mut state = self.0.lock();
+            state.check_open()?;
             let Some((entry, mut sidecar)) = self.0.look_up(&mut state, address)? else { continue };
             let before = sidecar.leases.clone();
             sidecar.leases.retain(|lease| lease.placer != *placer);

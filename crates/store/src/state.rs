@@ -8,7 +8,7 @@ use ioex_base::{
 };
 
 use crate::{
-    Lease,
+    Lease, StoreError,
     files::{BLOCK_BYTES, Kind},
     sidecar::{SIDECAR_MAX_BYTES, Sidecar},
 };
@@ -159,6 +159,8 @@ pub(crate) struct State {
     used_bytes: u64,
     pub(crate) damaged_bytes: u64,
     pub(crate) reserved_bytes: u64,
+    /// Nothing changes any more: what is held is being moved.
+    pub(crate) closed: bool,
     temporaries: u64,
 }
 
@@ -174,8 +176,14 @@ impl State {
             used_bytes,
             damaged_bytes,
             reserved_bytes: 0,
+            closed: false,
             temporaries: 0,
         }
+    }
+
+    /// Refuses a change while what is held is being moved.
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed { Err(StoreError::Closed) } else { Ok(()) }
     }
 
     pub(crate) fn next_temporary(&mut self) -> u64 {

@@ -115,6 +115,8 @@ impl Inner {
         before: &[Lease],
     ) -> Result<(), StoreError> {
         let Some(kind) = state.index.get(address).map(|entry| entry.kind) else { return Ok(()) };
+        // While it is moved it stays: the copy is verified anyway.
+        state.check_open()?;
         state.forget(address, before);
         let moved = self.layout.set_aside(kind, address);
         state.damaged_bytes = self.layout.damaged_bytes();
@@ -180,6 +182,7 @@ impl ShardStore {
     pub fn begin_put(&self, address: ContentAddress, lease: Lease) -> Result<PutStart, StoreError> {
         lease.check()?;
         let mut state = self.0.lock();
+        state.check_open()?;
         if self.0.merge_shard_lease(&mut state, &address, lease)? {
             return Ok(PutStart::AlreadyHeld);
         }
@@ -324,6 +327,9 @@ impl ShardStore {
             Certainty::Apart(seconds) => return Expired { removed: Vec::new(), apart: Some(seconds) },
         };
         let mut state = self.0.lock();
+        if state.closed {
+            return Expired::default();
+        }
         let ended = |(address, e): (&ContentAddress, &Entry)| {
             (e.expires.plus(LEASE_GRACE_SECONDS) < certain).then_some(*address)
         };
@@ -339,6 +345,7 @@ impl ShardStore {
     /// [`StoreError::Io`].
     pub fn remove(&self, address: &ContentAddress, now: UnixSeconds) -> Result<(), StoreError> {
         let mut state = self.0.lock();
+        state.check_open()?;
         let entry = state.index.get(address).copied().ok_or(StoreError::NotHeld(*address))?;
         if now < entry.expires {
             return Err(StoreError::NotYet { until: entry.expires });
@@ -352,6 +359,7 @@ impl ShardStore {
     /// [`StoreError::Io`].
     pub fn clear_damaged(&self) -> Result<u64, StoreError> {
         let mut state = self.0.lock();
+        state.check_open()?;
         let before = state.damaged_bytes;
         let dir = self.0.layout.damaged();
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))?.flatten() {

@@ -60,7 +60,7 @@ impl Handler for Node {
                 Ok(json!(Empty {}))
             }
             // Longer than any line may be.
-            Request::Shards => Ok(json!("x".repeat(LINE_MAX_BYTES))),
+            Request::DeviceShards { .. } => Ok(json!("x".repeat(LINE_MAX_BYTES))),
             other => Err(ApiError::new(ErrorCode::NotAllowed, format!("not here: {other:?}"))),
         }
     }
@@ -162,7 +162,7 @@ async fn hostile_lines_are_refused_and_do_not_stop_the_node() {
 #[tokio::test]
 async fn an_answer_that_is_too_long_becomes_an_error() {
     let node = Running::start().await;
-    let error = node.client().await.call::<Value>(Request::Shards).await.unwrap_err();
+    let error = node.client().await.call::<Value>(Request::DeviceShards { after: None }).await.unwrap_err();
     assert!(matches!(error, ClientError::Api(e) if e.code == ErrorCode::Internal));
 }
 

@@ -9,6 +9,7 @@ use crate::exit;
 
 mod args;
 mod backup;
+mod device;
 mod node;
 
 pub use args::{
@@ -18,6 +19,7 @@ pub use args::{
 pub use backup::{
     BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,
 };
+pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
 
 /// Environment variable with the data folder of client commands and of `node`.
@@ -88,8 +90,9 @@ pub enum Command {
     /// Backups in the network
     #[command(subcommand)]
     Backup(BackupCommand),
-    /// List the shards that this device holds for others
-    Shards,
+    /// What this device does for others: space, bandwidth, hours, and what it holds
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Ask the directory who holds a content address
     Lookup {
         /// The content address

@@ -16,6 +16,7 @@ use crate::{
 mod authority;
 mod backup;
 mod completions;
+mod device;
 mod events;
 mod exit_codes;
 mod forward;
@@ -35,7 +36,6 @@ mod phone;
 mod ping;
 mod receive;
 mod send;
-mod shards;
 mod status;
 mod stop;
 mod who;
@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Receive(command) => runtime()?.block_on(receive::run(c, command)),
         Command::Forward(command) => runtime()?.block_on(forward::run(c, command)),
         Command::Backup(command) => runtime()?.block_on(backup::run(c, command)),
-        Command::Shards => runtime()?.block_on(shards::run(c)),
+        Command::Device(command) => runtime()?.block_on(device::run(c, command)),
         Command::Lookup { address } => runtime()?.block_on(lookup::run(c, address)),
         Command::Events => runtime()?.block_on(events::run(c)),
         Command::Phone { state } => runtime()?.block_on(phone::run(c, state)),

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use ioex_api::{
     ApiError, BootstrapInfo, Empty, ErrorCode, Event, ForwardList, ForwardProtocol, FriendList, Handler,
-    HeldShard, HolderList, IdInfo, MessageList, Netcheck, PairCode, Pong, Request, ShardList, Sink, Status,
-    TransferList, TransferState, Update,
+    HolderList, IdInfo, MessageList, Netcheck, PairCode, Pong, Request, Sink, Status, TransferList,
+    TransferState, Update,
 };
 use ioex_base::Uid;
 use ioex_net::{MeshEvent, bootstraps::Source, forward::ForwardKind};
@@ -14,7 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 #[cfg(feature = "super")]
 use super::backup;
-use super::{Node, convert, restore};
+use super::{Node, convert, device, restore};
 
 /// Longest wait for a message's delivery that a client may ask for.
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -114,7 +114,10 @@ impl Handler for Node {
                 done(restore::get(self, manifest, out, rate_limit, &sink).await?)
             }
             Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
-            Request::Shards => done(self.shards()),
+            Request::Device => done(device::show(&self.lent)),
+            Request::DeviceSet { changes } => done(device::set(self, changes).await?),
+            Request::DeviceShards { after } => done(device::shards(self, after).await?),
+            Request::DeviceDelete { address } => done(device::delete(self, address).await?),
             Request::Lookup { address } => {
                 let started = std::time::Instant::now();
                 let directory = self.mesh.directory().map_err(convert::link_error)?;
@@ -248,19 +251,6 @@ impl Node {
             }
         }
         done(Empty {})
-    }
-
-    fn shards(&self) -> ShardList {
-        let held = self.lent.list();
-        let shard = |(held, leases): &(ioex_store::HeldShard, Vec<ioex_store::Lease>)| HeldShard {
-            address: held.address,
-            bytes: held.bytes,
-            placed_by: leases.first().map_or(self.mesh.uid(), |l| l.placer),
-            expires: held.expires,
-        };
-        let mut shards: Vec<HeldShard> = held.iter().map(shard).collect();
-        shards.sort_by_key(|s| s.address);
-        ShardList { shards }
     }
 
     async fn background(&self, on: bool) -> Result<serde_json::Value, ApiError> {

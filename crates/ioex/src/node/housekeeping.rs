@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::Node;
 
-/// How often the network's time is asked of the mesh, which has it in memory.
-const TIME_EVERY: Duration = Duration::from_secs(15);
+/// How often the device looks at the clock, the battery and the link: a pause may begin so late.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How often expired shards are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// When the first expired ones are looked for: the network's time is known by then, as a rule.
@@ -18,15 +18,25 @@ const SCRUB_FIRST: Duration = Duration::from_secs(120);
 
 /// Runs until it is dropped.
 pub(super) async fn run(node: Arc<Node>) {
-    let mut time = tokio::time::interval(TIME_EVERY);
+    let mut look = tokio::time::interval(LOOK_EVERY);
     let mut expire = tokio::time::interval_at(Instant::now() + EXPIRE_FIRST, EXPIRE_EVERY);
     let mut scrub_at = Instant::now() + SCRUB_FIRST;
     loop {
         tokio::select! {
-            _ = time.tick() => node.lent.note_network_time(node.mesh.network_time()),
+            _ = look.tick() => look_around(&node).await,
             _ = expire.tick() => remove_expired(&node).await,
             () = tokio::time::sleep_until(scrub_at) => scrub_at = Instant::now() + scrub(&node).await,
         }
+    }
+}
+
+/// Takes note of what time it is, and whether to pause.
+async fn look_around(node: &Arc<Node>) {
+    node.lent.note_network_time(node.mesh.network_time());
+    let lent = node.lent.clone();
+    // Small files of the kernel, but the time zone may have to be read from the disk.
+    if tokio::task::spawn_blocking(move || lent.look()).await.is_err() {
+        tracing::warn!("looking around failed");
     }
 }
 

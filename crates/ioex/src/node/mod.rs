@@ -4,6 +4,7 @@ mod api;
 #[cfg(feature = "super")]
 mod backup;
 mod convert;
+mod device;
 mod files;
 mod housekeeping;
 mod lent;
@@ -16,18 +17,15 @@ use anyhow::Context as _;
 use ioex_api::SOCKET_NAME;
 use ioex_base::ContentAddress;
 use ioex_net::{Mesh, MeshConfig};
-use ioex_store::ShardStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::lent::{clear_old, relocate};
 use self::{
-    lent::{Lent, Revoked},
+    lent::{Lent, Sense},
     vault::Vault,
 };
 use crate::config::NodeConfig;
-
-/// Folder of the shards held for others, inside the data folder.
-const SHARDS_DIR: &str = "shards";
 
 /// The content address under which devices announce that they lend space, so that super nodes
 /// find them.
@@ -56,10 +54,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     log_to_stderr();
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
-    let lent = {
-        let (store, revoked) = (open_store(&config)?, Revoked::open(config.revocations.clone())?);
-        Arc::new(Lent::new(store, config.authorities.clone(), revoked))
-    };
+    let lent = Arc::new(Lent::open(&config, Sense::default())?);
     let warnings_at_start = lent.report();
     let mesh = Mesh::start(mesh_config(&config, key)?, lent.clone())
         .await
@@ -99,18 +94,6 @@ fn log_to_stderr() {
         .with_ansi(colour)
         .with_writer(std::io::stderr)
         .try_init();
-}
-
-fn open_store(config: &NodeConfig) -> anyhow::Result<Option<ShardStore>> {
-    let dir = config.data.join(SHARDS_DIR);
-    // A device that lends nothing any more still serves what it holds until that expires.
-    let needed = config.kind.stores_for_others() && (config.lend_bytes > 0 || dir.exists());
-    if !needed {
-        return Ok(None);
-    }
-    let store = ShardStore::open(&dir, config.lend_bytes)
-        .with_context(|| format!("the lent space in {} cannot be used", dir.display()))?;
-    Ok(Some(store))
 }
 
 fn mesh_config(config: &NodeConfig, key: ioex_base::NodeKey) -> anyhow::Result<MeshConfig> {

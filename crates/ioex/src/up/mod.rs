@@ -112,7 +112,7 @@ fn hints(network: &Network) -> String {
         "\nThe network stays up until Ctrl-C. In another terminal:\n\
          \x20 ioex status --data {phone}\n\
          \x20 ioex netcheck --data {phone}\n\
-         \x20 ioex shards --data {peer}\n\
+         \x20 ioex device shards --data {peer}\n\
          \x20 ioex pair show --data {peer}\n\
          \x20 ioex events --data {peer}\n\
          \x20 ioex status --data {boot}"

@@ -101,13 +101,22 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex backup schedule remove nightly",
         "ioex backup put f --manifest m --replicas 3 --for U --for V",
         "ioex backup get m out --rate-limit 1MB",
-        "ioex shards",
+        "ioex device show --json",
+        "ioex device set --space 10GB --dir d --move --upload 2MB/s --hours 22:00-06:00",
+        "ioex device set --metered pause --battery auto --upload unlimited --hours always",
+        "ioex device shards",
+        "ioex device delete U",
+        "ioex device delete --expired",
+        "ioex device leave",
+        "ioex device on",
+        "ioex device off",
         "ioex lookup U",
         "ioex events --json",
         "ioex phone background",
         "ioex phone foreground",
         "ioex stop",
         "ioex authority create f",
+        "ioex authority revoke --key k --id 00112233445566778899aabbccddeeff --out o",
         "ioex authority grant --key k --to U --max-bytes-per-device 1GiB --days 9 --out o",
         "ioex completions bash",
         "ioex man d",
@@ -122,7 +131,7 @@ fn the_command_lines_of_the_manual_are_read() {
 #[test]
 fn what_makes_no_sense_is_a_usage_error() {
     let home = tempfile::tempdir().unwrap();
-    let lines: [&[&str]; 7] = [
+    let lines: [&[&str]; 16] = [
         &[],
         &["fly"],
         &["ping"],
@@ -130,6 +139,15 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["send", "file"],
         &["node", "--lend", "10 potatoes"],
         &["up", "--peers", "1"],
+        &["device"],
+        &["device", "set"],
+        &["device", "set", "--move"],
+        &["device", "set", "--upload", "0"],
+        &["device", "set", "--hours", "7-9"],
+        &["device", "set", "--metered", "maybe"],
+        &["device", "delete"],
+        &["device", "delete", "--expired", "aa"],
+        &["authority", "revoke", "--key", "k", "--id", "12", "--out", "o"],
     ];
     for args in lines {
         assert_eq!(ioex(home.path(), args).status.code(), Some(2), "{args:?}");

@@ -19,7 +19,7 @@ use crate::{
         AUDIT_ASKS_MAX, Audit, AuditAnswer, Capacity, Fetch, HANDOVER_MAX, HeadAnswer, HeadStart,
         LEASES_AT_ONCE_MAX, No, PROOF_MAX_BYTES, Place, PlaceAnswer, PutHead, Release, Renew, Want,
     },
-    transfer::serve::{self as content, Source},
+    transfer::serve::{self as content, Gate, Source},
 };
 
 /// Bytes of an incoming shard read at a time.
@@ -65,7 +65,7 @@ pub(super) async fn fetch(mesh: &Mesh, fetch: Fetch, send: &mut SendStream) -> R
         // Shards are small enough to be verified whole.
         return Ok(content::refuse(send, No::BadRequest).await?);
     }
-    content::range(send, &source, fetch.want, |_| ()).await?;
+    content::range(send, &source, fetch.want, Gate::Owner(&**mesh.host()), |_| ()).await?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn audit(mesh: &Mesh, from: Uid, audit: Audit) -> Result<AuditA
     if audit.asks.len() > AUDIT_ASKS_MAX {
         return Err(No::BadRequest);
     }
-    host(mesh, move |h| {
+    let told = host(mesh, move |h| {
         let proof = |(address, leaf): &(ContentAddress, u32)| {
             h.prove(address, *leaf).filter(|proof| proof.len() <= PROOF_MAX_BYTES)
         };
@@ -138,7 +138,10 @@ pub(super) async fn audit(mesh: &Mesh, from: Uid, audit: Audit) -> Result<AuditA
         wanted.addresses.truncate(HANDOVER_MAX);
         Ok(AuditAnswer { proofs, excess_bytes: wanted.excess_bytes, handover: wanted.addresses })
     })
-    .await
+    .await?;
+    let bytes: usize = told.proofs.iter().flatten().map(Vec::len).sum();
+    mesh.host().upload().all((bytes + told.handover.len() * 32) as u64).await;
+    Ok(told)
 }
 
 pub(super) async fn release(mesh: &Mesh, from: Uid, release: Release) -> Result<u32, No> {

@@ -16,6 +16,7 @@ pub(crate) mod serve;
 
 pub(crate) use self::offers::Offers;
 pub use self::{
+    fetch::FetchError,
     names::{NameError, safe_file_name},
     offers::{FileInfo, TransferError, TransferInfo, TransferState},
     partial::PartialError,

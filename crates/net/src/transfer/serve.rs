@@ -8,6 +8,7 @@ use iroh::endpoint::SendStream;
 use super::pieces::PieceList;
 use crate::{
     frame::{self, FrameError},
+    host::{Availability, Host},
     proto::{Answer, Content, No, Want},
 };
 
@@ -23,6 +24,33 @@ pub(crate) enum ServeError {
     Write(#[from] iroh::endpoint::WriteError),
     #[error("reading failed: {0}")]
     Read(#[from] std::io::Error),
+    #[error("paused by the owner")]
+    Paused,
+}
+
+/// What bytes wait at before they go out.
+#[derive(Clone, Copy)]
+pub(crate) enum Gate<'a> {
+    /// Nothing: they go to a friend.
+    Free,
+    /// What the owner of the lent space allows.
+    Owner(&'a dyn Host),
+}
+
+impl Gate<'_> {
+    /// How many of `want` bytes may go now.
+    async fn wait(self, want: u64) -> Result<u64, ServeError> {
+        let Self::Owner(host) = self else { return Ok(want) };
+        loop {
+            // A pause that begins ends what is under way.
+            if host.availability() != Availability::Open {
+                return Err(ServeError::Paused);
+            }
+            if let Some(bytes) = host.upload().step(want).await {
+                return Ok(bytes);
+            }
+        }
+    }
 }
 
 /// A content that is there.
@@ -52,6 +80,7 @@ pub(crate) async fn range(
     send: &mut SendStream,
     source: &Source,
     want: Want,
+    gate: Gate<'_>,
     mut sent: impl FnMut(u64),
 ) -> Result<(), ServeError> {
     let (start, len) = match want {
@@ -65,7 +94,8 @@ pub(crate) async fn range(
     frame::write(send, &Answer::Yes(Content { size: source.size, follows: len })).await?;
     let mut at = start;
     while at < end {
-        let want = usize::try_from((end - at).min(BLOCK_BYTES as u64)).unwrap_or(BLOCK_BYTES);
+        let want = gate.wait((end - at).min(BLOCK_BYTES as u64)).await?;
+        let want = usize::try_from(want).unwrap_or(BLOCK_BYTES);
         let file = source.file.clone();
         let block = tokio::task::spawn_blocking(move || {
             let mut block = vec![0; want];

@@ -10,9 +10,10 @@ use ioex_base::{
 use ioex_net::{
     Mesh,
     door::Door,
-    host::Handover,
+    host::{Availability, Handover},
     proto::{AUDIT_ASKS_MAX, Audit, HeadAnswer, LEASES_AT_ONCE_MAX, No, Open, PutHead, Release, Renew},
     shards::PlaceError,
+    transfer::FetchError,
 };
 
 use crate::{
@@ -264,4 +265,64 @@ async fn a_device_hears_what_time_the_network_has() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         assert!(now.abs_diff(time.0) < 60, "{time:?}, now is {now}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_pauses_says_so_and_still_proves() {
+    let world = World::new().await;
+    let (first, may) = world.spn(0);
+    let (to, reader) = (world.holder.uid(), world.reader.uid());
+    let mine = world.place(0, content(1, 5_000)).await;
+    let reads = grant(first.uid(), Right::Fetch, &world.reader);
+    let other = Bytes::from(content(2, 5_000));
+    let set = |to| *world.shelf.availability.lock().unwrap() = to;
+    let fetched = async || match first.shard_fetch(to, &reads, mine, 5_000).await {
+        Err(FetchError::No(no)) => Some(no),
+        Err(e) => panic!("{e}"),
+        Ok(_) => None,
+    };
+    set(Availability::Paused);
+    for _ in 0..10 {
+        // However often it is asked, it does not close the connection.
+        assert_eq!(no(first.shard_capacity(to, may).await), No::Paused);
+    }
+    let placed = first.shard_place(to, may, reader, FOREVER, ContentAddress::of(&other), &other).await;
+    assert_eq!(no(placed), No::Paused);
+    assert_eq!(fetched().await, Some(No::Paused));
+    assert_eq!(first.shard_audit(to, may, vec![(mine, 0)]).await.unwrap().proofs.len(), 1);
+    assert_eq!(first.shard_renew(to, may, reader, FOREVER, vec![mine]).await.unwrap(), [true]);
+    set(Availability::Off);
+    assert_eq!(no(first.shard_audit(to, may, vec![(mine, 0)]).await), No::Paused);
+    assert_eq!(no(first.shard_release(to, may, vec![mine]).await), No::Paused);
+    assert_eq!(fetched().await, Some(No::Paused));
+    set(Availability::Open);
+    assert_eq!(fetched().await, None);
+}
+
+/// What arrives at two peers together never exceeds the rate: an upper bound, so that a slow machine
+/// passes as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_peers_get_stays_below_the_owners_limit() {
+    const RATE: u64 = 400_000;
+    let world = World::new().await;
+    let (to, len) = (world.holder.uid(), 300_000);
+    let [a, b] = [world.place(0, content(1, len)).await, world.place(0, content(2, len)).await];
+    let [first, second] = [0, 1].map(|n| world.spn(n).0);
+    let [reads, reads_too] = [first, second].map(|mesh| grant(mesh.uid(), Right::Fetch, &world.reader));
+    world.shelf.upload.set_rate(Some(RATE));
+    let started = std::time::Instant::now();
+    let (got, got_too) = tokio::join!(
+        first.shard_fetch(to, &reads, a, len as u64),
+        second.shard_fetch(to, &reads_too, b, len as u64)
+    );
+    let seconds = started.elapsed().as_secs_f64();
+    let got = (got.unwrap().0.len() + got_too.unwrap().0.len()) as f64;
+    let allowed = RATE as f64 * (seconds + 1.0);
+    assert!(got <= allowed, "{got} bytes in {seconds} s, {allowed} are allowed");
+    // Without the limit the same takes a fraction of that: the limit it was that held.
+    world.shelf.upload.set_rate(None);
+    let started = std::time::Instant::now();
+    first.shard_fetch(to, &reads, a, len as u64).await.unwrap();
+    let free = started.elapsed().as_secs_f64() * 2.0;
+    assert!(free < seconds, "{free} s without a limit, {seconds} s with it");
 }

@@ -10,8 +10,9 @@ use std::{
 use ioex_base::{ContentAddress, GrantId, SealedHead, Uid, UnixSeconds, head_address};
 use ioex_net::{
     Host,
-    host::{Handover, PlaceStart, ShardSink},
+    host::{Availability, Handover, PlaceStart, ShardSink},
     proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
+    throttle::Throttle,
 };
 
 /// What is held under an address.
@@ -36,6 +37,8 @@ pub struct Shelf {
     pub revoked: Mutex<Vec<GrantId>>,
     held: Held,
     pub handover: Mutex<Handover>,
+    pub availability: Mutex<Availability>,
+    pub upload: Throttle,
 }
 
 impl Shelf {
@@ -45,6 +48,8 @@ impl Shelf {
             revoked: Mutex::default(),
             held: Held::default(),
             handover: Mutex::default(),
+            availability: Mutex::new(Availability::Open),
+            upload: Throttle::default(),
         })
     }
 
@@ -79,6 +84,12 @@ impl ShardSink for Sink {
 impl Host for Shelf {
     fn lends_space(&self) -> bool {
         true
+    }
+    fn availability(&self) -> Availability {
+        *self.availability.lock().unwrap()
+    }
+    fn upload(&self) -> &Throttle {
+        &self.upload
     }
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         *issuer == self.authority

@@ -62,12 +62,12 @@ pub async fn bootstrap(seeds: &[BootstrapAddr]) -> Node {
     config.kind = NodeKind::Bootstrap;
     config.port = free_ports();
     config.seeds = seeds.to_vec();
-    start(config, dir, Arc::new(NoHost)).await
+    start(config, dir, Arc::new(NoHost::default())).await
 }
 
 /// Starts a device whose settings `change` may change.
 pub async fn device_with(seeds: &[BootstrapAddr], change: impl FnOnce(&mut MeshConfig)) -> Node {
-    hosting(seeds, Arc::new(NoHost), change).await
+    hosting(seeds, Arc::new(NoHost::default()), change).await
 }
 
 /// Starts a device.
@@ -117,7 +117,7 @@ impl Node {
     pub async fn restart_with(mut self, change: impl FnOnce(&mut MeshConfig)) -> Self {
         self.mesh.shutdown().await;
         change(&mut self.config);
-        start(self.config, self.dir, Arc::new(NoHost)).await
+        start(self.config, self.dir, Arc::new(NoHost::default())).await
     }
 
     /// The next event that `pick` takes.

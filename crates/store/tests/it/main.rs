@@ -5,6 +5,7 @@ mod crash;
 mod heads;
 mod leases;
 mod model;
+mod moving;
 mod puts;
 mod renew;
 mod space;

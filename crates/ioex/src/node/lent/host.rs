@@ -5,10 +5,11 @@ use std::{fs::File, io};
 use ioex_base::{ContentAddress, GrantId, SealedHead, Uid, head_address};
 use ioex_net::{
     Host,
-    host::{Handover, PlaceStart, ShardSink},
+    host::{Availability, Handover, PlaceStart, ShardSink},
     proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
+    throttle::Throttle,
 };
-use ioex_store::{HeadPut, Put, PutStart, SHARD_OVERHEAD_BYTES, StoreError};
+use ioex_store::{HeadPut, Put, PutStart, StoreError};
 
 use super::{super::lenders_topic, Lent};
 
@@ -21,6 +22,7 @@ fn told(e: StoreError) -> No {
         | StoreError::WrongAddress { .. }
         | StoreError::NoHead(_)
         | StoreError::IsHead(_) => No::Mismatch,
+        StoreError::Closed => No::Paused,
         other => {
             tracing::warn!("a shard could not be stored: {other}");
             No::Failed
@@ -42,11 +44,19 @@ impl ShardSink for Sink {
 
 impl Host for Lent {
     fn lends_space(&self) -> bool {
-        self.store.is_some()
+        self.store().is_some()
+    }
+
+    fn availability(&self) -> Availability {
+        self.availability()
+    }
+
+    fn upload(&self) -> &Throttle {
+        &self.upload
     }
 
     fn accepts_authority(&self, issuer: &Uid) -> bool {
-        self.store.is_some() && self.authorities.contains(issuer)
+        self.store().is_some() && self.authorities.contains(issuer)
     }
 
     fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
@@ -54,19 +64,22 @@ impl Host for Lent {
     }
 
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
-        self.store.as_ref().is_some_and(|s| s.readers(address).contains(reader))
+        self.store().is_some_and(|store| store.readers(address).contains(reader))
     }
 
     fn free_bytes(&self) -> u64 {
-        self.usage().map_or(0, |u| u.free_bytes())
+        if self.availability() != Availability::Open || self.settings().leaving {
+            return 0;
+        }
+        self.usage().map_or(0, |usage| usage.free_bytes())
     }
 
     fn placed_bytes(&self, placer: &Uid) -> u64 {
-        self.store.as_ref().map_or(0, |s| s.placed_bytes(placer))
+        self.store().map_or(0, |store| store.placed_bytes(placer))
     }
 
     fn open_shard(&self, address: &ContentAddress) -> io::Result<Option<(File, u64)>> {
-        match self.store.as_ref().map(|s| s.open_shard(address)) {
+        match self.store().map(|store| store.open_shard(address)) {
             None | Some(Err(StoreError::NotHeld(_))) => Ok(None),
             Some(Ok(found)) => Ok(Some(found)),
             Some(Err(e)) => Err(io::Error::other(e)),
@@ -74,7 +87,7 @@ impl Host for Lent {
     }
 
     fn begin_place(&self, placer: &Uid, place: &Place) -> Result<PlaceStart, No> {
-        let Some(store) = &self.store else { return Err(No::NoSpace) };
+        let store = self.store().filter(|_| !self.settings().leaving).ok_or(No::NoSpace)?;
         let lease = self.terms(placer, place.reader, place.expires)?.lease(place.bytes);
         match store.begin_put(place.address, lease).map_err(told)? {
             PutStart::Write(put) => Ok(PlaceStart::Write(Box::new(Sink(put)))),
@@ -91,18 +104,18 @@ impl Host for Lent {
     }
 
     fn release(&self, placer: &Uid, addresses: &[ContentAddress]) -> Result<u32, No> {
-        let Some(store) = &self.store else { return Ok(0) };
+        let Some(store) = self.store() else { return Ok(0) };
         store.release(placer, addresses).map(|released| released.leases).map_err(told)
     }
 
     fn renew(&self, placer: &Uid, renew: &Renew, max_bytes: u64) -> Result<Vec<bool>, No> {
-        let Some(store) = &self.store else { return Ok(vec![false; renew.addresses.len()]) };
+        let Some(store) = self.store() else { return Ok(vec![false; renew.addresses.len()]) };
         let terms = self.terms(placer, renew.reader, renew.expires)?;
         store.renew(&renew.addresses, &terms, max_bytes).map_err(told)
     }
 
     fn begin_head(&self, placer: &Uid, put: &PutHead) -> Result<HeadStart, No> {
-        let Some(store) = &self.store else { return Err(No::NoSpace) };
+        let Some(store) = self.store() else { return Err(No::NoSpace) };
         let address = head_address(&put.repo);
         let Some(seq) = store.head_seq(&address).filter(|seq| *seq >= put.seq) else {
             return Ok(HeadStart::Send);
@@ -116,7 +129,7 @@ impl Host for Lent {
     }
 
     fn put_head(&self, placer: &Uid, put: &PutHead, bytes: &[u8]) -> Result<HeadAnswer, No> {
-        let Some(store) = &self.store else { return Err(No::NoSpace) };
+        let Some(store) = self.store() else { return Err(No::NoSpace) };
         let head = SealedHead::open(bytes).map_err(|_| No::Mismatch)?;
         if (head.repo, head.seq) != (put.repo, put.seq) {
             return Err(No::Mismatch);
@@ -129,10 +142,10 @@ impl Host for Lent {
     }
 
     fn held(&self) -> Vec<ContentAddress> {
-        let Some(store) = &self.store else { return Vec::new() };
+        let Some(store) = self.store() else { return Vec::new() };
         let mut out = store.addresses();
         // Super nodes look under this name for devices with space.
-        if store.usage().free_bytes() > SHARD_OVERHEAD_BYTES {
+        if self.has_room() {
             out.push(lenders_topic());
         }
         out

@@ -1,44 +1,196 @@
-//! The space that the owner lends: the shard store behind the mesh's [`Host`](ioex_net::Host).
+//! The space that the owner lends: the shard store behind the mesh's [`Host`](ioex_net::Host), and
+//! the owner's settings over it.
 
+mod change;
 mod handover;
 mod host;
+mod policy;
+mod relocate;
 mod revoked;
 mod scrub;
+mod sense;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::Read as _,
-    sync::{Mutex, PoisonError},
-    time::Instant,
+    path::PathBuf,
+    sync::{Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
-use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, Uid, UnixSeconds, limits::SHARD_MAX_BYTES};
-use ioex_net::{host::Handover, proto::No};
-use ioex_store::{Expired, HeldShard, Lease, ShardStore, Terms, Usage, lease_times};
+use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, NodeKind, Uid, UnixSeconds, limits::SHARD_MAX_BYTES};
+use ioex_net::{
+    Host as _,
+    host::{Availability, Handover},
+    proto::No,
+    throttle::Throttle,
+};
+use ioex_store::{Expired, HeldShard, Lease, SHARD_OVERHEAD_BYTES, ShardStore, Terms, Usage, lease_times};
 use ioex_vault::proof;
 
-pub(crate) use self::revoked::Revoked;
 use self::scrub::Scrub;
+pub(crate) use self::{
+    change::DeleteError,
+    policy::{Conditions, Verdict, Why},
+    relocate::{clear_old, relocate},
+    revoked::Revoked,
+    sense::Sense,
+};
 use super::files;
+use crate::{config::NodeConfig, device::DeviceSettings};
 
-/// The store, if space is lent, and whose word counts on it.
+/// The store, if space is lent, what its owner set, and whose word counts on it.
 pub(crate) struct Lent {
-    store: Option<ShardStore>,
+    data: PathBuf,
+    kind: NodeKind,
+    /// Space where the owner set none.
+    lend_bytes: u64,
     authorities: Vec<Uid>,
     revoked: Revoked,
+    store: RwLock<Option<ShardStore>>,
+    settings: Mutex<DeviceSettings>,
+    /// One change at a time.
+    changing: Mutex<()>,
+    conditions: Mutex<Conditions>,
+    verdict: RwLock<Verdict>,
+    sense: Sense,
+    upload: Throttle,
     /// The network's time, and when it was that.
     network: Mutex<Option<(UnixSeconds, Instant)>>,
     scrub: Mutex<Scrub>,
+    /// Why no space is lent, although some should be.
+    problem: Mutex<Option<String>>,
 }
 
 impl Lent {
-    pub(crate) fn new(store: Option<ShardStore>, authorities: Vec<Uid>, revoked: Revoked) -> Self {
-        Self { store, authorities, revoked, network: Mutex::default(), scrub: Mutex::default() }
+    /// Opens what the configuration and the owner's settings say.
+    ///
+    /// # Errors
+    /// When the settings or a list of revoked grants cannot be read, or the store cannot be opened.
+    pub(crate) fn open(config: &NodeConfig, sense: Sense) -> anyhow::Result<Self> {
+        let mut settings = DeviceSettings::load(&config.data)?;
+        let mut problem = None;
+        if let Err(e) = clear_old(&config.data, &mut settings) {
+            problem = Some(format!("{e:#}"));
+        }
+        let lent = Self {
+            data: config.data.clone(),
+            kind: config.kind,
+            lend_bytes: config.lend_bytes,
+            authorities: config.authorities.clone(),
+            revoked: Revoked::open(config.revocations.clone())?,
+            store: RwLock::new(None),
+            settings: Mutex::new(DeviceSettings::default()),
+            changing: Mutex::default(),
+            conditions: Mutex::default(),
+            verdict: RwLock::new(Verdict::Open),
+            sense,
+            upload: Throttle::default(),
+            network: Mutex::default(),
+            scrub: Mutex::default(),
+            problem: Mutex::default(),
+        };
+        let space = settings.space_bytes.unwrap_or(lent.lend_bytes);
+        // A device that lends nothing any more still serves what it holds until that ends.
+        let needed = space > 0 || settings.dir.is_some() || settings.shards_dir(&lent.data).exists();
+        if needed && lent.kind.stores_for_others() {
+            let is_missing = settings.dir.as_ref().is_some_and(|dir| !dir.is_dir());
+            match relocate::open(&lent.data, &settings, space) {
+                Ok(store) => lent.set_store(Some(store)),
+                // The rest of the node does not depend on that disk.
+                Err(e) if is_missing => problem = Some(format!("{e:#}")),
+                Err(e) => return Err(e),
+            }
+        }
+        *lock(&lent.problem) = problem;
+        lent.use_settings(settings);
+        Ok(lent)
     }
 
-    /// What the store found when it opened, in words.
+    fn set_store(&self, store: Option<ShardStore>) {
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    /// The store, if space is lent.
+    pub(crate) fn store(&self) -> Option<ShardStore> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the owner set.
+    pub(crate) fn settings(&self) -> DeviceSettings {
+        lock(&self.settings).clone()
+    }
+
+    /// Bytes of space that are lent by these settings.
+    pub(crate) fn space_bytes(&self, settings: &DeviceSettings) -> u64 {
+        settings.space_bytes.unwrap_or(self.lend_bytes)
+    }
+
+    /// Where what is held lies.
+    pub(crate) fn shards_dir(&self) -> PathBuf {
+        self.settings().shards_dir(&self.data)
+    }
+
+    /// Whose grants count here.
+    pub(crate) fn authorities(&self) -> &[Uid] {
+        &self.authorities
+    }
+
+    /// Takes settings into use at once.
+    fn use_settings(&self, settings: DeviceSettings) {
+        if let Some(store) = self.store() {
+            store.set_space(self.space_bytes(&settings));
+        }
+        self.upload.set_rate(settings.upload);
+        *lock(&self.settings) = settings;
+        self.look();
+    }
+
+    /// Looks at the clock, the battery and the link, and decides whether to pause.
+    pub(crate) fn look(&self) {
+        let now = self.sense.now();
+        *lock(&self.conditions) = now;
+        let decided = policy::decide(&lock(&self.settings), &now);
+        let mut verdict = self.verdict.write().unwrap_or_else(PoisonError::into_inner);
+        if *verdict != Verdict::Paused(Why::Moving) {
+            *verdict = decided;
+        }
+    }
+
+    /// What the device noticed last.
+    pub(crate) fn conditions(&self) -> Conditions {
+        *lock(&self.conditions)
+    }
+
+    /// Whether the device does something for others now.
+    pub(crate) fn verdict(&self) -> Verdict {
+        *self.verdict.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_verdict(&self, verdict: Verdict) {
+        *self.verdict.write().unwrap_or_else(PoisonError::into_inner) = verdict;
+    }
+
+    fn availability(&self) -> Availability {
+        match self.verdict() {
+            Verdict::Open => Availability::Open,
+            // What is being moved does not change.
+            Verdict::Off | Verdict::Paused(Why::Moving) => Availability::Off,
+            Verdict::Paused(_) => Availability::Paused,
+        }
+    }
+
+    /// Why no space is lent, although some should be.
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
+    /// What the start found, in words.
     pub(crate) fn report(&self) -> Vec<String> {
-        let Some(report) = self.store.as_ref().map(ShardStore::report) else { return Vec::new() };
-        let mut out = Vec::new();
+        let mut out: Vec<String> = self.problem().into_iter().collect();
+        let Some(store) = self.store() else { return out };
+        let report = store.report();
         if !report.damaged.is_empty() {
             out.push(format!("{} damaged shards were set aside", report.damaged.len()));
         }
@@ -48,43 +200,49 @@ impl Lent {
                 report.foreign.len()
             ));
         }
+        let set = self.settings().space_bytes.filter(|set| self.lend_bytes > 0 && *set != self.lend_bytes);
+        if let Some(set) = set {
+            tracing::info!(
+                "{} are lent, as `ioex device set` said; the configuration's {} were only for the start",
+                crate::size::human(set),
+                crate::size::human(self.lend_bytes)
+            );
+        }
         out
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.store.as_ref().map(ShardStore::usage)
+        self.store().map(|store| store.usage())
     }
 
-    /// What is held, with who placed it.
-    pub(crate) fn list(&self) -> Vec<(HeldShard, Vec<Lease>)> {
-        let Some(store) = &self.store else { return Vec::new() };
-        store.list().into_iter().map(|held| (held, store.leases(&held.address))).collect()
+    /// What is held after this address, with who placed it; at most `max`.
+    pub(crate) fn list(&self, after: Option<ContentAddress>, max: usize) -> Vec<(HeldShard, Vec<Lease>)> {
+        let Some(store) = self.store() else { return Vec::new() };
+        let held = store.list().into_iter().filter(|held| after.is_none_or(|after| held.address > after));
+        held.take(max).map(|held| (held, store.leases(&held.address))).collect()
     }
 
     /// Takes note of the network's time, for what begins or ends until the next note.
     pub(crate) fn note_network_time(&self, time: Option<UnixSeconds>) {
-        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-        *network = time.map(|time| (time, Instant::now()));
+        *lock(&self.network) = time.map(|time| (time, Instant::now()));
     }
 
     /// The network's time now, if it is known.
     pub(crate) fn network_time(&self) -> Option<UnixSeconds> {
-        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-        network.map(|(time, noted)| time.plus(noted.elapsed().as_secs()))
+        lock(&self.network).map(|(time, noted)| time.plus(noted.elapsed().as_secs()))
     }
 
     /// Deletes what ended, if it is certain what time it is.
     pub(crate) fn remove_expired(&self) -> Expired {
         let network = self.network_time();
-        self.store.as_ref().map(|s| s.remove_expired(files::now(), network)).unwrap_or_default()
+        self.store().map(|store| store.remove_expired(files::now(), network)).unwrap_or_default()
     }
 
     /// Verifies what comes next in the round through all that is held; returns what was damaged,
     /// and how long to wait before the next.
-    pub(crate) fn scrub(&self) -> (Option<ContentAddress>, std::time::Duration) {
-        let mut scrub = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
-        match &self.store {
-            Some(store) => scrub.next(store),
+    pub(crate) fn scrub(&self) -> (Option<ContentAddress>, Duration) {
+        match self.store() {
+            Some(store) => lock(&self.scrub).next(&store),
             None => (None, scrub::PAUSE_MAX),
         }
     }
@@ -99,9 +257,14 @@ impl Lent {
         Ok(Terms { placer: *placer, reader, stored, expires })
     }
 
+    /// Whether super nodes that look for space find some here.
+    pub(crate) fn has_room(&self) -> bool {
+        self.free_bytes() > SHARD_OVERHEAD_BYTES
+    }
+
     /// See [`ioex_net::Host::prove`]. What does not prove itself is damaged and set aside.
     fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>> {
-        let store = self.store.as_ref()?;
+        let store = self.store()?;
         let (file, len) = store.open_shard(address).ok()?;
         if store.head_seq(address).is_some() {
             // A head's address is not the hash of its bytes: it is read, not proved.
@@ -120,10 +283,18 @@ impl Lent {
 
     /// See [`ioex_net::Host::handover`].
     fn handover(&self, placer: &Uid) -> Handover {
-        let Some(store) = &self.store else { return Handover::default() };
-        handover::propose(store, placer, false)
+        let leaving = self.settings().leaving;
+        self.store().map(|store| handover::propose(&store, placer, leaving)).unwrap_or_default()
+    }
+
+    /// Bytes that are to be handed over.
+    pub(crate) fn handover_bytes(&self) -> u64 {
+        let leaving = self.settings().leaving;
+        self.usage().map_or(0, |usage| if leaving { usage.used_bytes } else { usage.excess_bytes() })
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// A thread that panicked leaves at worst an old value; going on is better than refusing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,216 @@
+//! `ioex device`: what this device does for others. Settings can also be seen and changed while no
+//! node runs.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use ioex_api::{
+    ClientError, Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldShard, Request, ShardList, When,
+};
+use ioex_base::{ContentAddress, UnixSeconds};
+use ioex_store::ShardStore;
+
+use super::{Context, absolute};
+use crate::{
+    cli::{DeviceCommand, DeviceSetArgs},
+    device::DeviceSettings,
+    exit::Usage,
+    node::{clear_old, relocate},
+    render::{self, Table},
+    size,
+};
+
+pub(super) async fn run(context: &Context, command: DeviceCommand) -> anyhow::Result<()> {
+    let changes = match command {
+        DeviceCommand::Shards => return shards(context).await,
+        DeviceCommand::Delete(args) => return delete(context, args.address).await,
+        DeviceCommand::Show => None,
+        DeviceCommand::Set(args) => Some(changes(args)?),
+        DeviceCommand::Leave => Some(DeviceChanges { leaving: Some(true), ..DeviceChanges::default() }),
+        DeviceCommand::Off => Some(DeviceChanges { enabled: Some(false), ..DeviceChanges::default() }),
+        DeviceCommand::On => {
+            Some(DeviceChanges { enabled: Some(true), leaving: Some(false), ..DeviceChanges::default() })
+        }
+    };
+    let info = match context.client().await {
+        Ok(client) => {
+            let request = changes.map_or(Request::Device, |changes| Request::DeviceSet { changes });
+            client.call(request).await?
+        }
+        Err(e) if matches!(e.downcast_ref(), Some(ClientError::NotRunning { .. })) => {
+            stopped(&absolute(&context.data()?)?, changes.as_ref())?
+        }
+        Err(e) => return Err(e),
+    };
+    Ok(context.out.result(&info, human)?)
+}
+
+fn changes(args: DeviceSetArgs) -> anyhow::Result<DeviceChanges> {
+    Ok(DeviceChanges {
+        space_bytes: args.space,
+        dir: args.dir.map(|dir| absolute(&dir)).transpose()?,
+        move_shards: args.move_shards,
+        upload_bytes_per_second: args.upload,
+        hours: args.hours,
+        metered: args.metered,
+        battery: args.battery,
+        ..DeviceChanges::default()
+    })
+}
+
+/// Shows or changes the settings for the next start.
+fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<DeviceInfo> {
+    if !data.is_dir() {
+        return Err(
+            Usage(format!("there is no data folder {}: start a node there first", data.display())).into()
+        );
+    }
+    let now = DeviceSettings::load(data)?;
+    let mut new = now.clone();
+    if let Some(changes) = changes {
+        new = now.changed(changes).map_err(|e| Usage(e.to_string()))?;
+        if new.shards_dir(data) == now.shards_dir(data) {
+            new.save(data)?;
+        } else {
+            // Its lock keeps a node from starting meanwhile.
+            let old = now.shards_dir(data);
+            let held = if old.is_dir() { Some(ShardStore::open(&old, u64::MAX)?) } else { None };
+            drop(relocate(data, &now, &mut new, held.as_ref(), changes.move_shards)?);
+            drop(held);
+            clear_old(data, &mut new)?;
+        }
+    }
+    let dir = new.shards_dir(data);
+    let usage = if dir.is_dir() {
+        let store = ShardStore::open(&dir, new.space_bytes.unwrap_or(u64::MAX));
+        Some(store.with_context(|| format!("what is held in {} cannot be read", dir.display()))?.usage())
+    } else {
+        None
+    };
+    let excess = usage.map_or(0, |u| if new.leaving { u.used_bytes } else { u.excess_bytes() });
+    Ok(DeviceInfo {
+        state: DeviceState::Stopped,
+        why: None,
+        space_bytes: new.space_bytes,
+        dir,
+        upload_bytes_per_second: new.upload,
+        hours: new.hours_text(),
+        metered: new.metered,
+        metered_now: None,
+        battery: new.battery,
+        on_battery_now: None,
+        enabled: new.enabled,
+        leaving: new.leaving,
+        used_bytes: usage.map_or(0, |u| u.used_bytes),
+        free_bytes: usage.filter(|_| new.space_bytes.is_some()).map_or(0, |u| u.free_bytes()),
+        damaged_bytes: usage.map_or(0, |u| u.damaged_bytes),
+        handover_bytes: excess,
+        shards: usage.map_or(0, |u| u.shards as u64),
+        heads: usage.map_or(0, |u| u.heads as u64),
+        authorities: Vec::new(),
+    })
+}
+
+fn state(info: &DeviceInfo) -> String {
+    let because = |text: &str| match &info.why {
+        Some(why) => format!("{text}: {why}"),
+        None => text.to_owned(),
+    };
+    match info.state {
+        DeviceState::Open if info.leaving => {
+            "leaving: it takes nothing, and serves until all is handed over".into()
+        }
+        DeviceState::Open => "open: it takes, keeps and serves".to_owned(),
+        DeviceState::Paused => because("paused"),
+        DeviceState::Off => "off: it does nothing for others, and keeps what it holds".to_owned(),
+        DeviceState::LendsNothing => because("lends nothing"),
+        DeviceState::Stopped if info.enabled => "no node runs".to_owned(),
+        DeviceState::Stopped => "no node runs, and the device is off".to_owned(),
+    }
+}
+
+fn when(when: When, noticed: Option<bool>) -> String {
+    match (when, noticed) {
+        (When::Pause, _) => "pause: by hand, until that is changed".to_owned(),
+        (When::Allow, _) => "allow".to_owned(),
+        (When::Auto, Some(true)) => "auto: it is now".to_owned(),
+        (When::Auto, Some(false)) => "auto: it is not now".to_owned(),
+        (When::Auto, None) => "auto".to_owned(),
+    }
+}
+
+fn human(info: &DeviceInfo) -> String {
+    let space =
+        info.space_bytes.map_or_else(|| "not set: the node's own, `lend_bytes`".to_owned(), size::human);
+    let handover = match (info.handover_bytes, info.leaving) {
+        (0, true) => "all is handed over: the device can go".to_owned(),
+        (0, false) => String::new(),
+        (bytes, _) => format!("{} wait until super nodes have brought them elsewhere", size::human(bytes)),
+    };
+    let upload = info.upload_bytes_per_second;
+    let mut text = render::fields([
+        ("state", state(info)),
+        ("space", space),
+        (
+            "in use",
+            format!("{} in {} shards and {} heads", size::human(info.used_bytes), info.shards, info.heads),
+        ),
+        ("free", size::human(info.free_bytes)),
+        ("damaged", if info.damaged_bytes > 0 { size::human(info.damaged_bytes) } else { String::new() }),
+        ("to hand over", handover),
+        ("folder", info.dir.display().to_string()),
+        ("upload", upload.map_or_else(|| "unlimited".to_owned(), |rate| format!("{}/s", size::human(rate)))),
+        ("hours", info.hours.clone()),
+        ("metered", when(info.metered, info.metered_now)),
+        ("battery", when(info.battery, info.on_battery_now)),
+    ]);
+    let takes = matches!(info.state, DeviceState::Open | DeviceState::Paused);
+    if takes && info.authorities.is_empty() {
+        text += "\nNobody may place anything here: list an authority under `authorities`.";
+    }
+    text
+}
+
+async fn shards(context: &Context) -> anyhow::Result<()> {
+    let client = context.client().await?;
+    let mut all = ShardList::default();
+    loop {
+        let after = all.shards.last().map(|shard| shard.address);
+        let page: ShardList = client.call(Request::DeviceShards { after }).await?;
+        let more = page.more && !page.shards.is_empty();
+        all.shards.extend(page.shards);
+        if !more {
+            break;
+        }
+    }
+    Ok(context.out.result(&all, |all| table(&all.shards, render::now()))?)
+}
+
+fn table(shards: &[HeldShard], now: UnixSeconds) -> String {
+    let mut table =
+        Table::new(["address", "what", "bytes", "placed by", "for", "since", "until", ""]).right([2]);
+    for shard in shards {
+        // All leases of one shard are, as a rule, those of one placer.
+        let first = shard.leases.first();
+        let others = shard.leases.len().saturating_sub(1);
+        let reader = first.map(|lease| lease.reader.short()).unwrap_or_default();
+        table.row([
+            shard.address.to_string(),
+            if shard.head { "head" } else { "shard" }.to_owned(),
+            size::human(shard.bytes),
+            first.map(|lease| lease.placer.short()).unwrap_or_default(),
+            if others > 0 { format!("{reader} +{others}") } else { reader },
+            render::ago(Some(shard.since), now),
+            render::until(shard.until, now),
+            if shard.deletable { "may be deleted" } else { "" }.to_owned(),
+        ]);
+    }
+    table.text_or("this device holds nothing for others")
+}
+
+async fn delete(context: &Context, address: Option<ContentAddress>) -> anyhow::Result<()> {
+    let deleted: Deleted = context.client().await?.call(Request::DeviceDelete { address }).await?;
+    Ok(context.out.result(&deleted, |d| {
+        format!("{} deleted, {} are free again", d.addresses.len(), size::human(d.freed_bytes))
+    })?)
+}
