@@ -33,6 +33,10 @@ pub(crate) const LAB: &[Need] = &[
 /// For the network benchmarks.
 pub(crate) const BENCH: &[Need] = &[need("iperf3", &["iperf3"])];
 
+/// For the backup benchmarks.
+pub(crate) const BACKUP: &[Need] =
+    &[need("restic", &["restic"]), need("borg", &["borgbackup"]), need("taskset", &["util-linux"])];
+
 /// Makes sure that everything in `needs` is there.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     ensure_with(needs, |program| sh::find(program).is_some())

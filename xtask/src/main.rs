@@ -13,6 +13,7 @@ mod netns;
 mod node;
 mod probe;
 mod sh;
+mod sim;
 mod table;
 mod test;
 mod tidy;
@@ -52,6 +53,8 @@ enum Task {
     Lab(lab::Options),
     /// Benchmarks with bounds (root).
     Bench(bench::Options),
+    /// Simulations of the rules in large networks.
+    Sim(sim::Options),
     /// Build the small device program and print its size.
     Device,
     /// Run the fuzz targets.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Lab(options) => lab::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Sim(options) => sim::run(&options),
         Task::Device => device::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::ProbeServer { sockets } => probe::serve(&sockets),

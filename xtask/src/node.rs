@@ -206,7 +206,7 @@ impl Node {
 
     /// Largest resident memory so far, in bytes.
     pub(crate) fn peak_memory(&self) -> Result<u64> {
-        kibibytes(&format!("/proc/{}/status", self.process.pid()), "VmHWM:")
+        peak_of(&format!("/proc/{}/status", self.process.pid()))
     }
 
     /// Memory that no other process shares: written pages.
@@ -223,6 +223,11 @@ impl Node {
     pub(crate) fn kill(mut self) -> Result<()> {
         self.process.kill()
     }
+}
+
+/// Largest resident memory so far, in bytes, from a process's `status` file.
+pub(crate) fn peak_of(status: &str) -> Result<u64> {
+    kibibytes(status, "VmHWM:")
 }
 
 /// Whose CPU time.

@@ -9,9 +9,11 @@ mod client;
 mod device;
 mod error;
 mod event;
+pub mod frames;
 mod line;
 mod server;
 mod types;
+pub mod vault;
 
 pub use client::{Client, ClientError, Updates};
 pub use device::{Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, When};

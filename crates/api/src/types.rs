@@ -189,6 +189,8 @@ pub enum Request {
         /// This one; all that have ended when absent.
         address: Option<ContentAddress>,
     },
+    /// About the repository of this node's owner; see [`crate::vault`].
+    Vault(Box<crate::vault::VaultRequest>),
     /// The directory's answer for a content address. → [`HolderList`].
     Lookup {
         /// The content.
@@ -227,6 +229,10 @@ pub enum Update {
     Transfer(Transfer),
     /// Progress of a backup or a restore.
     Backup(BackupProgress),
+    /// An entry of a restore point.
+    Listed(crate::vault::Listed),
+    /// A difference between two restore points.
+    Changed(crate::vault::Changed),
     /// Something happened.
     Event(Event),
 }
@@ -551,6 +557,12 @@ pub enum BackupStep {
     FindHolders,
     /// Moving shards to them.
     Place,
+    /// Keeping what earlier restore points stored for longer.
+    Renew,
+    /// Storing the index and the list of restore points.
+    Index,
+    /// Asking holders to prove that they have what they took.
+    Audit,
     /// Asking the directory who holds what.
     Locate,
     /// Fetching and verifying shards.

@@ -44,6 +44,8 @@ pub struct NodeConfig {
     pub revocations: Vec<PathBuf>,
     /// Super nodes: the file with the placement capability.
     pub capability: Option<PathBuf>,
+    /// Super nodes: what looks at files before they are backed up.
+    pub inspect: Inspection,
     /// Folder for received files.
     pub receive_dir: Option<PathBuf>,
     /// Whether offers from friends are accepted by themselves.
@@ -52,6 +54,19 @@ pub struct NodeConfig {
     pub forward_allow: Vec<SocketAddr>,
     /// Never use UDP: everything goes over relays (for networks that block UDP).
     pub no_udp: bool,
+}
+
+/// What looks at files before they are backed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inspection {
+    /// Nothing does.
+    #[default]
+    None,
+    /// A ClamAV daemon (`clamd`), by its Unix socket.
+    Clamd(PathBuf),
+    /// A command and its arguments; the file's path comes last. Anything but exit code 0 refuses.
+    Command(Vec<String>),
 }
 
 impl Default for NodeConfig {
@@ -71,6 +86,7 @@ impl Default for NodeConfig {
             authorities: Vec::new(),
             revocations: Vec::new(),
             capability: None,
+            inspect: Inspection::None,
             receive_dir: None,
             auto_accept: false,
             forward_allow: Vec::new(),

@@ -13,6 +13,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// No node runs in the data folder.
 pub const NO_NODE: u8 = 3;
+/// Done, but not with everything: files were left out, or parts cannot be read.
+pub const INCOMPLETE: u8 = 4;
 /// Stopped by Ctrl-C before the end (as shells count it: 128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
 
@@ -41,11 +43,12 @@ pub const NODE_FAILURES: [(ErrorCode, u8, &str); 20] = [
 ];
 
 /// Exit codes that do not come from a node: name, code and meaning.
-pub const OTHER_CODES: [(&str, u8, &str); 5] = [
+pub const OTHER_CODES: [(&str, u8, &str); 6] = [
     ("ok", OK, "all went well"),
     ("failed", FAILED, "failed in a way that has no code of its own"),
     ("usage", USAGE, "the command line or the configuration file makes no sense"),
     ("no-node", NO_NODE, "no node runs in the data folder"),
+    ("incomplete", INCOMPLETE, "done, but files were left out, or parts cannot be read now"),
     ("interrupted", INTERRUPTED, "stopped by Ctrl-C before the end"),
 ];
 
@@ -53,6 +56,11 @@ pub const OTHER_CODES: [(&str, u8, &str); 5] = [
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+/// The command did what it could, and that was not everything.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Incomplete(pub String);
 
 /// Ctrl-C, or a request to end, came before the command was done.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +108,9 @@ impl Failure {
 fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<(String, u8)> {
     if cause.is::<Usage>() || cause.is::<crate::config::ConfigError>() {
         return Some(("usage".to_owned(), USAGE));
+    }
+    if cause.is::<Incomplete>() {
+        return Some(("incomplete".to_owned(), INCOMPLETE));
     }
     if cause.is::<Interrupted>() {
         return Some(("interrupted".to_owned(), INTERRUPTED));

@@ -10,7 +10,7 @@ use ioex_api::{BackupProgress, BackupStep, Transfer};
 
 use crate::{render, size};
 
-const BYTES_STYLE: &str = "  {msg:<14} [{bar:30}] {decimal_bytes:>10} of {decimal_total_bytes:<10} {eta:>4}";
+const BYTES_STYLE: &str = "  {msg:<14} [{bar:30}] {decimal_bytes:>10} of {decimal_total_bytes:<10} {decimal_bytes_per_sec:>12} {eta:>4}";
 const COUNT_STYLE: &str = "  {msg:<14} [{bar:30}] {pos} of {len}";
 const UNKNOWN_STYLE: &str = "  {msg:<14} {spinner} {decimal_bytes}";
 

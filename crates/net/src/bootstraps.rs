@@ -20,6 +20,11 @@ pub const ACTIVE_MAX: usize = 3;
 const MEASURED_ALONE_MAX: usize = 8;
 /// After so many failures in a row a bootstrap is used only when no better one is left.
 const FAILURES_BAD: u32 = 3;
+/// A bootstrap is worth a change of home when its round trip is shorter than this part of the
+/// home's: iroh changes at two thirds, too.
+const OUTRUN_RATIO: f64 = 2.0 / 3.0;
+/// And by so many milliseconds at least: below lies the noise of a single measurement.
+const OUTRUN_MS: f64 = 10.0;
 /// A bootstrap that was not heard of for so long is forgotten when the table is full.
 const FORGET_SECONDS: u64 = 30 * ioex_base::DAY_SECONDS;
 
@@ -173,6 +178,30 @@ impl Table {
         out
     }
 
+    /// Whether another working one answered so much faster than `home` that a change is worth
+    /// measuring for.
+    #[must_use]
+    pub fn is_outrun(&self, home: &Uid) -> bool {
+        let Some(slow) = self.get(home).and_then(|e| e.latency_ms) else { return false };
+        self.active()
+            .iter()
+            .filter_map(|b| self.get(&b.uid))
+            .filter(|e| e.failures == 0)
+            .filter_map(|e| e.latency_ms)
+            .any(|fast| fast < slow * OUTRUN_RATIO && slow - fast > OUTRUN_MS)
+    }
+
+    /// Of those to measure, the ones that a phone at rest asks: each question costs a handshake of
+    /// 10 kB, so those in use have their turns, and one that was never measured goes before them.
+    #[must_use]
+    pub fn to_measure_sparingly(&self, turn: usize) -> Option<BootstrapAddr> {
+        let mut active = self.active();
+        active.sort_unstable();
+        let new =
+            |b: &&BootstrapAddr| self.get(&b.uid).is_some_and(|e| e.latency_ms.is_none() && e.failures == 0);
+        active.iter().find(new).or_else(|| active.get(turn % active.len().max(1))).copied()
+    }
+
     /// How many are known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -236,6 +265,44 @@ mod tests {
         assert_eq!(table.to_measure(false).len(), 9);
         table.learn(addr(20), Source::Announced, NOW);
         assert!(table.to_measure(true).contains(&addr(20)));
+    }
+
+    #[test]
+    fn a_phone_at_rest_asks_one_after_the_other() {
+        let mut table = Table::default();
+        for n in 1..=5 {
+            table.learn(addr(n), Source::Announced, NOW);
+            table.measured(&addr(n).uid, f64::from(n), NOW.plus(u64::from(n)));
+        }
+        let turns = |table: &Table| (0..3).filter_map(|n| table.to_measure_sparingly(n)).collect::<Vec<_>>();
+        let mut asked = turns(&table);
+        asked.sort_unstable_by_key(|b| b.addr);
+        assert_eq!(asked, [addr(1), addr(2), addr(3)], "those in use");
+        table.learn(addr(9), Source::Announced, NOW);
+        assert_eq!(turns(&table), [addr(9); 3], "a newcomer is in use and has no measurement");
+        table.failed(&addr(9).uid);
+        assert!(!turns(&table).contains(&addr(9)));
+        assert_eq!(Table::default().to_measure_sparingly(7), None);
+    }
+
+    #[test]
+    fn a_home_is_outrun_by_a_much_nearer_working_one() {
+        let mut table = Table::default();
+        for n in 1..=2 {
+            table.learn(addr(n), Source::Announced, NOW);
+        }
+        let home = addr(1).uid;
+        table.measured(&addr(2).uid, 20.0, NOW);
+        assert!(!table.is_outrun(&home), "the home was never measured");
+        table.measured(&home, 29.9, NOW);
+        assert!(!table.is_outrun(&home), "not by enough");
+        table.measured(&home, 31.0, NOW);
+        assert!(table.is_outrun(&home) && !table.is_outrun(&addr(2).uid));
+        table.failed(&addr(2).uid);
+        assert!(!table.is_outrun(&home), "it does not answer any more");
+        table.measured(&addr(2).uid, 0.3, NOW);
+        table.measured(&home, 1.0, NOW);
+        assert!(!table.is_outrun(&home), "noise");
     }
 
     #[test]

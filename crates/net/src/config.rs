@@ -27,6 +27,9 @@ pub struct Timing {
     pub friend_retry_min: Duration,
     /// Longest pause: an offline friend costs a lookup and a dial each time.
     pub friend_retry_max: Duration,
+    /// For so long a node measures its surroundings after something may have changed them; then it
+    /// rests.
+    pub rest_after: Duration,
     /// Pause before a transfer without a provider asks again, unless one shows up before.
     pub transfer_retry: Duration,
 }
@@ -41,6 +44,8 @@ impl Default for Timing {
             announce_every: Duration::from_secs(30 * 60),
             friend_retry_min: Duration::from_secs(2),
             friend_retry_max: Duration::from_secs(5 * 60),
+            // Long enough for a second report, should the first one have missed something.
+            rest_after: Duration::from_secs(30),
             transfer_retry: Duration::from_secs(3),
         }
     }

@@ -9,7 +9,10 @@ use std::{
 use ioex_base::{Uid, wire::WireError};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, TransportAddr,
-    endpoint::{Connection, ConnectionError, QuicTransportConfig, RecvStream, SendStream, VarInt},
+    endpoint::{
+        ConnectOptions, Connection, ConnectionError, QuicTransportConfig, QuicTransportConfigBuilder,
+        RecvStream, SendStream, VarInt,
+    },
 };
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
@@ -20,6 +23,7 @@ use crate::{
     friends::Book,
     names::BootstrapAddr,
     proto::{ANSWER_MAX_BYTES, Answer, Open},
+    rest::Rest,
 };
 
 /// How long dialling a node may take, relays and hole punching included. A later try asks anew
@@ -103,8 +107,18 @@ pub struct LinkInfo {
     pub received_bytes: u64,
 }
 
-/// The transport settings of every connection.
+/// The transport settings of a connection that carries data.
 pub(crate) fn transport_config() -> QuicTransportConfig {
+    transport().build()
+}
+
+/// The settings of a connection for a short question: it is over before larger packets pay for the
+/// probes that find out whether they pass.
+pub(crate) fn brief_config() -> QuicTransportConfig {
+    transport().mtu_discovery_config(None).build()
+}
+
+fn transport() -> QuicTransportConfigBuilder {
     QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -112,7 +126,6 @@ pub(crate) fn transport_config() -> QuicTransportConfig {
         .receive_window(VarInt::from_u32(WINDOW_MIN_BYTES))
         .send_window(u64::from(WINDOW_MAX_BYTES))
         .datagram_receive_buffer_size(Some(256 * 1024))
-        .build()
 }
 
 /// The receive window that fits a round-trip time.
@@ -161,6 +174,7 @@ struct Held {
 pub(crate) struct Links {
     endpoint: Endpoint,
     book: Arc<Book>,
+    rest: Arc<Rest>,
     /// Per node and door; the last one is used for new streams.
     open: Mutex<HashMap<Key, Vec<Held>>>,
     dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
@@ -173,9 +187,10 @@ impl Links {
     pub(crate) fn new(
         endpoint: Endpoint,
         book: Arc<Book>,
+        rest: Arc<Rest>,
         dialled: tokio::sync::mpsc::Sender<(Door, Connection)>,
     ) -> Self {
-        Self { endpoint, book, open: Mutex::default(), dialling: Mutex::default(), dialled }
+        Self { endpoint, book, rest, open: Mutex::default(), dialling: Mutex::default(), dialled }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Vec<Held>>> {
@@ -214,10 +229,16 @@ impl Links {
         }
         let id = EndpointId::from_bytes(uid.as_bytes())
             .map_err(|_| LinkError::Unreachable(uid, "this is no valid key".into()))?;
-        let dial = self.endpoint.connect(EndpointAddr::new(id), door.alpn());
+        let config = if door == Door::Public { brief_config() } else { transport_config() };
+        let options = ConnectOptions::new().with_transport_config(config);
+        let dial = async {
+            let dialling = self.endpoint.connect_with_opts(EndpointAddr::new(id), door.alpn(), options);
+            let dialling = dialling.await.map_err(|e| format!("{e:#}"))?;
+            dialling.await.map_err(|e| format!("{e:#}"))
+        };
         let conn = match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
             Ok(Ok(conn)) => conn,
-            Ok(Err(e)) => return Err(LinkError::Unreachable(uid, format!("{e:#}"))),
+            Ok(Err(e)) => return Err(LinkError::Unreachable(uid, e)),
             Err(_) => return Err(LinkError::Timeout),
         };
         self.keep(uid, door, conn.clone(), true);
@@ -229,6 +250,10 @@ impl Links {
     /// lives on until its streams are done. When both sides dialled at once, both use the one that
     /// the lower UID dialled.
     pub(crate) fn keep(&self, uid: Uid, door: Door, conn: Connection, dialled: bool) {
+        if door != Door::Public {
+            // A direct path is looked for, which takes fresh addresses of this node.
+            self.rest.stir();
+        }
         let own = uid_of(self.endpoint.id());
         let mut open = self.lock();
         let held = open.entry((uid, door)).or_default();

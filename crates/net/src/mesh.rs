@@ -357,8 +357,7 @@ impl Mesh {
 
     /// What the network looks like: UDP works, the NAT kind, the public address.
     pub async fn netcheck(&self) -> Option<crate::online::Netcheck> {
-        let endpoint = self.online_lock().as_ref().map(|o| o.endpoint.clone())?;
-        crate::online::netcheck(&endpoint).await
+        crate::online::netcheck(self).await
     }
 
     /// Asks a friend to answer; returns the round trip.
@@ -505,6 +504,20 @@ impl Mesh {
             mesh.provider_is_back(uid);
             tokio::join!(mesh.flush_offers(uid), mesh.flush_messages(uid));
         });
+    }
+
+    /// Something happened that may need fresh measurements of the network.
+    pub(crate) fn stir(&self) {
+        if let Some(online) = self.online_lock().as_ref() {
+            online.rest.stir();
+        }
+    }
+
+    /// Whether the node rests: it keeps its home and links, and measures nothing until something
+    /// happens.
+    #[must_use]
+    pub fn resting(&self) -> bool {
+        self.with_online(|o| o.rest.resting()).unwrap_or(false)
     }
 
     /// Publishes the own record again.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ioex_base::NodeKind;
 use iroh::{
     Endpoint, RelayMap, RelayMode, SecretKey, Watcher,
     dns::DnsResolver,
@@ -21,11 +22,13 @@ use crate::{
     directory::{Directory, Lookup, Survey, dht::DhtNode},
     door::{ALPN_FRIEND, ALPN_GRANT, ALPN_PUBLIC, Door},
     events::MeshEvent,
-    links::{CLOSE_DONE, Links, transport_config},
+    links::{CLOSE_DONE, Links, brief_config, transport_config},
     mesh::{Dialled, Mesh},
     names::{BootstrapAddr, DHT_PORT_OFFSET, NODE_PORT_OFFSET, NameResolver},
     record::{NodeRecord, RECORD_BOOTSTRAPS_MAX, SignedRecord},
-    relay_tls, serve,
+    relay_tls,
+    rest::{self, Rest},
+    serve,
     state::{self, SINGLES},
 };
 
@@ -36,12 +39,14 @@ const PUBLISH_SETTLE: Duration = Duration::from_millis(150);
 /// Announcements of new shards are collected for this long.
 const ANNOUNCE_SETTLE: Duration = Duration::from_millis(100);
 /// How often the node looks whether it is still in the network.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A home relay that is unreachable for so long is left, if there is another one: longer than a
 /// restart of a connection takes, short enough that a transfer goes on soon.
 const HOME_LOST: Duration = Duration::from_secs(2);
 /// For so long a node waits for its home relay before the DHT alone counts as having joined.
 const HOME_WAIT: Duration = Duration::from_secs(4);
+/// A report takes five seconds at most (`iroh::NET_REPORT_TIMEOUT`), and may wait for another one.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_PUBLISHED_KEY: &[u8] = b"last-published-ms";
 
 /// Why the network cannot be used.
@@ -82,6 +87,7 @@ pub(crate) struct Online {
     pub(crate) links: Arc<Links>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) cancel: CancellationToken,
+    pub(crate) rest: Arc<Rest>,
     lookup: Arc<Lookup>,
     relays: RelayMap,
     #[cfg(feature = "bootstrap")]
@@ -125,7 +131,8 @@ impl Online {
             .relay_mode(RelayMode::Custom(relays.clone()))
             .ca_tls_config(relay_tls::client_config())
             .dns_resolver(DnsResolver::custom(NameResolver))
-            .transport_config(transport_config());
+            // A bootstrap only answers short questions.
+            .transport_config(if own.is_some() { brief_config() } else { transport_config() });
         // Asking the router makes sense only where there may be one.
         if own.is_some() || config.no_udp || config.bind.is_some_and(|ip| ip.is_loopback()) {
             builder = builder.portmapper_config(PortmapperConfig::Disabled);
@@ -159,14 +166,16 @@ impl Online {
         }
         let dht = Self::start_dht(mesh, own).await?;
         let (dial, dialled) = mpsc::channel(16);
-        let links = Arc::new(Links::new(endpoint.clone(), mesh.book().clone(), dial));
-        let directory = Arc::new(Directory::new(config.key.clone(), links.clone(), dht));
+        let rest = Rest::new(config.timing.rest_after);
+        let links = Arc::new(Links::new(endpoint.clone(), mesh.book().clone(), rest.clone(), dial));
+        let directory = Arc::new(Directory::new(config.key.clone(), links.clone(), lookup.clone(), dht));
         lookup.connect(Arc::downgrade(&directory));
         let online = Self {
             endpoint,
             links,
             directory,
             cancel: CancellationToken::new(),
+            rest,
             lookup,
             relays,
             #[cfg(feature = "bootstrap")]
@@ -232,7 +241,9 @@ impl Online {
         mesh.spawn(async move { announce(own, ended).await });
         if mesh.config().kind_takes_friends() {
             let own = mesh.clone();
-            mesh.spawn(crate::friends::presence::run(own, cancel));
+            mesh.spawn(crate::friends::presence::run(own, cancel.clone()));
+            let own = mesh.clone();
+            mesh.spawn(async move { cancel.run_until_cancelled(rest::run(own)).await.unwrap_or(()) });
         }
     }
 
@@ -250,6 +261,12 @@ impl Online {
 
     pub(crate) fn home(&self) -> Option<BootstrapAddr> {
         self.endpoint.addr().relay_urls().next().and_then(BootstrapAddr::from_relay_url)
+    }
+
+    /// The node is on another network.
+    pub(crate) fn moved(&self) {
+        self.lookup.forget_direct();
+        self.rest.stir();
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -273,6 +290,9 @@ impl Online {
         }
         let have: Vec<BootstrapAddr> =
             self.relays.urls::<Vec<_>>().iter().filter_map(BootstrapAddr::from_relay_url).collect();
+        if self.rest.resting() {
+            return (vec![], have);
+        }
         let home = self.home();
         let add = active.iter().filter(|b| !have.contains(b)).copied().collect();
         let drop = have.into_iter().filter(|b| !active.contains(b) && home != Some(*b)).collect();
@@ -281,16 +301,26 @@ impl Online {
 }
 
 /// Applies the table to the running endpoint.
-async fn apply_table(mesh: &Mesh) {
-    let Some((endpoint, (add, drop))) = mesh.with_online(|o| (o.endpoint.clone(), o.use_table(mesh))) else {
+pub(crate) async fn apply_table(mesh: &Mesh) {
+    let Some((endpoint, relays, (add, drop))) =
+        mesh.with_online(|o| (o.endpoint.clone(), o.relays.clone(), o.use_table(mesh)))
+    else {
         return;
     };
-    for b in add {
-        endpoint.insert_relay(b.relay_url(), Arc::new(relay_entry(&b, mesh.config().no_udp))).await;
+    // The endpoint makes a full report for each change it is told of. It shares the map, so one
+    // change is told for all.
+    for b in &drop {
+        relays.remove(&b.relay_url());
     }
-    for b in drop {
-        endpoint.remove_relay(&b.relay_url()).await;
+    let entry = |b: &BootstrapAddr| Arc::new(relay_entry(b, mesh.config().no_udp));
+    for b in &add {
+        relays.insert(b.relay_url(), entry(b));
     }
+    let _replaced = match (add.first(), drop.first()) {
+        (Some(b), _) => endpoint.insert_relay(b.relay_url(), entry(b)).await,
+        (None, Some(b)) => endpoint.remove_relay(&b.relay_url()).await,
+        (None, None) => None,
+    };
 }
 
 /// Follows the home relay and the measured latencies.
@@ -378,6 +408,8 @@ fn came_back(mesh: &Mesh) {
     if let (Some(home), Ok(links)) = (mesh.home(), mesh.links()) {
         links.close(&home.uid, Door::Public, CLOSE_DONE);
     }
+    // Its relay was away, or this node's network was.
+    mesh.stir();
     mesh.wake_publish();
     mesh.wake_presence();
     mesh.wake_discover();
@@ -399,6 +431,7 @@ async fn leave_home(mesh: &Mesh) {
         return;
     }
     tracing::info!("the bootstrap {home} is gone, looking for another one");
+    mesh.stir();
     let over_it = |l: &crate::links::LinkInfo| l.path == crate::links::PathKind::Relayed(home.uid);
     if mesh.link_list().iter().any(over_it) {
         // iroh 1.4 queues datagrams for a dead relay in front of those for living ones (its relay
@@ -516,13 +549,21 @@ async fn notice_copy(mesh: &Mesh, directory: &Directory, last_ms: u64) {
 async fn discover(mesh: Mesh) {
     let timing = mesh.config().timing;
     let mut bootstrapped = false;
+    let mut turn = 0;
     let mut pause = timing.discover_soon;
     loop {
         let Ok(directory) = mesh.directory() else { return };
         let own = mesh.uid();
+        let sparing = mesh.config().kind == NodeKind::Phone && mesh.joined() && mesh.resting();
         let (asked, known) = {
             let table = mesh.table();
-            let asked = table.to_measure(mesh.joined()).into_iter().filter(|b| b.uid != own).collect();
+            let asked = if sparing {
+                turn += 1;
+                table.to_measure_sparingly(turn).into_iter().collect()
+            } else {
+                table.to_measure(mesh.joined())
+            };
+            let asked = asked.into_iter().filter(|b| b.uid != own).collect();
             let known = table.ranked().into_iter().map(|e| e.addr.uid).chain([own]).collect();
             (asked, known)
         };
@@ -540,6 +581,10 @@ async fn discover(mesh: Mesh) {
         let (survey, in_dht) = tokio::join!(directory.survey(asked), over_dht);
         let changed = take_survey(&mesh, survey, in_dht);
         apply_table(&mesh).await;
+        if mesh.home().is_some_and(|home| mesh.table().is_outrun(&home.uid)) {
+            // Reports choose the home.
+            mesh.stir();
+        }
         if changed {
             mesh.save_table();
             // New ones shall know this node, too.
@@ -552,8 +597,9 @@ async fn discover(mesh: Mesh) {
             () = mesh.discover_woken() => {}
             () = tokio::time::sleep(pause) => {}
         }
-        // A network that stays as it is costs little: a phone asks every few minutes.
-        pause = (pause * 2).min(timing.discover_every.max(timing.discover_soon));
+        // A network that stays as it is costs little: the pauses grow, those of a phone faster.
+        let growth = if sparing { 4 } else { 2 };
+        pause = (pause * growth).min(timing.discover_every.max(timing.discover_soon));
     }
 }
 
@@ -614,9 +660,14 @@ async fn announce(mesh: Mesh, cancel: CancellationToken) {
 }
 
 /// See [`Mesh::netcheck`].
-pub(crate) async fn netcheck(endpoint: &Endpoint) -> Option<Netcheck> {
-    let mut report = endpoint.net_report();
-    let report = tokio::time::timeout(Duration::from_secs(10), report.initialized()).await.ok()?;
+pub(crate) async fn netcheck(mesh: &Mesh) -> Option<Netcheck> {
+    let (mut report, resting) = mesh.with_online(|o| (o.endpoint.net_report(), o.rest.resting()))?;
+    mesh.stir();
+    if resting {
+        // What is known at rest is as old as the rest.
+        let _ = tokio::time::timeout(NETCHECK_TIMEOUT, report.updated()).await;
+    }
+    let report = tokio::time::timeout(NETCHECK_TIMEOUT, report.initialized()).await.ok()?;
     let public = report.global_v4.map(SocketAddr::V4).or(report.global_v6.map(SocketAddr::V6));
     Some(Netcheck { udp: report.has_udp(), varies: report.mapping_varies_by_dest(), public })
 }

@@ -36,8 +36,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection through the public or the grant door without streams ends after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for the public door.
-const PUBLIC_IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+/// The same for the public door: shorter than the 5 s after which keep-alives begin.
+const PUBLIC_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First frame of a stream through a door that strangers reach: the largest list of announcements.
 const STRANGER_OPEN_MAX_BYTES: usize = 64 * 1024;
 const _: () = assert!(crate::proto::ANNOUNCE_MAX * 160 < STRANGER_OPEN_MAX_BYTES);

@@ -85,11 +85,16 @@ impl Decoder {
     /// The plaintext of `chunk`, which lies in `shard`. Never takes more memory than the longest
     /// chunk, whatever the compressed data says about itself.
     pub(crate) fn decode(&mut self, chunk: &ChunkRef, shard: &[u8]) -> Result<&[u8], ChunkError> {
-        let expected = chunk.plain_bytes;
         let from = chunk.offset as usize;
         let range = from..from.saturating_add(chunk.stored_bytes as usize);
+        self.decode_sealed(chunk, shard.get(range).ok_or(ChunkError::Range)?)
+    }
+
+    /// The same, given what is stored of the chunk alone.
+    pub(crate) fn decode_sealed(&mut self, chunk: &ChunkRef, sealed: &[u8]) -> Result<&[u8], ChunkError> {
+        let expected = chunk.plain_bytes;
         self.sealed.clear();
-        self.sealed.extend_from_slice(shard.get(range).ok_or(ChunkError::Range)?);
+        self.sealed.extend_from_slice(sealed);
         let payload = aead::open(&chunk.key.0, b"", &mut self.sealed).map_err(|_| ChunkError::Cipher)?;
         let plain = match chunk.codec {
             Codec::Raw => payload,

@@ -7,17 +7,12 @@ use std::io::{self, Read};
 
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 
-use crate::{
-    limits::{CHUNK_AVERAGE_BYTES, CHUNK_MAX_BYTES, CHUNK_MIN_BYTES},
-    owner::Gear,
-};
-
-/// Twice the longest chunk, so that bytes are moved at most once for each chunk.
-const BUFFER_BYTES: usize = 2 * CHUNK_MAX_BYTES;
+use crate::{limits::Cuts, owner::Gear};
 
 /// Yields the chunks of a stream.
 pub(crate) struct Chunker<R> {
     input: R,
+    cuts: Cuts,
     gear: Box<Gear>,
     gear_doubled: Box<Gear>,
     masks: (u64, u64),
@@ -28,21 +23,29 @@ pub(crate) struct Chunker<R> {
 }
 
 impl<R: Read> Chunker<R> {
-    pub(crate) fn new(input: R, gear: Box<Gear>) -> Self {
+    pub(crate) fn new(input: R, gear: Box<Gear>, cuts: Cuts) -> Self {
         let mut gear_doubled = gear.clone();
         gear_doubled.iter_mut().for_each(|value| *value <<= 1);
         Self {
             input,
+            cuts,
             gear,
             gear_doubled,
             // The second level keeps nine chunks in ten between half and one and a half times the
             // average, which says less about the content than a wide spread.
-            masks: select_masks(CHUNK_AVERAGE_BYTES, Normalization::Level2),
-            buffer: vec![0; BUFFER_BYTES],
+            masks: select_masks(cuts.average_bytes, Normalization::Level2),
+            // Twice the longest chunk, so that bytes are moved at most once for each chunk.
+            buffer: vec![0; 2 * cuts.max_bytes],
             start: 0,
             end: 0,
             ended: false,
         }
+    }
+
+    /// Begins with another stream, keeping the memory.
+    pub(crate) fn restart(&mut self, input: R) {
+        self.input = input;
+        (self.start, self.end, self.ended) = (0, 0, false);
     }
 
     /// The next chunk, or `None` at the end of the stream.
@@ -55,9 +58,9 @@ impl<R: Read> Chunker<R> {
         let (strict, loose) = self.masks;
         let (_, len) = cut_gear(
             waiting,
-            CHUNK_MIN_BYTES,
-            CHUNK_AVERAGE_BYTES,
-            CHUNK_MAX_BYTES,
+            self.cuts.min_bytes,
+            self.cuts.average_bytes,
+            self.cuts.max_bytes,
             strict,
             loose,
             strict << 1,
@@ -72,7 +75,7 @@ impl<R: Read> Chunker<R> {
 
     /// Reads until a longest chunk is waiting or the stream ends.
     fn fill(&mut self) -> io::Result<()> {
-        if self.ended || self.end - self.start >= CHUNK_MAX_BYTES {
+        if self.ended || self.end - self.start >= self.cuts.max_bytes {
             return Ok(());
         }
         self.buffer.copy_within(self.start..self.end, 0);
@@ -97,10 +100,14 @@ impl<R: Read> Chunker<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{owner::OwnerKey, testing::noise};
+    use crate::{
+        limits::{CHUNK_MAX_BYTES, CHUNK_MIN_BYTES, FILE_CUTS},
+        owner::OwnerKey,
+        testing::noise,
+    };
 
     fn lengths(data: &[u8], key: u8) -> Vec<usize> {
-        let mut chunker = Chunker::new(data, OwnerKey::from_bytes([key; 32]).gear());
+        let mut chunker = Chunker::new(data, OwnerKey::from_bytes([key; 32]).gear(), FILE_CUTS);
         let mut lengths = Vec::new();
         let mut joined = Vec::new();
         while let Some(chunk) = chunker.next_chunk().unwrap() {
@@ -156,7 +163,8 @@ mod tests {
     #[test]
     fn how_the_reader_delivers_does_not_move_the_cuts() {
         let data = noise(6 << 20, 3);
-        let mut chunker = Chunker::new(Dripping(&data, false), OwnerKey::from_bytes([1; 32]).gear());
+        let mut chunker =
+            Chunker::new(Dripping(&data, false), OwnerKey::from_bytes([1; 32]).gear(), FILE_CUTS);
         let mut got = Vec::new();
         while let Some(chunk) = chunker.next_chunk().unwrap() {
             got.push(chunk.len());

@@ -23,15 +23,14 @@ pub use dates::{RENEW_BEFORE_SECONDS, WARNING_DAYS, Warning, renewal, warning};
 pub use device::{DEVICE_HEALTH_MAX_BYTES, DeviceHealth, DeviceState, Observation, round_counts};
 pub use group::{Assessment, Standing, Verdict, assess, standing};
 
-/// After how many seconds of being unreachable a device counts as gone: ten days.
+/// After how many seconds of being unreachable a device counts as gone: four days.
 ///
-/// Long enough for a holiday of a week and for most repairs of lines and devices, so that little is
-/// made anew for devices that come back; short enough that a group loses few further devices
-/// meanwhile. The simulation compares it with other values (`docs/sim-vault.md`); what is made anew
-/// for nothing, and what groups lose in between, hardly differ between a week and two. Carbonite
-/// (Chun et al., NSDI 2006) showed for traces of PlanetLab that copies which come back should be
-/// counted again, as is done here.
-pub const GONE_AFTER_SECONDS: u64 = 10 * DAY_SECONDS;
+/// Longer than a night, a weekend away or a broken line, so that little is made anew for devices that
+/// come back; and no longer than that, because what is lost meanwhile is not known. The simulation
+/// (`docs/sim-vault.md`) argues for the short side: from ten days down to four, three whole copies lose
+/// a sixth of the groups for a tenth more traffic, and below four the traffic rises faster. Copies that
+/// come back count again, as Carbonite (Chun et al., NSDI 2006) showed to matter most.
+pub const GONE_AFTER_SECONDS: u64 = 4 * DAY_SECONDS;
 
 /// Leaves that each device proves per day. A device that dropped one shard in a hundred is noticed
 /// with probability 1/5 on each day, one that dropped a tenth with 9/10; the answers are some 35 kB

@@ -1,8 +1,8 @@
 //! Which shards of a restore are done, so that it goes on after a crash.
 //!
 //! Version 1, frozen: `version (1) | digest (32)`, then for each finished shard
-//! `index (4, little-endian) | check (4)`. The digest is the BLAKE3 hash of the encoded manifest;
-//! the check is the beginning of a BLAKE3 hash over digest and index, so that a record which was
+//! `index (4, little-endian) | check (4)`. The digest is the BLAKE3 hash of the
+//! encoded manifest, or names what is restored of a restore point; the check is the beginning of a BLAKE3 hash over digest and index, so that a record which was
 //! cut off, or stands after a gap that the file system filled with zeros, ends the reading.
 //!
 //! A record is written after its data is on disk. The journal itself is not synced: what a crash
@@ -14,13 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{limits::SHARDS_MAX, manifest::Manifest};
-
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 32;
 const RECORD_BYTES: usize = 8;
-/// Every shard once: finished shards are not recorded again.
-const JOURNAL_MAX_BYTES: u64 = (HEADER_BYTES + SHARDS_MAX * RECORD_BYTES) as u64;
 
 /// An open journal, locked for this process.
 #[derive(Debug)]
@@ -69,18 +65,19 @@ fn parse(bytes: &[u8], digest: &[u8; 32]) -> (Found, usize) {
 }
 
 impl Journal {
-    /// Opens or creates the journal at `path` for `manifest`. `Ok(None)` when another process has
-    /// it open.
-    pub(crate) fn open(path: PathBuf, manifest: &Manifest) -> io::Result<Option<(Self, Found)>> {
+    /// Opens or creates the journal at `path` of the work that `digest` names, which has at most
+    /// `steps` steps (finished ones are not recorded again). `Ok(None)` when another process has it
+    /// open.
+    pub(crate) fn open(path: PathBuf, digest: [u8; 32], steps: usize) -> io::Result<Option<(Self, Found)>> {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        let digest = *blake3::hash(&manifest.encode()).as_bytes();
         let mut bytes = Vec::new();
-        (&file).take(JOURNAL_MAX_BYTES).read_to_end(&mut bytes)?;
+        let longest = HEADER_BYTES.saturating_add(steps.saturating_mul(RECORD_BYTES));
+        (&file).take(longest as u64).read_to_end(&mut bytes)?;
         let (found, whole) = parse(&bytes, &digest);
         let mut journal = Self { file, path, digest };
         if let Found::Ours(_) = found {

@@ -50,12 +50,14 @@
 //! ```
 
 mod aead;
+mod bounded;
 mod chunk;
 mod chunker;
 mod code;
 mod envelope;
 pub mod health;
 mod journal;
+pub mod lab;
 pub mod limits;
 mod manifest;
 mod name;
@@ -65,6 +67,7 @@ mod place;
 pub mod proof;
 mod rank;
 mod redundancy;
+pub mod repo;
 mod restore;
 mod shard;
 #[cfg(test)]

@@ -14,6 +14,29 @@ pub const CHUNK_AVERAGE_BYTES: usize = 1024 * 1024;
 /// one to five chunks in a hundred by force; a device then restores with one shard and one chunk in memory.
 pub const CHUNK_MAX_BYTES: usize = 2 * 1024 * 1024;
 
+/// Where a stream is cut, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    pub(crate) min_bytes: usize,
+    pub(crate) average_bytes: usize,
+    pub(crate) max_bytes: usize,
+}
+
+/// Cuts of a single file that others will fetch whole ([`Packer`](crate::Packer)).
+pub(crate) const FILE_CUTS: Cuts =
+    Cuts { min_bytes: CHUNK_MIN_BYTES, average_bytes: CHUNK_AVERAGE_BYTES, max_bytes: CHUNK_MAX_BYTES };
+
+/// Cuts in a repository. Half as long as those of single files: what changes from one restore
+/// point to the next is stored again chunk by chunk, and a chunk must fit the 1 MiB shards that wide
+/// erasure codes use.
+pub(crate) const REPO_CUTS: Cuts =
+    Cuts { min_bytes: 128 * 1024, average_bytes: 512 * 1024, max_bytes: 1024 * 1024 - 64 };
+
+const _: () = assert!(
+    REPO_CUTS.max_bytes + TAG_BYTES <= crate::redundancy::CODED_SHARD_MIN_BYTES as usize,
+    "any chunk of a repository fits the full shards of any policy"
+);
+
 /// Bytes by which encryption lengthens a chunk (the Poly1305 tag).
 pub const TAG_BYTES: usize = 16;
 

@@ -5,12 +5,12 @@ use std::{
     io::{self, Read},
 };
 
-use ioex_base::ContentAddress;
+use ioex_base::{ContentAddress, limits::SHARD_MAX_BYTES};
 
 use crate::{
     chunk::Encoder,
     chunker::Chunker,
-    limits::{CHUNKS_MAX, FILE_MAX_BYTES, ORDER_MAX, SHARDS_MAX},
+    limits::{CHUNKS_MAX, FILE_CUTS, FILE_MAX_BYTES, ORDER_MAX, SHARDS_MAX},
     manifest::{BackupDetails, ChunkId, ChunkRef, InvalidManifest, Manifest, ShardRef},
     owner::{OwnerKey, Secrets},
     shard::{OpenShard, Shard},
@@ -152,7 +152,7 @@ impl<R: Read> Packer<R> {
     pub fn new(owner: &OwnerKey, input: R) -> Result<Self, PackError> {
         Ok(Self {
             secrets: owner.secrets(),
-            chunker: Chunker::new(input, owner.gear()),
+            chunker: Chunker::new(input, owner.gear(), FILE_CUTS),
             encoder: Encoder::new()?,
             previous: Previous::default(),
             progress: Progress::new(),
@@ -233,7 +233,7 @@ impl<R: Read> Packer<R> {
                 none => {
                     // The address is known only when the shard is full.
                     let unknown = ShardRef { address: ContentAddress::from_bytes([0; 32]), bytes: 0 };
-                    none.insert(OpenShard::new(self.progress.push_shard(unknown)?))
+                    none.insert(OpenShard::new(self.progress.push_shard(unknown)?, SHARD_MAX_BYTES as usize))
                 }
             };
             self.progress.push_chunk(ChunkRef {

@@ -148,12 +148,11 @@ impl Placer {
         };
         self.candidates.extend(self.devices.iter().enumerate().filter_map(possible));
         if self.candidates.len() > HOLDERS_MAX {
-            let devices = &self.devices;
-            self.candidates.select_nth_unstable_by_key(HOLDERS_MAX, |n| {
-                let uid = devices[*n as usize].uid;
-                (mix(seed, &[0; 32], uid.as_bytes()), uid)
-            });
-            self.candidates.truncate(HOLDERS_MAX);
+            // By a hash of the seed's, computed once for each.
+            let hashed = |n: &u32| (mix(seed, &[0; 32], self.devices[*n as usize].uid.as_bytes()), *n);
+            let mut hashed: Vec<(u64, u32)> = self.candidates.iter().map(hashed).collect();
+            hashed.select_nth_unstable(HOLDERS_MAX);
+            self.candidates = hashed.iter().take(HOLDERS_MAX).map(|(_, n)| *n).collect();
             self.candidates.sort_unstable();
         }
     }

@@ -52,7 +52,8 @@ impl Restorer {
     /// [`RestoreError::Io`].
     pub fn open(manifest: Manifest, part: &Path) -> Result<Self, RestoreError> {
         manifest.check()?;
-        let (journal, found) = Journal::open(journal_path(part), &manifest)
+        let digest = *blake3::hash(&manifest.encode()).as_bytes();
+        let (journal, found) = Journal::open(journal_path(part), digest, manifest.shards.len())
             .map_err(io_at(part))?
             .ok_or_else(|| RestoreError::InUse(part.to_owned()))?;
         let length = match fs::symlink_metadata(part) {

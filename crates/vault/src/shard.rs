@@ -1,6 +1,6 @@
 //! Filling shards with encrypted chunks.
 
-use ioex_base::{ContentAddress, limits::SHARD_MAX_BYTES};
+use ioex_base::ContentAddress;
 
 use crate::{limits::SHARD_MIN_BYTES, manifest::ShardRef, owner::Secrets};
 
@@ -11,7 +11,8 @@ pub struct Shard {
     pub index: u32,
     /// BLAKE3 of `bytes`.
     pub address: ContentAddress,
-    /// Between [`SHARD_MIN_BYTES`] and [`SHARD_MAX_BYTES`] of them, all alike to whoever lacks the
+    /// Between [`SHARD_MIN_BYTES`] and
+    /// [`SHARD_MAX_BYTES`](ioex_base::limits::SHARD_MAX_BYTES) of them, all alike to whoever lacks the
     /// manifest.
     pub bytes: Vec<u8>,
 }
@@ -26,7 +27,7 @@ impl std::fmt::Debug for Shard {
 /// metadata leakage from encrypted files", 2019), at least [`SHARD_MIN_BYTES`].
 ///
 /// The length then tells O(log log) bits, about five for the largest shards, for at most 12% more
-/// and for full shards under 3% more. What is at most [`SHARD_MAX_BYTES`] stays so.
+/// and for full shards under 3% more. What is at most a power of two stays so.
 #[must_use]
 pub fn padded_bytes(bytes: usize) -> usize {
     if bytes <= SHARD_MIN_BYTES {
@@ -41,12 +42,15 @@ pub fn padded_bytes(bytes: usize) -> usize {
 /// A shard that is being filled.
 pub(crate) struct OpenShard {
     index: u32,
+    max_bytes: usize,
     bytes: Vec<u8>,
 }
 
 impl OpenShard {
-    pub(crate) fn new(index: u32) -> Self {
-        Self { index, bytes: Vec::with_capacity(SHARD_MAX_BYTES as usize) }
+    /// A shard with at most `max_bytes` of chunks, at most the largest shard: padding comes on top
+    /// and never goes past the next power of two.
+    pub(crate) fn new(index: u32, max_bytes: usize) -> Self {
+        Self { index, max_bytes, bytes: Vec::new() }
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -54,7 +58,7 @@ impl OpenShard {
     }
 
     pub(crate) fn has_room_for(&self, sealed: &[u8]) -> bool {
-        self.bytes.len().saturating_add(sealed.len()) as u64 <= SHARD_MAX_BYTES
+        self.bytes.len().saturating_add(sealed.len()) <= self.max_bytes
     }
 
     /// Appends a chunk and returns its offset.
@@ -75,6 +79,7 @@ impl OpenShard {
 
 #[cfg(test)]
 mod tests {
+    use ioex_base::limits::SHARD_MAX_BYTES;
     use proptest::prelude::*;
 
     use super::*;

@@ -3,8 +3,9 @@
 //! Every bench gives a list of [`Figure`]s. Speeds are ratios to another program in the same run,
 //! so that the machine cancels out; CPU time stands beside wall time.
 
-mod figure;
+pub(crate) mod figure;
 mod network;
+mod vault;
 
 use anyhow::{Result, bail};
 
@@ -13,7 +14,7 @@ pub(crate) use figure::{Bound, Figure};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which bench: network
+    /// Which bench: network or vault
     name: String,
     /// Parts of it [default: all]
     items: Vec<String>,
@@ -35,7 +36,7 @@ struct Bench {
     items: &'static [(&'static str, Item)],
 }
 
-const BENCHES: &[Bench] = &[network::BENCH];
+const BENCHES: &[Bench] = &[network::BENCH, vault::BENCH];
 
 /// Runs it; an error when a figure is out of its bound or could not be measured.
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -177,35 +177,6 @@ pub enum ForwardCommand {
     },
 }
 
-/// `backup …`.
-#[derive(Debug, Subcommand)]
-pub enum BackupCommand {
-    /// Back a file up (super nodes)
-    Put {
-        /// The file
-        file: PathBuf,
-        /// Where to write the manifest
-        #[arg(long, value_name = "OUT")]
-        manifest: PathBuf,
-        /// Copies per shard [default: the node's policy]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-        replicas: Option<u8>,
-        /// Who may restore beside this node; a UID or a friend's label
-        #[arg(long = "for", value_name = "UID")]
-        recipients: Vec<String>,
-    },
-    /// Restore a file, knowing only its manifest
-    Get {
-        /// The manifest
-        manifest: PathBuf,
-        /// The file to write; must not exist
-        out: PathBuf,
-        /// At most this much per second
-        #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
-        rate_limit: u64,
-    },
-}
-
 /// Where a phone goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum PhoneState {

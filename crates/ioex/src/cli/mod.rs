@@ -8,12 +8,16 @@ use ioex_base::ContentAddress;
 use crate::exit;
 
 mod args;
+mod backup;
 mod device;
 mod node;
 
 pub use args::{
-    AuthorityCommand, BackupCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState,
-    PingArgs, ReceiveCommand, SendArgs,
+    AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState, PingArgs,
+    ReceiveCommand, SendArgs,
+};
+pub use backup::{
+    BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
@@ -120,6 +124,13 @@ pub enum Command {
     },
     /// List the exit codes
     ExitCodes,
+    /// Measure packing and each of its stages
+    #[cfg(feature = "full")]
+    #[command(hide = true)]
+    LabPack {
+        /// What is packed
+        path: PathBuf,
+    },
     /// Measure the directory with many DHT nodes in this process
     #[cfg(feature = "full")]
     #[command(hide = true)]

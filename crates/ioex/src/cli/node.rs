@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 use ioex_base::{NodeKind, Uid};
 
 use crate::{
-    config::{ConfigError, NodeConfig},
+    config::{ConfigError, Inspection, NodeConfig},
     size,
 };
 
@@ -59,6 +59,13 @@ pub struct NodeArgs {
     /// Super nodes: the file with the placement capability
     #[arg(long, value_name = "FILE")]
     pub capability: Option<PathBuf>,
+    /// Super nodes: the socket of a ClamAV daemon that looks at files before they are backed up
+    #[arg(long, value_name = "SOCKET", conflicts_with = "inspect_command")]
+    pub inspect_clamd: Option<PathBuf>,
+    /// Super nodes: a command that looks at files before they are backed up; it gets the path as its last
+    /// argument, and any exit code but 0 refuses the file
+    #[arg(long, value_name = "COMMAND", num_args = 1..)]
+    pub inspect_command: Option<Vec<String>>,
     /// Folder for received files
     #[arg(long, value_name = "DIR")]
     pub receive_dir: Option<PathBuf>,
@@ -103,6 +110,8 @@ impl NodeArgs {
         config.bind = self.bind.or(config.bind);
         config.public_ip = self.public_ip.or(config.public_ip);
         config.capability = self.capability.clone().or(config.capability);
+        set(&mut config.inspect, self.inspect_clamd.clone().map(Inspection::Clamd));
+        set(&mut config.inspect, self.inspect_command.clone().map(Inspection::Command));
         config.receive_dir = self.receive_dir.clone().or(config.receive_dir);
         config.check()?;
         Ok(config)

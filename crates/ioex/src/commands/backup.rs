@@ -1,18 +1,126 @@
 //! `ioex backup`: into the network and back.
 
-use ioex_api::{BackupDone, Client, Holding, Request, RestoreDone, Update, Updates};
+use std::{
+    fs::File,
+    io::{Read as _, Write as _, stdin, stdout},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use ioex_api::{
+    BackupDone, Client, Empty, Holding, Request, RestoreDone, Update, Updates,
+    frames::{FrameReader, FrameWriter},
+    vault::{
+        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, PointList, PointQuery,
+        Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream, TreeRestored,
+        VaultRequest, Verified, WatchReport,
+    },
+};
+use jiff::{Timestamp, civil, tz::TimeZone};
 
 use super::{Context, absolute, unexpected, who};
 use crate::{
-    cli::BackupCommand,
+    cli::{BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand},
+    exit::{Incomplete, Usage},
     progress,
     render::{self, Table},
     size,
 };
 
+/// Bytes copied between a pipe and stdin or stdout at a time.
+const BLOCK_BYTES: usize = 256 * 1024;
+
 pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Result<()> {
     let client = context.client().await?;
+    let ask = |request| Request::Vault(Box::new(request));
     match command {
+        BackupCommand::Create(args) => create(context, &client, &args).await?,
+        BackupCommand::List => {
+            let list: PointList = client.call(ask(VaultRequest::List)).await?;
+            context.out.result(&list, points)?;
+        }
+        BackupCommand::Restore(args) => restore(context, &client, args).await?,
+        BackupCommand::Ls { point, paths } => {
+            let request = ask(VaultRequest::Ls { point: query(&point)?, paths });
+            let mut updates = client.stream(request).await?;
+            while let Some(update) = updates.next().await? {
+                context.out.update(update, listed)?;
+            }
+            let _: Empty = updates.finish().await?;
+        }
+        BackupCommand::Diff { old, new } => {
+            let (old, new) = (named(Some(&old))?, named(new.as_deref())?);
+            let mut updates = client.stream(ask(VaultRequest::Diff { old, new })).await?;
+            while let Some(update) = updates.next().await? {
+                context.out.update(update, changed)?;
+            }
+            let totals: DiffTotals = updates.finish().await?;
+            context.out.done(&totals, |t| {
+                let (added, removed) = (t.added, t.removed);
+                format!(
+                    "{added} added, {removed} removed, {} changed, {} with other attributes",
+                    t.changed, t.attributes
+                )
+            })?;
+        }
+        BackupCommand::Verify { point, read_percent } => {
+            let request = ask(VaultRequest::Verify { point: query(&point)?, read_percent });
+            let verified: Verified = follow(context, &client, request).await?.finish().await?;
+            context.out.done(&verified, verification)?;
+            if verified.unreadable > 0 {
+                let text = format!("{} groups cannot be read now", verified.unreadable);
+                return Err(Incomplete(text).into());
+            }
+        }
+        BackupCommand::Mount { dir } => {
+            let request = ask(VaultRequest::Mount { dir: absolute(&dir)? });
+            progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
+            let _: Empty = client.call(request).await?;
+        }
+        BackupCommand::Renew { points: names, all: _, days } => {
+            let points_named = names.iter().map(|n| named(Some(n))).collect::<Result<_, _>>()?;
+            let request = ask(VaultRequest::Renew { points: points_named, days });
+            let list: PointList = follow(context, &client, request).await?.finish().await?;
+            context.out.done(&list, points)?;
+        }
+        BackupCommand::Forget(args) => forget(context, &client, &args).await?,
+        BackupCommand::Prune { dry_run } => {
+            let pruned: Pruned = client.call(ask(VaultRequest::Prune { dry_run })).await?;
+            context.out.result(&pruned, |p| prune(p, dry_run))?;
+        }
+        BackupCommand::Repair => {
+            let report: WatchReport = client.call(ask(VaultRequest::Repair)).await?;
+            context.out.result(&report, watched)?;
+            if report.lost_groups + report.unrepaired_groups > 0 {
+                let text = format!("{} groups need repair", report.lost_groups + report.unrepaired_groups);
+                return Err(Incomplete(text).into());
+            }
+        }
+        BackupCommand::Jobs => {
+            let list: JobList = client.call(ask(VaultRequest::Jobs)).await?;
+            context.out.result(&list, jobs)?;
+        }
+        BackupCommand::Follow { job } => {
+            let request = ask(VaultRequest::Follow { job });
+            let report: BackupReport = follow(context, &client, request).await?.finish().await?;
+            finished(context, &report)?;
+        }
+        BackupCommand::Cancel { job } => {
+            let job: Job = client.call(ask(VaultRequest::Cancel { job })).await?;
+            context.out.result(&job, |j| format!("backup {} is {}", j.id, state(j.state)))?;
+        }
+        BackupCommand::ExportKey => {
+            let words: RecoveryWords = client.call(ask(VaultRequest::ExportKey)).await?;
+            context.out.result(&words, recovery)?;
+        }
+        BackupCommand::ImportKey { replace } => {
+            let mut words = String::new();
+            stdin().read_to_string(&mut words).context("cannot read the words from stdin")?;
+            let request = ask(VaultRequest::ImportKey { words, replace });
+            let taken: RecoveryWords = client.call(request).await?;
+            context.out.result(&taken, |t| format!("this node now has the repository {}", t.repo))?;
+        }
+        BackupCommand::Schedule(command) => schedule(context, &client, command).await?,
         BackupCommand::Put { file, manifest, replicas, recipients } => {
             let request = Request::BackupPut {
                 path: absolute(&file)?,
@@ -44,6 +152,423 @@ async fn follow(context: &Context, client: &Client, request: Request) -> anyhow:
         context.out.update(update, |_| None)?;
     }
     Ok(updates)
+}
+
+fn wish(args: &CreateArgs) -> anyhow::Result<CreateBackup> {
+    Ok(CreateBackup {
+        paths: args.paths.iter().map(|p| absolute(p)).collect::<Result<_, _>>()?,
+        stream: None,
+        exclude: args.exclude.clone(),
+        one_file_system: args.one_file_system,
+        policy: args.policy.clone(),
+        days: args.days,
+        tags: args.tag.clone(),
+        priority: match args.priority {
+            PriorityArg::Low => Priority::Low,
+            PriorityArg::Normal => Priority::Normal,
+            PriorityArg::Urgent => Priority::Urgent,
+        },
+        no_wait: args.no_wait,
+    })
+}
+
+async fn create(context: &Context, client: &Client, args: &CreateArgs) -> anyhow::Result<()> {
+    let mut create = wish(args)?;
+    let from_stdin = args.paths.iter().any(|p| p == Path::new("-"));
+    let pipe = if from_stdin {
+        if args.paths.len() > 1 {
+            return Err(Usage("`-` stands alone: stdin is one restore point".into()).into());
+        }
+        if args.no_wait {
+            return Err(Usage("stdin cannot be read later: leave --no-wait out".into()).into());
+        }
+        let pipe = Pipe::make(&context.data()?)?;
+        create.paths.clear();
+        create.stream = Some(Stream { pipe: pipe.path.clone(), name: args.name.clone() });
+        pipe.fill();
+        Some(pipe)
+    } else {
+        None
+    };
+    let request = Request::Vault(Box::new(VaultRequest::Create(create)));
+    let updates = follow(context, client, request).await?;
+    drop(pipe);
+    if args.no_wait {
+        let job: Job = updates.finish().await?;
+        context.out.done(&job, |j| format!("backup {} waits in the queue", j.id))?;
+        return Ok(());
+    }
+    let report: BackupReport = updates.finish().await?;
+    finished(context, &report)
+}
+
+fn finished(context: &Context, report: &BackupReport) -> anyhow::Result<()> {
+    context.out.done(report, created)?;
+    if report.problems_total > 0 {
+        let text = format!("{} files are not, or not whole, in the restore point", report.problems_total);
+        return Err(Incomplete(text).into());
+    }
+    Ok(())
+}
+
+/// A pipe between this process and the node, in the folder that only the owner may enter.
+struct Pipe {
+    path: PathBuf,
+}
+
+impl Pipe {
+    fn make(data: &Path) -> anyhow::Result<Self> {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let path = absolute(data)?.join(format!("stream-{}.pipe", std::process::id()));
+        // Left over from a killed process of the same number.
+        let _ = std::fs::remove_file(&path);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .with_context(|| format!("cannot make the pipe {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Brings stdin into the pipe. The thread ends with the process when the node never reads.
+    fn fill(&self) {
+        let path = self.path.clone();
+        std::thread::spawn(move || {
+            let copy = || {
+                let mut out = FrameWriter::new(File::options().write(true).open(&path)?);
+                let mut block = vec![0; BLOCK_BYTES];
+                loop {
+                    match stdin().lock().read(&mut block)? {
+                        0 => return out.finish(),
+                        n => out.write(block.get(..n).unwrap_or_default())?,
+                    }
+                }
+            };
+            if let Err(e) = copy() {
+                progress::say(&format!("stdin could not be handed over: {e}"));
+            }
+        });
+    }
+
+    /// Brings the pipe's bytes to stdout.
+    fn pour(&self) -> std::thread::JoinHandle<std::io::Result<()>> {
+        let path = self.path.clone();
+        std::thread::spawn(move || {
+            let mut input = FrameReader::new(File::open(&path)?);
+            let mut out = stdout().lock();
+            std::io::copy(&mut input, &mut out)?;
+            out.flush()
+        })
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn restore(context: &Context, client: &Client, args: RestoreArgs) -> anyhow::Result<()> {
+    let mut wish = RestoreTree {
+        point: query(&args.point)?,
+        paths: args.path,
+        out: PathBuf::new(),
+        pipe: None,
+        rate_limit: args.rate_limit,
+    };
+    if args.out != Path::new("-") {
+        wish.out = absolute(&args.out)?;
+        let request = Request::Vault(Box::new(VaultRequest::Restore(wish)));
+        let done: TreeRestored = follow(context, client, request).await?.finish().await?;
+        context.out.done(&done, restored)?;
+        return Ok(());
+    }
+    let pipe = Pipe::make(&context.data()?)?;
+    wish.pipe = Some(pipe.path.clone());
+    let pouring = pipe.pour();
+    let request = Request::Vault(Box::new(VaultRequest::Restore(wish)));
+    let mut steps = progress::Steps::new(context.show());
+    let mut updates = client.stream(request).await?;
+    // stdout belongs to the file.
+    while let Some(update) = updates.next().await? {
+        if let Update::Backup(progress) = &update {
+            steps.update(progress);
+        }
+    }
+    let _: TreeRestored = updates.finish().await?;
+    pouring.join().map_err(|_| anyhow::anyhow!("writing to stdout failed"))??;
+    Ok(())
+}
+
+async fn forget(context: &Context, client: &Client, args: &ForgetArgs) -> anyhow::Result<()> {
+    let keep = Keep {
+        last: args.keep_last,
+        daily: args.keep_daily,
+        weekly: args.keep_weekly,
+        monthly: args.keep_monthly,
+    };
+    let names = args.points.iter().map(|n| named(Some(n))).collect::<Result<_, _>>()?;
+    let request = VaultRequest::Forget { points: names, keep, dry_run: args.dry_run };
+    let list: PointList = client.call(Request::Vault(Box::new(request))).await?;
+    context.out.result(&list, |l| {
+        let head = if args.dry_run {
+            "would be dropped:"
+        } else {
+            "dropped (`ioex backup prune` gives the space back):"
+        };
+        format!("{head}\n{}", points(l))
+    })?;
+    Ok(())
+}
+
+async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) -> anyhow::Result<()> {
+    let ask = |request| Request::Vault(Box::new(request));
+    match command {
+        ScheduleCommand::Add { name, every, keep, create } => {
+            let create = wish(&create)?;
+            let schedule = Schedule { name, every_seconds: every, create, keep, last: None };
+            let added: Schedule = client.call(ask(VaultRequest::ScheduleAdd(schedule))).await?;
+            context.out.result(&added, |s| {
+                format!(
+                    "'{}' runs every {}, for the first time now",
+                    s.name,
+                    render::duration(s.every_seconds)
+                )
+            })?;
+        }
+        ScheduleCommand::List => {
+            let list: ScheduleList = client.call(ask(VaultRequest::ScheduleList)).await?;
+            context.out.result(&list, |l| {
+                let mut table = Table::new(["name", "every", "last run", "paths"]);
+                for s in &l.schedules {
+                    table.row([
+                        s.name.clone(),
+                        render::duration(s.every_seconds),
+                        render::ago(s.last, render::now()),
+                        s.create.paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" "),
+                    ]);
+                }
+                table.text_or("no schedules")
+            })?;
+        }
+        ScheduleCommand::Remove { name } => {
+            let _: Empty = client.call(ask(VaultRequest::ScheduleRemove { name })).await?;
+            context.out.result(&Empty {}, |_| String::new())?;
+        }
+    }
+    Ok(())
+}
+
+fn query(args: &PointArgs) -> anyhow::Result<PointQuery> {
+    named(args.point.as_deref())
+}
+
+/// A restore point by name, by date, or the newest.
+fn named(text: Option<&str>) -> anyhow::Result<PointQuery> {
+    let Some(text) = text.filter(|t| *t != "latest") else { return Ok(PointQuery::Latest) };
+    let at = |time: civil::DateTime| -> anyhow::Result<PointQuery> {
+        let zoned = time.to_zoned(TimeZone::system()).map_err(|e| Usage(e.to_string()))?;
+        let seconds = u64::try_from(zoned.timestamp().as_second()).unwrap_or(0);
+        Ok(PointQuery::At { date: ioex_base::UnixSeconds(seconds) })
+    };
+    if text.contains('-') {
+        if let Ok(date) = text.parse::<civil::Date>()
+            && !text.contains([':', 'T'])
+        {
+            // A day means up to its end.
+            return at(date.at(23, 59, 59, 0));
+        }
+        let time: civil::DateTime = text
+            .parse()
+            .map_err(|_| Usage(format!("'{text}' is no date: write 2026-11-24 or 2026-11-24T08:30")))?;
+        return at(time);
+    }
+    Ok(PointQuery::Id { id: text.to_owned() })
+}
+
+fn date(seconds: ioex_base::UnixSeconds) -> String {
+    let time = i64::try_from(seconds.0).ok().and_then(|s| Timestamp::from_second(s).ok());
+    time.map_or_else(String::new, |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+fn points(list: &PointList) -> String {
+    let mut table =
+        Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
+    for p in &list.points {
+        table.row([
+            p.id.clone(),
+            date(p.created),
+            date(p.expires),
+            p.totals.files.to_string(),
+            size::human(p.totals.bytes),
+            size::human(p.totals.new_bytes),
+            p.label.clone(),
+        ]);
+    }
+    let mut text = table.text_or("no restore points");
+    for warning in &list.warnings {
+        text += &format!("\nWarning: {}", render::printable(warning));
+    }
+    text
+}
+
+fn created(report: &BackupReport) -> String {
+    let t = &report.point.totals;
+    let mut text = render::fields([
+        ("restore point", report.point.id.clone()),
+        ("files", format!("{} ({} read), {} folders", t.files, t.read_files, t.dirs)),
+        ("size", size::human(t.bytes)),
+        ("new", format!("{}, {} packed", size::human(t.new_bytes), size::human(t.stored_bytes))),
+        ("placed", format!("{} in {} groups", size::human(report.placed_bytes), report.groups)),
+        ("shared", format!("{} groups of earlier restore points", report.renewed_groups)),
+        ("policy", report.policy.clone()),
+        ("kept until", date(report.point.expires)),
+        ("time", format!("{:.1} s", report.seconds)),
+    ]);
+    text += &format!("\n{}", holders(&report.holders));
+    for note in &report.notes {
+        text += &format!("\nNote: {}", render::printable(note));
+    }
+    for problem in &report.problems {
+        text +=
+            &format!("\nLeft out: {}: {}", render::printable(&problem.path), render::printable(&problem.why));
+    }
+    text
+}
+
+fn restored(done: &TreeRestored) -> String {
+    let failed: Vec<String> = done.failed.iter().map(ioex_base::Uid::short).collect();
+    let rebuilt = if done.rebuilt_shards > 0 { done.rebuilt_shards.to_string() } else { String::new() };
+    let head = render::fields([
+        ("restored", done.path.as_ref().map_or_else(String::new, |p| p.display().to_string())),
+        ("restore point", format!("{} of {}", done.point.id, date(done.point.created))),
+        ("files", format!("{}, {}", done.files, size::human(done.bytes))),
+        ("fetched", size::human(done.fetched_bytes)),
+        ("rebuilt shards", rebuilt),
+        ("failed holders", failed.join(", ")),
+        ("time", format!("{:.1} s", done.seconds)),
+    ]);
+    format!("{head}\n{}", holders(&done.holders))
+}
+
+fn verification(v: &Verified) -> String {
+    let mut text = render::fields([
+        ("restore point", v.point.id.clone()),
+        ("groups", format!("{}, {} degraded, {} unreadable", v.groups, v.degraded, v.unreadable)),
+        ("proven", format!("{} shards at their holders", v.proven_shards)),
+        ("read", size::human(v.read_bytes)),
+        ("time", format!("{:.1} s", v.seconds)),
+    ]);
+    for problem in &v.problems {
+        text += &format!("\nProblem: {}", render::printable(problem));
+    }
+    text
+}
+
+fn prune(p: &Pruned, dry_run: bool) -> String {
+    let word = if dry_run { "would be given back" } else { "given back" };
+    let mut text = format!(
+        "{} in {} groups {word}; {} groups are needed",
+        size::human(p.bytes),
+        p.groups,
+        p.kept_groups
+    );
+    if p.unreached > 0 {
+        text += &format!("\n{} devices could not be told: their leases end by themselves", p.unreached);
+    }
+    text
+}
+
+fn watched(r: &WatchReport) -> String {
+    render::fields([
+        ("devices", format!("{}, {} not reached", r.devices, r.silent)),
+        ("proofs", format!("{}, {} failed", r.asked, r.faults)),
+        (
+            "groups",
+            format!(
+                "{}, {} repaired, {} still to repair, {} lost",
+                r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups
+            ),
+        ),
+        ("new shards", format!("{}, {}", r.placed_shards, size::human(r.placed_bytes))),
+        ("handed over", if r.handed_over > 0 { r.handed_over.to_string() } else { String::new() }),
+        ("time", format!("{:.1} s", r.seconds)),
+    ])
+}
+
+fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued => "waiting",
+        JobState::Running => "running",
+        JobState::Done => "done",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+fn jobs(list: &JobList) -> String {
+    let mut table = Table::new(["job", "state", "priority", "queued", "what", "outcome"]);
+    for job in &list.jobs {
+        let what = match &job.create.stream {
+            Some(stream) => format!("< {}", stream.name),
+            None => job.create.paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" "),
+        };
+        let outcome = match (&job.report, &job.error) {
+            (Some(report), _) => report.point.id.clone(),
+            (None, Some(error)) => error.message.clone(),
+            (None, None) => String::new(),
+        };
+        table.row([
+            job.id.to_string(),
+            state(job.state).to_owned(),
+            format!("{:?}", job.create.priority).to_lowercase(),
+            date(job.queued),
+            what,
+            outcome,
+        ]);
+    }
+    table.text_or("no backups wait, and none ended lately")
+}
+
+fn recovery(words: &RecoveryWords) -> String {
+    let list: Vec<&str> = words.words.split_whitespace().collect();
+    let rows: Vec<String> = list
+        .chunks(6)
+        .enumerate()
+        .map(|(row, part)| format!("  {:>2}  {}", row * 6 + 1, part.join(" ")))
+        .collect();
+    format!(
+        "Write these words down and keep them where nobody else finds them. With them, and the network,\n\
+         everything in the repository {} can be restored; without them nothing can.\n\n{}",
+        words.repo,
+        rows.join("\n")
+    )
+}
+
+fn listed(update: &Update) -> Option<String> {
+    let Update::Listed(entry) = update else { return None };
+    let kind = match entry.kind.as_str() {
+        "dir" => 'd',
+        "link" => 'l',
+        "hard-link" => 'h',
+        _ => '-',
+    };
+    let modified =
+        u64::try_from(entry.modified).map_or_else(|_| String::new(), |s| date(ioex_base::UnixSeconds(s)));
+    Some(format!(
+        "{kind}{:04o} {:>10} {modified:16} {}",
+        entry.mode,
+        size::human(entry.size),
+        render::printable(&entry.path)
+    ))
+}
+
+fn changed(update: &Update) -> Option<String> {
+    let Update::Changed(change) = update else { return None };
+    let sign = match change.change.as_str() {
+        "added" => '+',
+        "removed" => '-',
+        "changed" => 'M',
+        _ => 'a',
+    };
+    Some(format!("{sign} {}", render::printable(&change.path)))
 }
 
 fn put(done: &BackupDone) -> String {
@@ -89,4 +614,23 @@ fn holders(holders: &[Holding]) -> String {
         ]);
     }
     table.text_or("no holders")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restore_points_are_named_in_three_ways() {
+        assert_eq!(named(None).unwrap(), PointQuery::Latest);
+        assert_eq!(named(Some("latest")).unwrap(), PointQuery::Latest);
+        assert_eq!(named(Some("00ab12")).unwrap(), PointQuery::Id { id: "00ab12".into() });
+        let at = |text| match named(Some(text)).unwrap() {
+            PointQuery::At { date } => date.0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(at("2026-11-24") - at("2026-11-24T00:00"), 86_399);
+        assert_eq!(at("2026-11-24 08:30"), at("2026-11-24T08:30"));
+        assert!(named(Some("24-11-2026")).is_err());
+    }
 }

@@ -24,6 +24,8 @@ mod friend;
 mod id;
 #[cfg(feature = "full")]
 mod lab_dht;
+#[cfg(feature = "full")]
+mod lab_pack;
 mod lookup;
 mod man;
 mod message;
@@ -96,6 +98,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Completions { shell } => completions::run(c, shell),
         Command::Man { dir } => man::run(c, &dir),
         Command::ExitCodes => exit_codes::run(c),
+        #[cfg(feature = "full")]
+        Command::LabPack { path } => lab_pack::run(c, path),
         #[cfg(feature = "full")]
         Command::LabDht { nodes, lookups } => runtime()?.block_on(lab_dht::run(c, nodes, lookups)),
     }

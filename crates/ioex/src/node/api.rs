@@ -109,6 +109,7 @@ impl Handler for Node {
             Request::DeviceSet { changes } => done(device::set(self, changes).await?),
             Request::DeviceShards { after } => done(device::shards(self, after).await?),
             Request::DeviceDelete { address } => done(device::delete(self, address).await?),
+            Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
             Request::Lookup { address } => {
                 let started = std::time::Instant::now();
                 let directory = self.mesh.directory().map_err(convert::link_error)?;

@@ -11,11 +11,11 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use ioex_base::{NodeKey, UnixSeconds};
-use ioex_vault::OwnerKey;
+use ioex_vault::repo::RecoveryKey;
 use zeroize::Zeroizing;
 
 const NODE_KEY_FILE: &str = "node.key";
-const OWNER_KEY_FILE: &str = "owner.key";
+const RECOVERY_KEY_FILE: &str = "recovery.key";
 
 /// The clock, for the rules that take time as an argument.
 pub(crate) fn now() -> UnixSeconds {
@@ -88,9 +88,24 @@ pub(crate) fn node_key(data: &Path) -> anyhow::Result<NodeKey> {
     Ok(NodeKey::from_seed(*secret(&data.join(NODE_KEY_FILE))?))
 }
 
-/// The key from which a backup owner's chunk keys follow.
-pub(crate) fn owner_key(data: &Path) -> anyhow::Result<OwnerKey> {
-    Ok(OwnerKey::from_bytes(*secret(&data.join(OWNER_KEY_FILE))?))
+/// The key from which all keys of the owner's repository follow, made on first use.
+pub(crate) fn recovery_key(data: &Path) -> anyhow::Result<RecoveryKey> {
+    Ok(RecoveryKey::from_bytes(*secret(&data.join(RECOVERY_KEY_FILE))?))
+}
+
+/// Whether this node has a recovery key.
+pub(crate) fn has_recovery_key(data: &Path) -> bool {
+    data.join(RECOVERY_KEY_FILE).symlink_metadata().is_ok()
+}
+
+/// Makes `key` this node's recovery key. An old one is kept beside it, under its date.
+pub(crate) fn replace_recovery_key(data: &Path, key: &RecoveryKey) -> anyhow::Result<()> {
+    let path = data.join(RECOVERY_KEY_FILE);
+    if path.symlink_metadata().is_ok() {
+        let old = data.join(format!("{RECOVERY_KEY_FILE}.until-{}", now().0));
+        fs::rename(&path, &old).with_context(|| format!("cannot move {} away", path.display()))?;
+    }
+    write_secret(&path, &key.to_bytes())
 }
 
 /// Writes a new file for its owner only; an existing one is not replaced.

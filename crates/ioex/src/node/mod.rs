@@ -8,6 +8,7 @@ mod files;
 mod housekeeping;
 mod lent;
 mod restore;
+pub(crate) mod vault;
 
 use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
@@ -18,8 +19,11 @@ use ioex_net::{Mesh, MeshConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::lent::{Lent, Sense};
 pub(crate) use self::lent::{clear_old, relocate};
+use self::{
+    lent::{Lent, Sense},
+    vault::Vault,
+};
 use crate::config::NodeConfig;
 
 /// The content address under which devices announce that they lend space, so that super nodes
@@ -32,6 +36,7 @@ pub(crate) fn lenders_topic() -> ContentAddress {
 pub(crate) struct Node {
     pub(crate) mesh: Mesh,
     pub(crate) lent: Arc<Lent>,
+    pub(crate) vault: Vault,
     pub(crate) config: NodeConfig,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
@@ -59,16 +64,21 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         stop: CancellationToken::new(),
         warnings_at_start,
+        vault: Vault::new(&config.data),
         config,
     });
     let socket = node.config.data.join(SOCKET_NAME);
     let stop = node.stop.clone();
     tokio::spawn(stop_on_signal(stop.clone())?);
     let housekeeping = tokio::spawn(housekeeping::run(node.clone()));
+    let backups = vault::run(&node);
     println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
     let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
     stop.cancel();
     housekeeping.abort();
+    for task in backups {
+        let _ = task.await;
+    }
     mesh.shutdown().await;
     served.with_context(|| format!("the API socket {} cannot be used", socket.display()))
 }

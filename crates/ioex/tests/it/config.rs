@@ -37,6 +37,7 @@ fn full() -> NodeConfig {
         authorities: vec![uid],
         revocations: vec![PathBuf::from("/revoked"), PathBuf::from("/more")],
         capability: Some(PathBuf::from("/cap")),
+        inspect: ioex::config::Inspection::Clamd("/scan".into()),
         receive_dir: Some(PathBuf::from("/in")),
         auto_accept: true,
         forward_allow: vec!["127.0.0.1:80".parse().unwrap()],
@@ -62,7 +63,7 @@ fn flags_say_all_that_a_file_can() {
     let line = format!(
         "ioex node --data /data --kind super --name n --owner o --bind 127.0.0.2 --port 7 \
          --public-ip 127.0.0.3 --seeds {seeds} --dht=false --lan --lend-bytes 10GB --authorities {uid} \
-         --revocations /revoked,/more --capability /cap --receive-dir /in --auto-accept --forward-allow 127.0.0.1:80 --no-udp"
+         --revocations /revoked,/more --capability /cap --inspect-clamd /scan --receive-dir /in --auto-accept --forward-allow 127.0.0.1:80 --no-udp"
     );
     assert_eq!(text(&flags(&line).unwrap()), text(&config));
     // A new key needs a flag, and this test.

@@ -1,8 +1,10 @@
 //! The program from outside: its command line, its configuration, and its client commands against
 //! a local API with a handler of our own behind it.
 
+mod backup;
 mod clients;
 mod config;
+mod net;
 
 use std::{
     path::Path,
@@ -75,6 +77,28 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex forward list",
         "ioex forward close 1",
         "ioex forward allow 127.0.0.1:80 [::1]:22",
+        "ioex backup create a b --policy rs=20/32/60/80 --exclude *.o -x --days 9 --tag t --priority urgent",
+        "ioex backup create - --name dump.sql --no-wait",
+        "ioex backup list",
+        "ioex backup restore out --point 2026-11-24 --path a --path b --rate-limit 1MB",
+        "ioex backup restore - --path a",
+        "ioex backup ls --point 00ff a",
+        "ioex backup diff 00ff",
+        "ioex backup verify --read-percent 5",
+        "ioex backup mount d",
+        "ioex backup renew --all --days 30",
+        "ioex backup renew 00ff",
+        "ioex backup forget --keep-daily 7 --keep-weekly 4 --dry-run",
+        "ioex backup prune --dry-run",
+        "ioex backup repair",
+        "ioex backup jobs",
+        "ioex backup follow 1",
+        "ioex backup cancel 1",
+        "ioex backup export-key",
+        "ioex backup import-key --replace",
+        "ioex backup schedule add nightly --every 1d --keep 30 a",
+        "ioex backup schedule list",
+        "ioex backup schedule remove nightly",
         "ioex backup put f --manifest m --replicas 3 --for U --for V",
         "ioex backup get m out --rate-limit 1MB",
         "ioex device show --json",

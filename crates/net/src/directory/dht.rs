@@ -11,11 +11,19 @@ use tokio::sync::mpsc;
 use super::holder::{HolderRecord, info_hash};
 use crate::record::{RECORD_MAX_BYTES, SALT, SignedRecord};
 
-/// Records one DHT node keeps: at 1 kB each, 32 MB at most on a server; devices that only ask
-/// keep none.
-const VALUES_MAX: usize = 32_768;
-/// Contents of which one DHT node keeps holders (about 150 bytes a holder).
-const INFO_HASHES_MAX: usize = 65_536;
+/// How much one DHT node keeps for others.
+struct Keeps {
+    /// Records, at 1 kB each.
+    values: usize,
+    /// Contents of which it knows holders (about 150 bytes a holder).
+    info_hashes: usize,
+}
+
+/// A server: 32 MB of records at most.
+const SERVER_KEEPS: Keeps = Keeps { values: 32_768, info_hashes: 65_536 };
+/// A device, which keeps something only once it proved to be reachable: 1 MB of records at most.
+/// The tables take memory for their bounds at once.
+const DEVICE_KEEPS: Keeps = Keeps { values: 1_024, info_hashes: 1_024 };
 /// Holders kept per content.
 const HOLDERS_PER_HASH_MAX: usize = 64;
 /// Most bootstraps taken from one look into the directory.
@@ -36,10 +44,11 @@ impl DhtNode {
     /// Joins over `contacts`. A `server` answers others from the start; any other node becomes
     /// one by itself once it proved to be reachable.
     pub(crate) fn start(port: u16, contacts: &[SocketAddr], server: bool) -> std::io::Result<Self> {
+        let keeps = if server { SERVER_KEEPS } else { DEVICE_KEEPS };
         let settings = ServerSettings {
-            max_mutable_values: VALUES_MAX,
+            max_mutable_values: keeps.values,
             max_immutable_values: 1, // unused by us: nothing for strangers to fill
-            max_info_hashes: INFO_HASHES_MAX,
+            max_info_hashes: keeps.info_hashes,
             max_peers_per_info_hash: HOLDERS_PER_HASH_MAX,
             ..ServerSettings::default()
         };

@@ -1,6 +1,9 @@
 //! Lets the endpoint ask the directory: connecting by UID alone is all anyone needs (N2).
 
-use std::sync::{OnceLock, PoisonError, RwLock, Weak};
+use std::{
+    collections::HashSet,
+    sync::{OnceLock, PoisonError, RwLock, Weak},
+};
 
 use ioex_base::Uid;
 use iroh::{
@@ -18,6 +21,8 @@ use crate::names::BootstrapAddr;
 pub(crate) struct Lookup {
     directory: OnceLock<Weak<Directory>>,
     bootstraps: RwLock<Vec<BootstrapAddr>>,
+    /// Bootstraps that were reached over UDP, so that no relay is troubled for them.
+    direct: RwLock<HashSet<Uid>>,
 }
 
 const PROVENANCE: &str = "ioex directory";
@@ -33,6 +38,23 @@ impl Lookup {
     }
 }
 
+impl Lookup {
+    /// Notes whether a bootstrap was reached over UDP.
+    pub(crate) fn note_direct(&self, uid: Uid, direct: bool) {
+        let mut known = self.direct.write().unwrap_or_else(PoisonError::into_inner);
+        if direct {
+            known.insert(uid);
+        } else {
+            known.remove(&uid);
+        }
+    }
+
+    /// Another network may let other packets through.
+    pub(crate) fn forget_direct(&self) {
+        self.direct.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 fn item(id: EndpointId, addrs: Vec<TransportAddr>) -> Item {
     Item::new(EndpointInfo::from_parts(id, EndpointData::new(addrs)), PROVENANCE, None)
 }
@@ -42,7 +64,10 @@ impl AddressLookup for Lookup {
         let uid = Uid::from_bytes(*endpoint_id.as_bytes());
         let known = self.bootstraps.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(b) = known.iter().find(|b| b.uid == uid) {
-            let addrs = vec![TransportAddr::Relay(b.relay_url()), TransportAddr::Ip(b.node())];
+            let mut addrs = vec![TransportAddr::Ip(b.node())];
+            if !self.direct.read().unwrap_or_else(PoisonError::into_inner).contains(&uid) {
+                addrs.push(TransportAddr::Relay(b.relay_url()));
+            }
             return Some(n0_future::stream::once(Ok(item(endpoint_id, addrs))).boxed());
         }
         drop(known);

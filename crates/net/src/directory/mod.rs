@@ -28,7 +28,7 @@ pub(crate) use self::lookup::Lookup;
 use crate::{
     clock,
     door::Door,
-    links::{CLOSE_DONE, LinkError, Links},
+    links::{CLOSE_DONE, LinkError, Links, PathKind, path_of},
     names::BootstrapAddr,
     proto::{ANNOUNCE_MAX, Answer, DirectoryAnswer, DirectoryQuestion, No, Open},
     record::{NodeRecord, SignedRecord},
@@ -72,6 +72,7 @@ pub enum DirectoryError {
 pub struct Directory {
     key: NodeKey,
     links: Arc<Links>,
+    lookup: Arc<Lookup>,
     dht: Option<DhtNode>,
     /// The active bootstraps, best first.
     bootstraps: Mutex<Vec<BootstrapAddr>>,
@@ -81,10 +82,11 @@ pub struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(key: NodeKey, links: Arc<Links>, dht: Option<DhtNode>) -> Self {
+    pub(crate) fn new(key: NodeKey, links: Arc<Links>, lookup: Arc<Lookup>, dht: Option<DhtNode>) -> Self {
         Self {
             key,
             links,
+            lookup,
             dht,
             bootstraps: Mutex::new(Vec::new()),
             silent: Mutex::default(),
@@ -153,8 +155,20 @@ impl Directory {
 
     async fn ask(&self, of: Uid, question: DirectoryQuestion) -> Result<DirectoryAnswer, DirectoryError> {
         let open = Open::Directory(question);
-        let asked = self.links.ask::<DirectoryAnswer>(of, Door::Public, &open);
+        let asked = async {
+            match self.links.ask::<DirectoryAnswer>(of, Door::Public, &open).await {
+                // The connection ended in order while the question was under way: it was idle.
+                Err(LinkError::Refused(CLOSE_DONE)) => self.links.ask(of, Door::Public, &open).await,
+                answer => answer,
+            }
+        };
         let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await.unwrap_or(Err(LinkError::Timeout));
+        let direct = |conn| matches!(path_of(&conn).0, PathKind::Direct(_));
+        if answer.is_err() {
+            self.lookup.note_direct(of, false);
+        } else if self.links.existing(&of, Door::Public).is_some_and(direct) {
+            self.lookup.note_direct(of, true);
+        }
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(answer) => {
@@ -403,6 +417,7 @@ impl Directory {
             let answer = match dialled {
                 Ok(Ok(_)) => self.ask(b.uid, DirectoryQuestion::Bootstraps).await.ok(),
                 Ok(Err(_)) | Err(_) => {
+                    self.lookup.note_direct(b.uid, false);
                     self.silent
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)

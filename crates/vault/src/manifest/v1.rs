@@ -1,15 +1,13 @@
 //! Version 1, frozen: `version (1) | postcard of Body`.
 
-use std::{fmt, marker::PhantomData};
-
 use ioex_base::{ContentAddress, Uid, UnixSeconds, wire};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Serialize};
 
 use super::{BackupDetails, ChunkRef, Manifest, ManifestError, Policy, ReaderSeed, ShardRef};
-use crate::limits::{CHUNKS_MAX, MANIFEST_MAX_BYTES, ORDER_MAX, SHARDS_MAX};
+use crate::{
+    bounded::at_most,
+    limits::{CHUNKS_MAX, MANIFEST_MAX_BYTES, ORDER_MAX, SHARDS_MAX},
+};
 
 pub(super) const VERSION: u8 = 1;
 
@@ -29,38 +27,6 @@ struct Body {
     chunks: Vec<ChunkRef>,
     #[serde(deserialize_with = "at_most::<_, _, ORDER_MAX>")]
     order: Vec<u32>,
-}
-
-/// Reads a list whose announced length is at most `MAX`. Memory grows with what really comes, not
-/// with what is announced.
-fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct Bounded<T, const MAX: usize>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX} entries")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let announced = seq.size_hint().unwrap_or(0);
-            if announced > MAX {
-                return Err(A::Error::invalid_length(announced, &self));
-            }
-            let mut out = Vec::new();
-            while let Some(value) = seq.next_element()? {
-                out.push(value);
-            }
-            Ok(out)
-        }
-    }
-
-    deserializer.deserialize_seq(Bounded::<T, MAX>(PhantomData))
 }
 
 pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {

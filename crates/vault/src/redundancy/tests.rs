@@ -123,13 +123,15 @@ fn every_small_network_has_a_scheme_of_its_own() {
         (1, "replicas=1"),
         (2, "replicas=2"),
         (3, "replicas=3"),
-        (4, "rs=2/4/4/4"),
-        (5, "rs=2/5/5/5"),
-        (6, "rs=2/6/6/6"),
-        (7, "rs=3/7/7/7"),
-        (8, "rs=3/8/8/8"),
-        (80, "rs=20/32/60/80"),
-        (100_000, "rs=20/32/60/80"),
+        (4, "replicas=3"),
+        (7, "replicas=3"),
+        (8, "rs=2/5/6/8"),
+        (12, "rs=3/7/9/12"),
+        (16, "rs=4/9/12/16"),
+        (40, "rs=10/21/30/40"),
+        (79, "rs=19/39/57/76"),
+        (80, "rs=20/40/60/80"),
+        (100_000, "rs=20/40/60/80"),
     ] {
         assert_eq!(chosen(Wanted::Auto, owners).to_string(), scheme, "{owners} owners");
     }
@@ -155,8 +157,8 @@ fn what_cannot_be_had_is_said() {
         (choice.redundancy.to_string(), choice.notes.join("\n"))
     };
     let (got, said) = note("rs=20/32/60/80", 8);
-    assert_eq!(got, "rs=3/5/8/8");
-    assert!(said.contains("8 owners lend") && said.contains("loss of 5 devices rather than 40"), "{said}");
+    assert_eq!(got, "rs=2/5/6/8");
+    assert!(said.contains("8 owners lend") && said.contains("loss of 4 devices rather than 40"), "{said}");
     let (got, said) = note("replicas=3", 2);
     assert_eq!(got, "replicas=2");
     assert!(said.contains("loss of 1 device rather than 2"), "{said}");
@@ -166,11 +168,12 @@ fn what_cannot_be_had_is_said() {
     let (got, said) = note("rs=20/32/60/80", 70);
     assert_eq!(got, "rs=20/32/60/70");
     assert!(said.contains("as complete as asked for"), "{said}");
-    assert_eq!(note("rs=10/14/20/24", 8).0, "rs=4/6/8/8", "no dearer than asked for");
+    assert_eq!(note("rs=10/14/20/24", 8).0, "rs=3/6/6/8", "no dearer than asked for");
+    assert_eq!(note("rs=20/32/60/80", 4).0, "replicas=3");
     assert_eq!(note("replicas=3", 3).1, "");
     assert_eq!(note("auto", 80).1, "");
     let (_, said) = note("auto", 8);
-    assert!(said.contains("8 owners lend free space: rs=3/8/8/8 bears the loss of 5 devices"), "{said}");
+    assert!(said.contains("8 owners lend free space: rs=2/5/6/8 bears the loss of 4 devices"), "{said}");
 }
 
 fn any_redundancy() -> impl Strategy<Value = Redundancy> {

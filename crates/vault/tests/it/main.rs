@@ -1,6 +1,7 @@
 //! Whole files through packing, sealing, placing and restoring.
 
 mod pack;
+mod repo;
 mod restore;
 
 use std::path::PathBuf;

@@ -1,0 +1,387 @@
+//! What the node knows of its repository, in one file: the cached index and restore points, what an
+//! unfinished run stored, and the book of groups: where every shard was placed. No key stands in the
+//! book, so that another super node may watch over the groups as well.
+//!
+//! Values are postcard with a version byte in front, as in `ioex_net`'s state.
+
+use std::path::Path;
+
+use ioex_base::{ContentAddress, Uid, UnixSeconds, wire};
+use ioex_vault::{
+    Redundancy, ShardRef,
+    repo::{ObjectRef, PointId, Segment},
+};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+const VERSION: u8 = 1;
+/// Largest value in bytes: a segment, with room.
+const VALUE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Memory for the page cache.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// Stored segments, by address.
+const SEGMENTS: Bytes = TableDefinition::new("segments");
+/// Encoded roots of restore points, by name.
+const POINTS: Bytes = TableDefinition::new("points");
+/// What an unfinished run stored, by number.
+const PENDING: Bytes = TableDefinition::new("pending");
+/// Groups, by the address of their first shard.
+const GROUPS: Bytes = TableDefinition::new("groups");
+/// What is known of devices, by UID.
+const DEVICES: Bytes = TableDefinition::new("devices");
+/// Single values, by name.
+const SINGLES: Bytes = TableDefinition::new("singles");
+
+const HEAD: &[u8] = b"head";
+const HEAD_KEPT: &[u8] = b"head-kept";
+const WARNED: &[u8] = b"warned ";
+
+/// Why the book cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BookError {
+    #[error("the book of backups cannot be opened: {0}")]
+    Open(#[from] redb::DatabaseError),
+    #[error("the book of backups cannot be read or written: {0}")]
+    Access(Box<redb::Error>),
+    #[error("the book of backups cannot be made: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the book of backups was written by a newer program (format {0}): update this one")]
+    Version(u8),
+    #[error("the book of backups is damaged: {0}")]
+    Damaged(#[from] wire::WireError),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for BookError {
+            fn from(e: $error) -> Self {
+                Self::Access(Box::new(e.into()))
+            }
+        }
+    )*};
+}
+from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+/// A group of shards and where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    /// What was asked for; a short group follows from its shards.
+    pub(crate) redundancy: Redundancy,
+    pub(crate) data: Vec<ShardRef>,
+    pub(crate) parity: Vec<ShardRef>,
+    /// Public reader key of its leases.
+    pub(crate) reader: Uid,
+    /// Until when it is needed.
+    pub(crate) expires: UnixSeconds,
+    pub(crate) copies: Vec<CopyRecord>,
+}
+
+/// One shard on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CopyRecord {
+    /// Which shard of the group, data first.
+    pub(crate) shard: u16,
+    pub(crate) device: Uid,
+    /// Whether the device failed to prove that it has it.
+    pub(crate) failed: bool,
+}
+
+impl GroupRecord {
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardRef> {
+        self.data.iter().chain(&self.parity)
+    }
+
+    pub(crate) fn shard(&self, at: usize) -> Option<&ShardRef> {
+        self.data.get(at).or_else(|| self.parity.get(at.checked_sub(self.data.len())?))
+    }
+
+    /// Its name: the address of its first shard.
+    pub(crate) fn id(&self) -> Option<ContentAddress> {
+        self.data.first().map(|s| s.address)
+    }
+
+    /// The numbers that hold for this group.
+    pub(crate) fn own_redundancy(&self) -> Redundancy {
+        self.redundancy.short(self.data.len())
+    }
+}
+
+/// A segment with where it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredSegment {
+    object: ObjectRef,
+    segment: Segment,
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.append(&mut wire::encode(value));
+    out
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => Ok(wire::decode(body, VALUE_MAX_BYTES)?),
+        Some((&other, _)) => Err(BookError::Version(other)),
+        None => Err(BookError::Version(0)),
+    }
+}
+
+/// The book.
+#[derive(Debug)]
+pub(crate) struct Book {
+    db: Database,
+}
+
+/// Changes that become true together.
+pub(crate) struct Changes(WriteTransaction);
+
+impl Book {
+    /// Opens or makes the file; only its owner may read it.
+    pub(crate) fn open(path: &Path) -> Result<Self, BookError> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let write = db.begin_write()?;
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, SINGLES] {
+            write.open_table(table)?;
+        }
+        write.commit()?;
+        Ok(Self { db })
+    }
+
+    /// Makes changes that are on disk when this returns.
+    pub(crate) fn change<T>(
+        &self,
+        work: impl FnOnce(&Changes) -> Result<T, BookError>,
+    ) -> Result<T, BookError> {
+        let changes = Changes(self.db.begin_write()?);
+        let out = work(&changes)?;
+        changes.0.commit()?;
+        Ok(out)
+    }
+
+    fn get<T: DeserializeOwned>(&self, table: Bytes, key: &[u8]) -> Result<Option<T>, BookError> {
+        match self.db.begin_read()?.open_table(table)?.get(key)? {
+            Some(value) => decode(value.value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn each<T: DeserializeOwned>(
+        &self,
+        table: Bytes,
+        mut take: impl FnMut(&[u8], T),
+    ) -> Result<(), BookError> {
+        for row in self.db.begin_read()?.open_table(table)?.iter()? {
+            let (key, value) = row?;
+            take(key.value(), decode(value.value())?);
+        }
+        Ok(())
+    }
+
+    /// The segment stored at `address`, if it is here.
+    pub(crate) fn segment(
+        &self,
+        address: &ContentAddress,
+    ) -> Result<Option<(ObjectRef, Segment)>, BookError> {
+        let found: Option<StoredSegment> = self.get(SEGMENTS, address.as_bytes())?;
+        Ok(found.map(|s| (s.object, s.segment)))
+    }
+
+    /// The encoded root of a restore point, if it is here.
+    pub(crate) fn root(&self, id: PointId) -> Result<Option<Vec<u8>>, BookError> {
+        self.get(POINTS, &id.0)
+    }
+
+    /// What unfinished runs stored, one group each.
+    pub(crate) fn pending(&self) -> Result<Vec<Segment>, BookError> {
+        let mut out = Vec::new();
+        self.each(PENDING, |_, segment| out.push(segment))?;
+        Ok(out)
+    }
+
+    pub(crate) fn group(&self, id: &ContentAddress) -> Result<Option<GroupRecord>, BookError> {
+        self.get(GROUPS, id.as_bytes())
+    }
+
+    /// Every group, in an order that says nothing.
+    pub(crate) fn each_group(
+        &self,
+        mut take: impl FnMut(ContentAddress, GroupRecord),
+    ) -> Result<(), BookError> {
+        self.each(GROUPS, |key, group| {
+            if let Ok(id) = key.try_into() {
+                take(ContentAddress::from_bytes(id), group);
+            }
+        })
+    }
+
+    pub(crate) fn device<T: DeserializeOwned>(&self, uid: &Uid) -> Result<Option<T>, BookError> {
+        self.get(DEVICES, uid.as_bytes())
+    }
+
+    /// When the owner was last warned that a restore point ends.
+    pub(crate) fn warned(&self, id: PointId) -> Result<Option<UnixSeconds>, BookError> {
+        self.get(SINGLES, &[WARNED, &id.0].concat())
+    }
+
+    /// When the head was last brought to devices by the watch.
+    pub(crate) fn head_kept(&self) -> Result<Option<UnixSeconds>, BookError> {
+        self.get(SINGLES, HEAD_KEPT)
+    }
+
+    /// The newest head that this node knows, sealed.
+    pub(crate) fn head(&self) -> Result<Option<Vec<u8>>, BookError> {
+        self.get(SINGLES, HEAD)
+    }
+}
+
+impl Changes {
+    fn put<T: Serialize>(&self, table: Bytes, key: &[u8], value: &T) -> Result<(), BookError> {
+        self.0.open_table(table)?.insert(key, encode(value).as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn put_segment(&self, object: &ObjectRef, segment: &Segment) -> Result<(), BookError> {
+        let stored = StoredSegment { object: object.clone(), segment: segment.clone() };
+        self.put(SEGMENTS, object.shard.address.as_bytes(), &stored)
+    }
+
+    /// Keeps only the segments that `keep` wants.
+    pub(crate) fn keep_segments(&self, keep: impl Fn(&ContentAddress) -> bool) -> Result<(), BookError> {
+        self.0.open_table(SEGMENTS)?.retain(|key, _| {
+            key.try_into().is_ok_and(|key: [u8; 32]| keep(&ContentAddress::from_bytes(key)))
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn put_root(&self, id: PointId, root: &[u8]) -> Result<(), BookError> {
+        self.put(POINTS, &id.0, &root)
+    }
+
+    pub(crate) fn remove_root(&self, id: PointId) -> Result<(), BookError> {
+        self.0.open_table(POINTS)?.remove(id.0.as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn add_pending(&self, segment: &Segment) -> Result<(), BookError> {
+        let mut table = self.0.open_table(PENDING)?;
+        let last = table.last()?.and_then(|(key, _)| key.value().try_into().ok().map(u64::from_be_bytes));
+        let next = last.map_or(0, |n| n.saturating_add(1));
+        table.insert(next.to_be_bytes().as_slice(), encode(segment).as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn clear_pending(&self) -> Result<(), BookError> {
+        self.0.open_table(PENDING)?.retain(|_, _| false)?;
+        Ok(())
+    }
+
+    pub(crate) fn put_group(&self, group: &GroupRecord) -> Result<(), BookError> {
+        let Some(id) = group.id() else { return Ok(()) };
+        self.put(GROUPS, id.as_bytes(), group)
+    }
+
+    pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
+        self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn put_device<T: Serialize>(&self, uid: &Uid, record: &T) -> Result<(), BookError> {
+        self.put(DEVICES, uid.as_bytes(), record)
+    }
+
+    pub(crate) fn put_head(&self, head: &[u8]) -> Result<(), BookError> {
+        self.put(SINGLES, HEAD, &head)
+    }
+
+    pub(crate) fn put_warned(&self, id: PointId, at: UnixSeconds) -> Result<(), BookError> {
+        self.put(SINGLES, &[WARNED, &id.0].concat(), &at)
+    }
+
+    pub(crate) fn put_head_kept(&self, at: UnixSeconds) -> Result<(), BookError> {
+        self.put(SINGLES, HEAD_KEPT, &at)
+    }
+
+    /// Forgets everything: the recovery key is another one now.
+    pub(crate) fn clear(&self) -> Result<(), BookError> {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, SINGLES] {
+            self.0.open_table(table)?.retain(|_, _| false)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(n: u8) -> GroupRecord {
+        let shard = |n| ShardRef { address: ContentAddress::from_bytes([n; 32]), bytes: 16_384 };
+        GroupRecord {
+            redundancy: Redundancy::new(2, 3, 4, 4).unwrap(),
+            data: vec![shard(n), shard(n + 1)],
+            parity: vec![shard(n + 2)],
+            reader: Uid::from_bytes([9; 32]),
+            expires: UnixSeconds(1_000),
+            copies: vec![CopyRecord { shard: 0, device: Uid::from_bytes([3; 32]), failed: false }],
+        }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_group() {
+        let mut want = vec![1, 2, 3, 4, 4, 2];
+        for n in [7, 8] {
+            want.extend([n; 32]);
+            want.extend([0x80, 0x80, 1]);
+        }
+        want.push(1);
+        want.extend([9; 32]);
+        want.extend([0x80, 0x80, 1]);
+        want.extend([9; 32]);
+        want.extend([0xe8, 7, 1, 0]);
+        want.extend([3; 32]);
+        want.push(0);
+        assert_eq!(encode(&group(7)), want);
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("book");
+        let book = Book::open(&path).unwrap();
+        book.change(|c| {
+            c.put_group(&group(1))?;
+            c.put_group(&group(5))?;
+            c.add_pending(&Segment::default())?;
+            c.add_pending(&Segment::default())?;
+            c.put_head(b"head")
+        })
+        .unwrap();
+        let failed: Result<(), _> = book.change(|c| {
+            c.clear()?;
+            Err(BookError::Version(9))
+        });
+        assert!(failed.is_err());
+        drop(book);
+        let book = Book::open(&path).unwrap();
+        assert_eq!(book.pending().unwrap().len(), 2);
+        assert_eq!(book.head().unwrap().unwrap(), b"head");
+        let mut seen = 0;
+        book.each_group(|id, g| {
+            assert_eq!(g.id(), Some(id));
+            seen += 1;
+        })
+        .unwrap();
+        assert_eq!(seen, 2);
+        assert_eq!(group(1).shard(2).map(|s| s.address), Some(ContentAddress::from_bytes([3; 32])));
+        book.change(|c| c.remove_group(&ContentAddress::from_bytes([5; 32]))).unwrap();
+        assert!(book.group(&ContentAddress::from_bytes([5; 32])).unwrap().is_none());
+        book.change(Changes::clear_pending).unwrap();
+        assert!(book.pending().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,678 @@
+//! Making a backup: walk, pack, place, keep what is shared for longer, write the restore point.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ioex_api::{
+    ApiError, BackupProgress, BackupStep, ErrorCode, Holding,
+    frames::FrameReader,
+    vault::{BackupReport, CreateBackup, Problem},
+};
+use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
+use ioex_vault::{
+    ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
+    repo::{
+        Group, Head, Index, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, Segment, Stopped,
+        Totals, Walk,
+        backup::{self, BackupError, Outcome, Progress, Run, Source},
+        seal_object,
+    },
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    super::{Node, files},
+    Repo,
+    book::{CopyRecord, GroupRecord},
+    fetch::Fetcher,
+    inspect::Inspector,
+    pipe::PipeReader,
+    placing::{PlacedGroup, Placing, capability, fail, find_holders, fresh_seed, internal, io_error},
+    points,
+};
+
+/// Packed shards that wait for their group.
+const SHARDS_WAITING_MAX: usize = 2;
+/// Bytes of groups that are being placed at once; one group at least.
+const IN_FLIGHT_BYTES: u64 = 24 * 1024 * 1024;
+/// Placed groups that are written into the book together: what a crash stores a second time.
+const BOOKED_TOGETHER: usize = 16;
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Longest keeping of a restore point in days: that of a shard.
+const DAYS_MAX: u32 = (SHARD_LIFE_SECONDS / DAY_SECONDS) as u32;
+/// Runs over the same folders, when devices turn out to have lost what was thought to be stored.
+const RUNS_MAX: usize = 3;
+
+/// Tells progress to whoever follows the job.
+pub(super) type Tell<'a> = &'a (dyn Fn(BackupProgress) + Send + Sync);
+
+fn progress(step: BackupStep, done_bytes: u64, total_bytes: u64) -> BackupProgress {
+    BackupProgress { step, done_bytes, total_bytes, note: None, holder: None }
+}
+
+fn note(step: BackupStep, text: String) -> BackupProgress {
+    BackupProgress { step, done_bytes: 0, total_bytes: 0, note: Some(text), holder: None }
+}
+
+/// What stays the same during a job.
+pub(super) struct Job<'a> {
+    pub(super) node: &'a Node,
+    pub(super) repo: Arc<Repo>,
+    pub(super) create: &'a CreateBackup,
+    pub(super) progress: Arc<Progress>,
+    pub(super) tell: Tell<'a>,
+}
+
+/// What was placed so far.
+#[derive(Default)]
+struct Placed {
+    groups: u64,
+    bytes: u64,
+    stored_bytes: u64,
+    by_device: BTreeMap<Uid, (u64, u64)>,
+    short: u64,
+    same_domain: bool,
+}
+
+impl Placed {
+    fn add(&mut self, redundancy: Redundancy, shards: &[ShardRef], placed: &PlacedGroup) {
+        self.groups += 1;
+        self.short += u64::from(placed.copies.len() < usize::from(redundancy.o()));
+        self.same_domain |= placed.same_domain;
+        for (at, uid) in &placed.copies {
+            let bytes = shards.get(usize::from(*at)).map_or(0, |s| u64::from(s.bytes));
+            let (count, sum) = self.by_device.entry(*uid).or_default();
+            (*count, *sum) = (*count + 1, *sum + bytes);
+            self.bytes += bytes;
+        }
+    }
+
+    fn holdings(&self, holders: &[Holder]) -> Vec<Holding> {
+        let owner = |uid: &Uid| holders.iter().find(|h| h.uid == *uid).map(|h| h.owner.clone());
+        let holding = |(uid, (shards, bytes)): (&Uid, &(u64, u64))| Holding {
+            uid: *uid,
+            owner: owner(uid).unwrap_or_default(),
+            shards: *shards,
+            bytes: *bytes,
+        };
+        self.by_device.iter().map(holding).collect()
+    }
+}
+
+/// A group that was placed.
+struct Stored {
+    record: GroupRecord,
+    segment: Segment,
+    placed: PlacedGroup,
+}
+
+impl Job<'_> {
+    fn says(&self, step: BackupStep, done: u64, total: u64) {
+        (self.tell)(progress(step, done, total));
+    }
+
+    /// Makes the backup.
+    pub(super) async fn run(&self, number: u64) -> Result<BackupReport, ApiError> {
+        let started = Instant::now();
+        let wanted: Wanted = match self.create.policy.as_str() {
+            "" => Wanted::Auto,
+            text => text.parse().map_err(|e| fail(ErrorCode::BadRequest, format!("{e}")))?,
+        };
+        let days = self.create.days.unwrap_or(DAYS_MAX);
+        if !(1..=DAYS_MAX).contains(&days) {
+            let text = format!("a restore point is kept for 1 to {DAYS_MAX} days; it can be renewed later");
+            return Err(fail(ErrorCode::BadRequest, text));
+        }
+        let grant = capability(self.node)?;
+        let _work = self.repo.work.lock().await;
+        self.says(BackupStep::FindHolders, 0, 0);
+        let holders = find_holders(&self.node.mesh, &grant, &HashSet::new()).await?;
+        let choice = choose(wanted, &holders).ok_or_else(|| {
+            fail(
+                ErrorCode::NotEnoughHolders,
+                "no device that lends space was found, or none accepts this node's capability",
+            )
+        })?;
+        let created = files::now();
+        let expires = created.plus(u64::from(days) * DAY_SECONDS);
+        let placing = Placing {
+            mesh: self.node.mesh.clone(),
+            grant,
+            reader: self.repo.keys.reader.uid(),
+            expires,
+            placer: Arc::new(Mutex::new(Placer::new(&holders, fresh_seed()?))),
+        };
+        let mut known = self.repo.newest_head(self.node).await?.head;
+        known.expire(created);
+        let mut placed = Placed::default();
+        let (outcome, index, renewed) = self.passes(&known, choice.redundancy, &placing, &mut placed).await?;
+        let redundancy = choice.redundancy;
+        self.says(BackupStep::Index, 0, 0);
+        let point = self.write_point(&outcome, &index, redundancy, &placing, &mut placed, created, expires);
+        let point = point.await?;
+        let mut notes = choice.notes;
+        if placed.short > 0 {
+            notes.push(format!("{} groups are not complete yet: they will be repaired", placed.short));
+        }
+        if placed.same_domain {
+            notes.push("some shards that protect each other lie in the same network".to_owned());
+        }
+        let problem = |p: &ioex_vault::repo::Problem| Problem {
+            path: String::from_utf8_lossy(&p.path).into_owned(),
+            why: p.why.clone(),
+        };
+        Ok(BackupReport {
+            job: number,
+            point: points::point(&point),
+            policy: redundancy.to_string(),
+            notes,
+            groups: placed.groups,
+            placed_bytes: placed.bytes,
+            renewed_groups: renewed,
+            holders: placed.holdings(&holders),
+            problems: outcome.problems.iter().map(problem).collect(),
+            problems_total: outcome.problems_total,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Packs and places what is new, and keeps what is shared for longer. When devices have lost
+    /// something that is shared, it is packed again.
+    async fn passes(
+        &self,
+        known: &Head,
+        redundancy: Redundancy,
+        placing: &Placing,
+        placed: &mut Placed,
+    ) -> Result<(Outcome, Index, u64), ApiError> {
+        for _ in 0..RUNS_MAX {
+            let index = Arc::new(self.load_index(known).await?);
+            let outcome = self.pack(known, &index, redundancy, placing, placed).await?;
+            self.says(BackupStep::Renew, 0, 0);
+            let groups = self.shared_groups(&index, &outcome, redundancy, placing)?;
+            let count = groups.len() as u64;
+            let lost = self.repo.renew_groups(placing, groups, placing.expires).await?;
+            if lost.is_empty() {
+                let index = Arc::try_unwrap(index).map_err(|_| internal("the index is still in use"))?;
+                return Ok((outcome, index, count));
+            }
+            if self.create.stream.is_some() {
+                break;
+            }
+            let text = format!("{} groups were lost by their holders and are stored again", lost.len());
+            (self.tell)(note(BackupStep::Renew, text));
+        }
+        Err(fail(
+            ErrorCode::NotEnoughHolders,
+            "devices lose what they take faster than it is stored: try again, or with a stronger policy",
+        ))
+    }
+
+    /// The index of all restore points and of what unfinished runs stored, without what is lost.
+    async fn load_index(&self, known: &Head) -> Result<Index, ApiError> {
+        let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
+        let mut index = Index::default();
+        for point in &known.points {
+            let root = match self.repo.root(&fetcher, point).await {
+                Ok(root) => root,
+                // The new restore point does not need the old one; it only costs more without it.
+                Err(e) => {
+                    (self.tell)(note(BackupStep::FindHolders, format!("restore point {}: {e}", point.id())));
+                    continue;
+                }
+            };
+            if let Err(e) = self.repo.load_segments(&fetcher, &root, &mut index).await {
+                (self.tell)(note(BackupStep::FindHolders, format!("index of {}: {e}", point.id())));
+            }
+        }
+        for segment in self.repo.book.pending()? {
+            index.add(None, segment);
+        }
+        self.repo.book.each_group(|_, group| {
+            if group.is_lost() {
+                group.data.iter().for_each(|shard| index.lose(shard.address));
+            }
+        })?;
+        Ok(index)
+    }
+
+    /// The listing of the newest restore point of the same paths, if it is here.
+    fn before(&self, known: &Head) -> Option<std::path::PathBuf> {
+        let subject = shortened(self.subject());
+        let same = |p: &&PointRef| p.label.split(" #").next() == Some(subject.as_str());
+        let point = known.points.iter().rfind(same)?;
+        Some(self.repo.listing_path(point.id())).filter(|path| path.is_file())
+    }
+
+    /// The machine and the paths: by them the restore point before is found.
+    fn subject(&self) -> String {
+        let mut text = hostname();
+        for path in &self.create.paths {
+            text.push(' ');
+            text.push_str(&path.to_string_lossy());
+        }
+        if let Some(stream) = &self.create.stream {
+            text.push_str(" < ");
+            text.push_str(&stream.name);
+        }
+        text
+    }
+
+    /// The same with the owner's words, for people.
+    fn label(&self) -> String {
+        let tags: String = self.create.tags.iter().map(|tag| format!(" #{tag}")).collect();
+        shortened(self.subject() + &tags)
+    }
+
+    fn source(&self) -> Result<Source, ApiError> {
+        if let Some(stream) = &self.create.stream {
+            let pipe =
+                PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
+            return Ok(Source::Stream(stream.name.clone(), Box::new(FrameReader::new(pipe))));
+        }
+        let walk = Walk::new(&self.create.paths, &self.create.exclude, self.create.one_file_system);
+        Ok(Source::Tree(walk.map_err(|e| fail(ErrorCode::BadRequest, e.to_string()))?))
+    }
+
+    async fn pack(
+        &self,
+        known: &Head,
+        index: &Arc<Index>,
+        redundancy: Redundancy,
+        placing: &Placing,
+        placed: &mut Placed,
+    ) -> Result<Outcome, ApiError> {
+        let (shards, mut packed) = mpsc::channel::<PackedShard>(SHARDS_WAITING_MAX);
+        let packing = {
+            let (repo, index, counts) = (self.repo.clone(), index.clone(), self.progress.clone());
+            let (before, source) = (self.before(known), self.source()?);
+            let inspector = Inspector::new(&self.node.config.inspect);
+            let shard_bytes = redundancy.shard_bytes() as usize;
+            tokio::task::spawn_blocking(move || {
+                let take = |shard| shards.blocking_send(shard).map_err(|_| Stopped);
+                let inspect = |path: &Path| inspector.check(path);
+                let listing = repo.new_listing();
+                let encoders = std::thread::available_parallelism().map_or(1, usize::from);
+                let run = Run {
+                    source,
+                    before: before.as_deref(),
+                    listing: &listing,
+                    shard_bytes,
+                    encoders,
+                    inspect: &inspect,
+                };
+                backup::run(&repo.keys.owner, &index, run, &counts, &take)
+            })
+        };
+        let stored = self.place(&mut packed, redundancy, placing, placed).await;
+        if stored.is_err() {
+            // Whoever packs notices that nobody takes the shards.
+            self.progress.stop.store(true, Ordering::Relaxed);
+            drop(packed);
+        }
+        let outcome = packing.await.map_err(internal)?;
+        stored?;
+        outcome.map_err(|e| match e {
+            BackupError::Stopped => fail(ErrorCode::Timeout, e.to_string()),
+            BackupError::Io(e) => fail(ErrorCode::Io, e.to_string()),
+            BackupError::Listing(e) => fail(ErrorCode::Io, e.to_string()),
+        })
+    }
+
+    /// Gathers shards into groups and places these.
+    async fn place(
+        &self,
+        packed: &mut mpsc::Receiver<PackedShard>,
+        redundancy: Redundancy,
+        placing: &Placing,
+        placed: &mut Placed,
+    ) -> Result<(), ApiError> {
+        let mut running: JoinSet<Result<Stored, ApiError>> = JoinSet::new();
+        let (mut gathered, mut in_flight, mut booked) = (Vec::new(), 0u64, Vec::new());
+        let (mut open, mut tick) = (true, tokio::time::interval(TELL_EVERY));
+        let in_group = usize::from(redundancy.k());
+        let size = |g: &[PackedShard]| g.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
+        while open || !running.is_empty() {
+            tokio::select! {
+                shard = packed.recv(), if open && in_flight < IN_FLIGHT_BYTES => {
+                    open = shard.is_some();
+                    gathered.extend(shard);
+                    if gathered.len() == in_group || (!open && !gathered.is_empty()) {
+                        let group = std::mem::take(&mut gathered);
+                        placed.stored_bytes += size(&group);
+                        in_flight += size(&group) * u64::from(redundancy.n()) / u64::from(redundancy.k());
+                        running.spawn(store(placing.clone(), redundancy, group));
+                    }
+                }
+                Some(stored) = running.join_next() => {
+                    let stored = stored.map_err(internal)??;
+                    let bytes: u64 = stored.record.data.iter().map(|s| u64::from(s.bytes)).sum();
+                    in_flight = in_flight
+                        .saturating_sub(bytes * u64::from(redundancy.n()) / u64::from(redundancy.k()));
+                    let shards: Vec<ShardRef> = stored.record.shards().copied().collect();
+                    placed.add(stored.record.own_redundancy(), &shards, &stored.placed);
+                    for text in &stored.placed.notes {
+                        (self.tell)(note(BackupStep::Place, text.clone()));
+                    }
+                    booked.push(stored);
+                    if booked.len() >= BOOKED_TOGETHER {
+                        self.book(std::mem::take(&mut booked)).await?;
+                    }
+                }
+                _ = tick.tick() => {
+                    if open {
+                        let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+                        let p = &self.progress;
+                        self.says(BackupStep::Pack, load(&p.bytes), load(&p.bytes_total).max(load(&p.bytes)));
+                    } else {
+                        self.says(BackupStep::Place, placed.stored_bytes.saturating_sub(in_flight), placed.stored_bytes);
+                    }
+                }
+            }
+        }
+        self.book(booked).await
+    }
+
+    async fn book(&self, stored: Vec<Stored>) -> Result<(), ApiError> {
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let repo = self.repo.clone();
+        let write = move || {
+            repo.book.change(|c| {
+                for group in &stored {
+                    c.put_group(&group.record)?;
+                    c.add_pending(&group.segment)?;
+                }
+                Ok(())
+            })
+        };
+        Ok(tokio::task::spawn_blocking(write).await.map_err(internal)??)
+    }
+
+    /// The groups of earlier restore points to which the new one refers, and those of the segments
+    /// that say so.
+    fn shared_groups(
+        &self,
+        index: &Index,
+        outcome: &Outcome,
+        redundancy: Redundancy,
+        placing: &Placing,
+    ) -> Result<Vec<GroupRecord>, ApiError> {
+        let mut out = Vec::new();
+        for (segment, group) in &outcome.groups {
+            let Some((group, holders)) = index.group(*segment, *group) else { continue };
+            out.push(self.known_group(group, &holders, redundancy, placing)?);
+        }
+        for segment in &outcome.segments {
+            if let Some(object) = index.stored(*segment) {
+                let group = Group { data: vec![object.shard], ..Group::default() };
+                out.push(self.known_group(&group, &[], redundancy.for_index(), placing)?);
+            }
+        }
+        Ok(out)
+    }
+
+    /// What the book says of a group; for one of another machine's book, what its segment says.
+    fn known_group(
+        &self,
+        group: &Group,
+        holders: &[Vec<Uid>],
+        redundancy: Redundancy,
+        placing: &Placing,
+    ) -> Result<GroupRecord, ApiError> {
+        if let Some(first) = group.data.first()
+            && let Some(known) = self.repo.book.group(&first.address)?
+        {
+            return Ok(known);
+        }
+        let copy = |(at, list): (usize, &Vec<Uid>)| {
+            list.iter()
+                .map(move |uid| CopyRecord { shard: at as u16, device: *uid, failed: false })
+                .collect::<Vec<_>>()
+        };
+        Ok(GroupRecord {
+            redundancy,
+            data: group.data.clone(),
+            parity: group.parity.clone(),
+            reader: placing.reader,
+            expires: placing.expires,
+            copies: holders.iter().enumerate().flat_map(copy).collect(),
+        })
+    }
+
+    /// Stores segments and root, adds the restore point to the head, and tidies up.
+    #[allow(clippy::too_many_arguments)]
+    async fn write_point(
+        &self,
+        outcome: &Outcome,
+        index: &Index,
+        redundancy: Redundancy,
+        placing: &Placing,
+        placed: &mut Placed,
+        created: UnixSeconds,
+        expires: UnixSeconds,
+    ) -> Result<PointRef, ApiError> {
+        let repo = &self.repo;
+        let mut segments: Vec<_> =
+            outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()).collect();
+        let mut new_segments = Vec::new();
+        for segment in merged(repo.book.pending()?) {
+            let (object, bytes) = seal_object(&repo.keys, &segment.encode()).map_err(internal)?;
+            self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
+            segments.push(object.clone());
+            new_segments.push((object, segment));
+        }
+        let totals = Totals { stored_bytes: placed.stored_bytes, ..outcome.totals };
+        let bytes_of = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let root = Root {
+            created,
+            host: hostname(),
+            base: bytes_of(&outcome.base),
+            paths: outcome.paths.iter().map(|p| bytes_of(p)).collect(),
+            tags: self.create.tags.clone(),
+            totals,
+            problems: outcome.problems.clone(),
+            problems_total: outcome.problems_total,
+            listing: outcome.listing.clone(),
+            segments,
+        };
+        let encoded = root.encode();
+        let (object, bytes) = seal_object(&repo.keys, &encoded).map_err(internal)?;
+        self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
+        let point = PointRef { created, expires, label: self.label(), totals, root: object };
+        let add = |head: &mut Head| {
+            head.expire(created);
+            head.add(point.clone())
+        };
+        let head = repo.write_head(self.node, placing, redundancy, add).await?;
+        let kept: BTreeSet<PointId> = head.points.iter().map(PointRef::id).collect();
+        let (listing, new) = (repo.listing_path(point.id()), repo.new_listing());
+        std::fs::rename(&new, &listing).map_err(io_error(&listing))?;
+        repo.book.change(|c| {
+            c.clear_pending()?;
+            c.put_root(point.id(), &encoded)?;
+            new_segments.iter().try_for_each(|(object, segment)| c.put_segment(object, segment))
+        })?;
+        repo.forget_listings(|id| kept.contains(&id));
+        Ok(point)
+    }
+
+    async fn store_object(
+        &self,
+        shard: ShardRef,
+        bytes: Vec<u8>,
+        redundancy: Redundancy,
+        placing: &Placing,
+        placed: &mut Placed,
+    ) -> Result<(), ApiError> {
+        let group = PackedShard { shard, bytes, chunks: Vec::new() };
+        let stored = store(placing.clone(), redundancy.for_index(), vec![group]).await?;
+        placed.add(stored.record.own_redundancy(), &[shard], &stored.placed);
+        Ok(self.repo.book.change(|c| c.put_group(&stored.record))?)
+    }
+}
+
+/// Computes a group's parity and brings all of it to devices.
+async fn store(
+    placing: Placing,
+    redundancy: Redundancy,
+    group: Vec<PackedShard>,
+) -> Result<Stored, ApiError> {
+    let own = redundancy.short(group.len());
+    let parity = own.parity_for(group.len());
+    let (mut data, mut chunks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+    for shard in group {
+        data.push((shard.shard, Bytes::from(shard.bytes)));
+        chunks.push(shard.chunks);
+    }
+    let mut shards = data.clone();
+    if parity > 0 {
+        let bytes: Vec<Bytes> = data.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let coded = tokio::task::spawn_blocking(move || encode(&bytes, parity)).await;
+        for bytes in coded.map_err(internal)?.map_err(internal)? {
+            let reference = ShardRef { address: ContentAddress::of(&bytes), bytes: bytes.len() as u32 };
+            shards.push((reference, Bytes::from(bytes)));
+        }
+    }
+    let placed = placing.group(own, &shards).await;
+    let different: HashSet<u16> = placed.copies.iter().map(|(at, _)| *at).collect();
+    if different.len() < usize::from(own.k()) {
+        let text = format!(
+            "only {} of the {} shards that a group needs found a device: {}",
+            different.len(),
+            own.k(),
+            placed.notes.join("; ")
+        );
+        return Err(fail(ErrorCode::NotEnoughHolders, text));
+    }
+    let parity: Vec<ShardRef> = shards.iter().skip(data.len()).map(|(s, _)| *s).collect();
+    let data: Vec<ShardRef> = data.iter().map(|(s, _)| *s).collect();
+    let copies = placed.copies.iter().map(|(at, uid)| CopyRecord { shard: *at, device: *uid, failed: false });
+    let record = GroupRecord {
+        redundancy,
+        data: data.clone(),
+        parity: parity.clone(),
+        reader: placing.reader,
+        expires: placing.expires,
+        copies: copies.collect(),
+    };
+    let mut segment = Segment::default();
+    let mut holders = vec![Vec::new(); data.len() + parity.len()];
+    for (at, uid) in &placed.copies {
+        if let (Some(list), Some(device)) = (holders.get_mut(usize::from(*at)), segment.device(*uid)) {
+            list.push(device);
+        }
+    }
+    for (at, chunks) in (0..).zip(chunks) {
+        segment.chunks.extend(chunks.into_iter().map(|c| ChunkRef { shard: at, ..c }));
+    }
+    segment.groups.push(Group { data, parity, holders });
+    Ok(Stored { record, segment, placed })
+}
+
+/// Joins what a run stored into as few segments as possible.
+fn merged(parts: Vec<Segment>) -> Vec<Segment> {
+    let mut out: Vec<Segment> = Vec::new();
+    for part in parts {
+        match out.last_mut() {
+            Some(last) if last.chunks.len() + part.chunks.len() <= SEGMENT_CHUNKS_MAX => last.append(&part),
+            _ => out.push(part),
+        }
+    }
+    out
+}
+
+/// As much of a text as a head holds.
+fn shortened(mut text: String) -> String {
+    let mut end = text.len().min(ioex_vault::repo::LABEL_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+fn hostname() -> String {
+    let name = rustix::system::uname();
+    let text = name.nodename().to_string_lossy().into_owned();
+    if text.is_empty() { "this machine".to_owned() } else { text }
+}
+
+impl GroupRecord {
+    /// Whether so many holders failed that it cannot be read any more.
+    pub(super) fn is_lost(&self) -> bool {
+        let living: HashSet<u16> = self.copies.iter().filter(|c| !c.failed).map(|c| c.shard).collect();
+        !self.copies.is_empty() && living.len() < usize::from(self.own_redundancy().k())
+    }
+}
+
+impl Repo {
+    /// Deletes the listings of restore points that are no more.
+    pub(super) fn forget_listings(&self, keep: impl Fn(PointId) -> bool) {
+        let Ok(entries) = std::fs::read_dir(self.dir.join(points::LISTINGS_DIR)) else { return };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<PointId>().ok());
+            if id.is_none_or(|id| !keep(id)) {
+                // A listing is a cache: one that stays costs space and nothing else.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Keeps groups until `expires` without moving them, and writes down what their holders said.
+    /// Returns the groups that cannot be read any more.
+    pub(super) async fn renew_groups(
+        &self,
+        placing: &Placing,
+        mut groups: Vec<GroupRecord>,
+        expires: UnixSeconds,
+    ) -> Result<Vec<ContentAddress>, ApiError> {
+        let mut asks: HashMap<Uid, Vec<(usize, usize, ContentAddress)>> = HashMap::new();
+        for (at, group) in groups.iter_mut().enumerate() {
+            group.expires = group.expires.max(expires);
+            for (copy, record) in group.copies.iter().enumerate() {
+                if let Some(shard) = group.shard(usize::from(record.shard)) {
+                    asks.entry(record.device).or_default().push((at, copy, shard.address));
+                }
+            }
+        }
+        let mut running = JoinSet::new();
+        for (device, list) in asks {
+            let placing = placing.clone();
+            running.spawn(async move {
+                let mut told = Vec::new();
+                for part in list.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
+                    let addresses = part.iter().map(|(_, _, address)| *address).collect();
+                    let (mesh, grant) = (&placing.mesh, &placing.grant);
+                    match mesh.shard_renew(device, grant, placing.reader, expires, addresses).await {
+                        Ok(held) => {
+                            told.extend(part.iter().zip(held).map(|((g, c, _), held)| (*g, *c, held)))
+                        }
+                        // Away for now: its leases go on as they are, and the watch looks after it.
+                        Err(e) => {
+                            tracing::info!("{} did not renew: {e}", device.short());
+                            break;
+                        }
+                    }
+                }
+                told
+            });
+        }
+        while let Some(told) = running.join_next().await {
+            for (group, copy, held) in told.map_err(internal)? {
+                if let Some(record) = groups.get_mut(group).and_then(|g| g.copies.get_mut(copy)) {
+                    record.failed = !held;
+                }
+            }
+        }
+        self.book.change(|c| groups.iter().try_for_each(|g| c.put_group(g)))?;
+        Ok(groups.iter().filter(|g| g.is_lost()).filter_map(GroupRecord::id).collect())
+    }
+}

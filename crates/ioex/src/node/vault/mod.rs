@@ -1,0 +1,159 @@
+//! The owner's repository at a running node: backups, restores, and the watch over what was stored.
+//!
+//! `ioex_vault` knows the formats and the rules; here they meet the mesh and the disk. A node opens its
+//! repository when it is first asked about it, so a device that never backs anything up has none.
+
+mod book;
+mod create;
+pub(crate) mod fetch;
+mod head;
+mod inspect;
+mod manage;
+#[cfg(feature = "full")]
+mod mount;
+mod pipe;
+pub(crate) mod placing;
+mod points;
+mod queue;
+mod restore;
+mod schedule;
+mod verify;
+mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ioex_api::{ApiError, ErrorCode, Sink, vault::VaultRequest};
+use ioex_vault::repo::RepoKeys;
+
+use self::{
+    book::{Book, BookError},
+    placing::fail,
+    queue::Queue,
+};
+use super::{Node, files};
+
+/// Folder of the repository inside the data folder.
+const VAULT_DIR: &str = "vault";
+
+/// The node's repository, opened when it is needed.
+pub(crate) struct Vault {
+    data: PathBuf,
+    repo: Mutex<Option<Arc<Repo>>>,
+    pub(crate) queue: Queue,
+}
+
+/// An open repository.
+pub(crate) struct Repo {
+    pub(crate) keys: RepoKeys,
+    dir: PathBuf,
+    book: Book,
+    /// Held by whatever changes the repository: one change at a time.
+    work: tokio::sync::Mutex<()>,
+}
+
+impl From<BookError> for ApiError {
+    fn from(e: BookError) -> Self {
+        fail(ErrorCode::Io, e.to_string())
+    }
+}
+
+fn key_error(e: &anyhow::Error) -> ApiError {
+    fail(ErrorCode::Io, format!("{e:#}"))
+}
+
+impl Vault {
+    pub(crate) fn new(data: &Path) -> Self {
+        let dir = data.join(VAULT_DIR);
+        Self { data: data.to_owned(), repo: Mutex::new(None), queue: Queue::new(&dir) }
+    }
+
+    /// The repository; its key is made on first use.
+    pub(crate) fn repo(&self) -> Result<Arc<Repo>, ApiError> {
+        let mut open = self.repo.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(repo) = &*open {
+            return Ok(repo.clone());
+        }
+        let keys = files::recovery_key(&self.data).map_err(|e| key_error(&e))?.keys();
+        let dir = self.data.join(VAULT_DIR);
+        files::private_dir(&dir.join(points::LISTINGS_DIR)).map_err(|e| key_error(&e))?;
+        let book = Book::open(&dir.join("book.redb"))?;
+        let repo = Arc::new(Repo { keys, dir, book, work: tokio::sync::Mutex::new(()) });
+        *open = Some(repo.clone());
+        Ok(repo)
+    }
+
+    /// Opens the repository anew when it is next asked for: its key is another one.
+    fn reopen(&self) {
+        *self.repo.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The repository if this node has one.
+    pub(crate) fn existing(&self) -> Option<Arc<Repo>> {
+        if files::has_recovery_key(&self.data) { self.repo().ok() } else { None }
+    }
+}
+
+impl Repo {
+    /// Where a listing that is being written lies.
+    fn new_listing(&self) -> PathBuf {
+        self.dir.join("listing.new")
+    }
+}
+
+/// Starts what a node with a repository does by itself: the queue, the schedules and the
+/// watch, at super nodes.
+pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
+    if node.config.kind != ioex_base::NodeKind::Super {
+        return Vec::new();
+    }
+    vec![
+        tokio::spawn(queue::work(node.clone())),
+        tokio::spawn(schedule::work(node.clone())),
+        tokio::spawn(watch::work(node.clone())),
+    ]
+}
+
+fn done<T: serde::Serialize>(value: T) -> Result<serde_json::Value, ApiError> {
+    serde_json::to_value(value).map_err(placing::internal)
+}
+
+/// Answers a request about the repository.
+pub(super) async fn handle(
+    node: &Node,
+    request: VaultRequest,
+    sink: &Sink,
+) -> Result<serde_json::Value, ApiError> {
+    match request {
+        VaultRequest::Create(create) => queue::create(node, create, sink).await,
+        VaultRequest::Jobs => done(node.vault.queue.list()),
+        VaultRequest::Follow { job } => done(queue::follow(node, job, sink).await?),
+        VaultRequest::Cancel { job } => done(node.vault.queue.cancel(job)?),
+        VaultRequest::List => done(points::list(node).await?),
+        VaultRequest::Restore(restore) => done(restore::run(node, restore, sink).await?),
+        VaultRequest::Ls { point, paths } => done(points::ls(node, &point, &paths, sink).await?),
+        VaultRequest::Diff { old, new } => done(points::diff(node, &old, &new, sink).await?),
+        VaultRequest::Verify { point, read_percent } => {
+            done(verify::run(node, &point, read_percent, sink).await?)
+        }
+        VaultRequest::Renew { points, days } => done(manage::renew(node, &points, days, sink).await?),
+        VaultRequest::Forget { points, keep, dry_run } => {
+            done(manage::forget(node, &points, keep, dry_run).await?)
+        }
+        VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
+        VaultRequest::Repair => done(watch::now(node).await?),
+        #[cfg(feature = "full")]
+        VaultRequest::Mount { dir } => done(mount::run(node, &dir, sink).await?),
+        #[cfg(not(feature = "full"))]
+        VaultRequest::Mount { .. } => {
+            Err(fail(ErrorCode::NotAllowed, "this program was built without mounts"))
+        }
+        VaultRequest::ExportKey => done(manage::export_key(node)?),
+        VaultRequest::ImportKey { words, replace } => done(manage::import_key(node, &words, replace).await?),
+        VaultRequest::ScheduleAdd(schedule) => done(schedule::add(node, schedule)?),
+        VaultRequest::ScheduleList => done(schedule::list(node)?),
+        VaultRequest::ScheduleRemove { name } => done(schedule::remove(node, &name)?),
+    }
+}

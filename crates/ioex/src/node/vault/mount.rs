@@ -1,0 +1,468 @@
+//! All restore points as folders of a read-only file system (FUSE).
+//!
+//! A restore point's listing is loaded when somebody first looks into its folder, its content chunk
+//! by chunk as it is read. Chunks are kept for a while, because programs read a little at a time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, Request,
+};
+use ioex_api::{ApiError, Empty, ErrorCode, Sink};
+use ioex_base::UnixSeconds;
+use ioex_net::Mesh;
+use ioex_vault::{
+    ChunkId,
+    repo::{
+        ChunkReader, PointRef,
+        plan::Plan,
+        tree::{Content, Entry, ListingReader},
+    },
+};
+
+use super::{
+    super::Node,
+    Repo,
+    placing::{fail, internal, io_error},
+    points::{Opened, open_listing},
+};
+
+/// Threads that answer the kernel: reads wait for the network.
+const THREADS: usize = 4;
+/// Decrypted chunks that are kept: at most 1 MiB each.
+const CHUNKS_KEPT: usize = 48;
+/// Nothing here ever changes, so the kernel may remember it.
+const TTL: Duration = Duration::from_secs(3_600);
+/// A restore point's inodes begin at its number, counted from 1, times this.
+const INODES_PER_POINT: u64 = 1 << 32;
+
+/// An entry in memory.
+struct Node0 {
+    entry: Option<Entry>,
+    parent: u32,
+    children: Vec<u32>,
+}
+
+/// A restore point that somebody looks into.
+struct Tree {
+    opened: Opened,
+    /// The first one is the restore point's own folder.
+    nodes: Vec<Node0>,
+}
+
+struct OpenFile {
+    tree: Arc<Tree>,
+    /// Where each chunk begins, in order.
+    chunks: Vec<(u64, ChunkId)>,
+}
+
+type Chunks = VecDeque<(ChunkId, Arc<Vec<u8>>)>;
+
+struct Points {
+    runtime: tokio::runtime::Handle,
+    mesh: Mesh,
+    repo: Arc<Repo>,
+    points: Vec<(String, PointRef)>,
+    trees: Mutex<HashMap<usize, Arc<Tree>>>,
+    files: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    chunks: Mutex<Chunks>,
+}
+
+/// See [`ioex_api::vault::VaultRequest::Mount`].
+pub(super) async fn run(node: &Node, dir: &Path, sink: &Sink) -> Result<Empty, ApiError> {
+    let meta = std::fs::metadata(dir).map_err(io_error(dir))?;
+    let empty = meta.is_dir() && std::fs::read_dir(dir).map_err(io_error(dir))?.next().is_none();
+    if !empty {
+        let text = format!("{} is no empty folder: choose another one", dir.display());
+        return Err(fail(ErrorCode::BadRequest, text));
+    }
+    let repo = node.vault.repo()?;
+    let head = repo.newest_head(node).await?.head;
+    let points = head.points.into_iter().map(|p| (folder_name(&p), p)).collect();
+    let files = Points {
+        runtime: tokio::runtime::Handle::current(),
+        mesh: node.mesh.clone(),
+        repo,
+        points,
+        trees: Mutex::default(),
+        files: Mutex::default(),
+        chunks: Mutex::default(),
+    };
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("ioex".into()),
+        MountOption::Subtype("ioex".into()),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    config.n_threads = Some(THREADS);
+    config.clone_fd = true;
+    let target = dir.to_owned();
+    let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(files, target, &config));
+    // Dropped with this future, which ends when the client goes: then it is unmounted.
+    let session: BackgroundSession = mounting.await.map_err(internal)?.map_err(|e| {
+        fail(
+            ErrorCode::Io,
+            format!("{} cannot be mounted: {e}; it needs /dev/fuse and fusermount3, or root", dir.display()),
+        )
+    })?;
+    tokio::select! {
+        () = sink.closed() => {}
+        () = node.stop.cancelled() => {}
+    }
+    let ended = tokio::task::spawn_blocking(move || session.umount_and_join());
+    ended.await.map_err(internal)?.map_err(io_error(dir))?;
+    Ok(Empty {})
+}
+
+/// When it was made, in a form that sorts, and its name.
+fn folder_name(point: &PointRef) -> String {
+    let seconds = i64::try_from(point.created.0).unwrap_or(0);
+    let date = jiff::Timestamp::from_second(seconds).map(|t| t.strftime("%Y-%m-%d_%H-%M-%S").to_string());
+    format!("{}_{}", date.unwrap_or_default(), point.id())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn time_of(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    let time = if ns < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+fn load(opened: Opened) -> Result<Tree, ApiError> {
+    let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
+    let mut reader = ListingReader::new(listing);
+    let mut nodes = vec![Node0 { entry: None, parent: 0, children: Vec::new() }];
+    let mut folders = vec![0u32];
+    while let Some(entry) = reader.next_entry().map_err(|e| fail(ErrorCode::Manifest, e.to_string()))? {
+        let at = nodes.len() as u32;
+        folders.truncate(entry.depth as usize + 1);
+        let parent = folders.last().copied().unwrap_or(0);
+        folders.push(at);
+        if let Some(folder) = nodes.get_mut(parent as usize) {
+            folder.children.push(at);
+        }
+        nodes.push(Node0 { entry: Some(entry), parent, children: Vec::new() });
+    }
+    Ok(Tree { opened, nodes })
+}
+
+impl Tree {
+    /// The entry with the content of `at`: for a further name of a file, the first one's.
+    fn content(&self, at: u32) -> Option<&Entry> {
+        let entry = self.nodes.get(at as usize)?.entry.as_ref()?;
+        match entry.content {
+            // Entries are counted from 0 in a listing, and from 1 here.
+            Content::HardLink(first) => self.nodes.get(usize::try_from(first).ok()? + 1)?.entry.as_ref(),
+            _ => Some(entry),
+        }
+    }
+
+    fn attr(&self, ino: u64, at: u32, created: UnixSeconds) -> FileAttr {
+        let Some(entry) = self.content(at) else { return folder(ino, created) };
+        let (kind, size) = match &entry.content {
+            Content::Dir | Content::HardLink(_) => (FileType::Directory, 0),
+            Content::File { size, .. } => (FileType::RegularFile, *size),
+            Content::Symlink(target) => (FileType::Symlink, target.len() as u64),
+        };
+        let time = time_of(entry.mtime_ns);
+        FileAttr {
+            ino: INodeNo(ino),
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time_of(entry.ctime_ns),
+            crtime: time,
+            kind,
+            perm: (entry.mode & 0o7777) as u16,
+            nlink: 1,
+            uid: entry.uid,
+            gid: entry.gid,
+            rdev: 0,
+            blksize: 128 * 1024,
+            flags: 0,
+        }
+    }
+}
+
+fn folder(ino: u64, made: UnixSeconds) -> FileAttr {
+    let time = UNIX_EPOCH + Duration::from_secs(made.0.min(u64::from(u32::MAX)));
+    FileAttr {
+        ino: INodeNo(ino),
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: FileType::Directory,
+        perm: 0o755,
+        nlink: 2,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// Which restore point an inode belongs to, and which entry it is; `None` for the root.
+fn split(ino: u64) -> Option<(usize, u32)> {
+    let point = usize::try_from((ino / INODES_PER_POINT).checked_sub(1)?).ok()?;
+    Some((point, (ino % INODES_PER_POINT) as u32))
+}
+
+fn inode(point: usize, at: u32) -> u64 {
+    (point as u64 + 1) * INODES_PER_POINT + u64::from(at)
+}
+
+impl Points {
+    fn tree(&self, point: usize) -> Result<Arc<Tree>, Errno> {
+        if let Some(tree) = lock(&self.trees).get(&point) {
+            return Ok(tree.clone());
+        }
+        let (_, of) = self.points.get(point).ok_or(Errno::ENOENT)?;
+        let loading = async { self.repo.look_into(&self.mesh, of).await.and_then(load) };
+        let tree = self.runtime.block_on(loading).map_err(|e| {
+            tracing::warn!("restore point {} cannot be shown: {e}", of.id());
+            Errno::EIO
+        })?;
+        Ok(lock(&self.trees).entry(point).or_insert_with(|| Arc::new(tree)).clone())
+    }
+
+    fn attr_of(&self, ino: u64) -> Result<FileAttr, Errno> {
+        let Some((point, at)) = split(ino) else {
+            return Ok(folder(1, self.points.last().map_or(UnixSeconds(0), |(_, p)| p.created)));
+        };
+        let (_, of) = self.points.get(point).ok_or(Errno::ENOENT)?;
+        if at == 0 {
+            // Listing all folders must not load them all.
+            return Ok(folder(ino, of.created));
+        }
+        Ok(self.tree(point)?.attr(ino, at, of.created))
+    }
+
+    fn find(&self, parent: u64, name: &OsStr) -> Result<FileAttr, Errno> {
+        let Some((point, at)) = split(parent) else {
+            let found = self.points.iter().position(|(folder, _)| OsStr::new(folder) == name);
+            return self.attr_of(inode(found.ok_or(Errno::ENOENT)?, 0));
+        };
+        let tree = self.tree(point)?;
+        let node = tree.nodes.get(at as usize).ok_or(Errno::ENOENT)?;
+        let name_of = |child: &u32| {
+            tree.nodes.get(*child as usize).and_then(|n| n.entry.as_ref()).map(|e| e.name.as_slice())
+        };
+        let place = node.children.binary_search_by(|child| name_of(child).cmp(&Some(name.as_bytes())));
+        let child = place.ok().and_then(|place| node.children.get(place)).ok_or(Errno::ENOENT)?;
+        self.attr_of(inode(point, *child))
+    }
+
+    fn names(&self, ino: u64) -> Result<Vec<(u64, FileType, Vec<u8>)>, Errno> {
+        let Some((point, at)) = split(ino) else {
+            let row = |(n, (name, _)): (usize, &(String, PointRef))| {
+                (inode(n, 0), FileType::Directory, name.clone().into_bytes())
+            };
+            return Ok(self.points.iter().enumerate().map(row).collect());
+        };
+        let tree = self.tree(point)?;
+        let node = tree.nodes.get(at as usize).ok_or(Errno::ENOENT)?;
+        let row = |child: &u32| {
+            let entry = tree.nodes.get(*child as usize)?.entry.as_ref()?;
+            let kind = match entry.content {
+                Content::Dir => FileType::Directory,
+                Content::Symlink(_) => FileType::Symlink,
+                Content::File { .. } | Content::HardLink(_) => FileType::RegularFile,
+            };
+            Some((inode(point, *child), kind, entry.name.clone()))
+        };
+        Ok(node.children.iter().filter_map(row).collect())
+    }
+
+    fn parent(&self, ino: u64) -> u64 {
+        let Some((point, at)) = split(ino) else { return 1 };
+        if at == 0 {
+            return 1;
+        }
+        let parent = self.tree(point).ok().and_then(|t| t.nodes.get(at as usize).map(|n| n.parent));
+        parent.map_or(1, |parent| inode(point, parent))
+    }
+
+    fn file(&self, ino: u64) -> Result<Arc<OpenFile>, Errno> {
+        if let Some(file) = lock(&self.files).get(&ino) {
+            return Ok(file.clone());
+        }
+        let (point, at) = split(ino).ok_or(Errno::EISDIR)?;
+        let tree = self.tree(point)?;
+        let Some(Content::File { chunks, .. }) = tree.content(at).map(|e| &e.content) else {
+            return Err(Errno::EISDIR);
+        };
+        let mut offset = 0u64;
+        let mut list = Vec::with_capacity(chunks.len());
+        for id in chunks {
+            list.push((offset, *id));
+            let found = tree.opened.index.get(id).ok_or(Errno::EIO)?;
+            offset += u64::from(found.chunk.plain_bytes);
+        }
+        let file = Arc::new(OpenFile { tree: tree.clone(), chunks: list });
+        lock(&self.files).insert(ino, file.clone());
+        Ok(file)
+    }
+
+    fn chunk(&self, tree: &Tree, id: &ChunkId) -> Result<Arc<Vec<u8>>, Errno> {
+        if let Some((_, chunk)) = lock(&self.chunks).iter().find(|(known, _)| known == id) {
+            return Ok(chunk.clone());
+        }
+        let index = &tree.opened.index;
+        let found = index.get(id).ok_or(Errno::EIO)?;
+        let wanted = Plan::single(index, &found);
+        let failed = |e: &dyn std::fmt::Display| {
+            tracing::warn!("a file of a restore point cannot be read: {e}");
+            Errno::EIO
+        };
+        let parts = self.runtime.block_on(tree.opened.fetcher.wanted(&wanted)).map_err(|e| failed(&e))?;
+        let sealed = parts.first().and_then(|(start, bytes)| {
+            let from = found.chunk.offset.checked_sub(*start)? as usize;
+            bytes.get(from..from.checked_add(found.chunk.stored_bytes as usize)?)
+        });
+        let mut reader = ChunkReader::new(&self.repo.keys).map_err(|e| failed(&e))?;
+        let plain = reader.read(found.chunk, sealed.unwrap_or_default()).map_err(|e| failed(&e))?;
+        let plain = Arc::new(plain);
+        let mut chunks = lock(&self.chunks);
+        chunks.push_back((*id, plain.clone()));
+        if chunks.len() > CHUNKS_KEPT {
+            chunks.pop_front();
+        }
+        Ok(plain)
+    }
+
+    fn bytes(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        let file = self.file(ino)?;
+        let mut out = Vec::with_capacity(size as usize);
+        let first = file.chunks.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        for (start, id) in file.chunks.iter().skip(first) {
+            let at = offset + out.len() as u64;
+            if out.len() >= size as usize || *start > at {
+                break;
+            }
+            let plain = self.chunk(&file.tree, id)?;
+            let from = usize::try_from(at - start).map_err(|_| Errno::EIO)?;
+            let part = plain.get(from..).unwrap_or_default();
+            let most = part.len().min(size as usize - out.len());
+            out.extend_from_slice(part.get(..most).unwrap_or_default());
+        }
+        Ok(out)
+    }
+}
+
+impl Filesystem for Points {
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.find(u64::from(parent), name) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attr_of(u64::from(ino)) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let found =
+            split(u64::from(ino)).ok_or(Errno::EINVAL).and_then(|(point, at)| Ok((self.tree(point)?, at)));
+        match found {
+            Ok((tree, at)) => match tree.content(at).map(|e| &e.content) {
+                Some(Content::Symlink(target)) => reply.data(target),
+                _ => reply.error(Errno::EINVAL),
+            },
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.file(u64::from(ino)) {
+            // What was read once stays true.
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.bytes(u64::from(ino), offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        lock(&self.files).remove(&u64::from(ino));
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let ino = u64::from(ino);
+        let names = match self.names(ino) {
+            Ok(names) => names,
+            Err(e) => return reply.error(e),
+        };
+        let own = [
+            (ino, FileType::Directory, b".".to_vec()),
+            (self.parent(ino), FileType::Directory, b"..".to_vec()),
+        ];
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (next, (ino, kind, name)) in (1u64..).zip(own.into_iter().chain(names)).skip(skip) {
+            if reply.add(INodeNo(ino), next, kind, OsStr::from_bytes(&name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inodes_name_points_and_entries() {
+        assert_eq!(split(1), None);
+        for (point, at) in [(0, 0), (0, 7), (2_399, u32::MAX)] {
+            assert_eq!(split(inode(point, at)), Some((point, at)));
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Restoring from a restore point: into a folder, or one file through a pipe.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ioex_api::{
+    ApiError, BackupProgress, BackupStep, ErrorCode, Sink, Update,
+    frames::FrameWriter,
+    vault::{RestoreTree, TreeRestored},
+};
+use ioex_base::ContentAddress;
+use ioex_vault::{
+    ChunkId,
+    repo::{
+        ChunkReader, TreeError, TreeWriter,
+        plan::{Plan, PlanError, Selection},
+        tree::{self, Content, ListingReader},
+    },
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    super::Node,
+    fetch::Fetcher,
+    pipe::open_writer,
+    placing::{fail, internal, io_error},
+    points::{self, Opened, open_listing},
+};
+
+/// Shards fetched at once.
+const SHARDS_AT_ONCE: usize = 6;
+/// Fetched shards that are kept for what comes next in a stream.
+const STREAM_CACHE: usize = 12;
+/// Shards of a stream that are fetched ahead.
+const STREAM_AHEAD: usize = 4;
+
+pub(super) fn plan_error(e: PlanError) -> ApiError {
+    let code = match &e {
+        PlanError::NoSuchPath { .. } => ErrorCode::NotFound,
+        _ => ErrorCode::Manifest,
+    };
+    fail(code, e.to_string())
+}
+
+fn tree_error(e: TreeError) -> ApiError {
+    let code = match &e {
+        TreeError::Exists(_) => ErrorCode::Exists,
+        TreeError::InUse(_) => ErrorCode::Refused,
+        TreeError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ErrorCode::NoSpace
+        }
+        TreeError::Io { .. } => ErrorCode::Io,
+        TreeError::Chunk { .. } | TreeError::Content { .. } => ErrorCode::Manifest,
+    };
+    fail(code, e.to_string())
+}
+
+async fn tell(sink: &Sink, step: BackupStep, done_bytes: u64, total_bytes: u64) {
+    let progress = BackupProgress { step, done_bytes, total_bytes, note: None, holder: None };
+    let _ = sink.update(Update::Backup(progress)).await;
+}
+
+/// See [`ioex_api::vault::VaultRequest::Restore`].
+pub(super) async fn run(node: &Node, wish: RestoreTree, sink: &Sink) -> Result<TreeRestored, ApiError> {
+    let started = Instant::now();
+    if wish.pipe.is_none() && wish.out.symlink_metadata().is_ok() {
+        let text = format!("{} exists already: choose another name", wish.out.display());
+        return Err(fail(ErrorCode::Exists, text));
+    }
+    tell(sink, BackupStep::Locate, 0, 0).await;
+    let repo = node.vault.repo()?;
+    let opened = repo.open_point(node, &wish.point).await?;
+    let paths: Vec<PathBuf> = wish.paths.iter().map(|p| opened.relative(p)).collect::<Result<_, _>>()?;
+    let selection = Selection::of(&paths);
+    let opened = Arc::new(opened);
+    let plan = {
+        let opened = opened.clone();
+        let planning = move || Plan::new(|| open_listing(&opened.listing), &selection, &opened.index);
+        tokio::task::spawn_blocking(planning).await.map_err(internal)?.map_err(plan_error)?
+    };
+    let (files, bytes) = (plan.files.len() as u64 + plan.hard_links.len() as u64, plan.bytes);
+    let fetched_bytes = match &wish.pipe {
+        Some(pipe) => stream(&repo.keys, &opened, plan, &paths, pipe, sink).await?,
+        None => into_folder(&repo.keys, &opened, plan, &wish, sink).await?,
+    };
+    Ok(TreeRestored {
+        point: points::point(&opened.point),
+        path: wish.pipe.is_none().then_some(wish.out),
+        files,
+        bytes,
+        fetched_bytes,
+        rebuilt_shards: opened.fetcher.rebuilt(),
+        holders: opened.fetcher.holdings(),
+        failed: opened.fetcher.failed(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+async fn into_folder(
+    keys: &ioex_vault::repo::RepoKeys,
+    opened: &Opened,
+    plan: Plan,
+    wish: &RestoreTree,
+    sink: &Sink,
+) -> Result<u64, ApiError> {
+    let total = plan.fetch_bytes();
+    let writer = {
+        let (keys, out) = (keys.clone(), wish.out.clone());
+        let begin = move || TreeWriter::open(plan, &keys, &out);
+        Arc::new(tokio::task::spawn_blocking(begin).await.map_err(internal)?.map_err(tree_error)?)
+    };
+    let fetched = fetch_all(&opened.fetcher, &writer, wish.rate_limit, total, sink).await;
+    let writer = Arc::try_unwrap(writer).map_err(|_| internal("a shard is still being written"))?;
+    let out = wish.out.clone();
+    let ended = tokio::task::spawn_blocking(move || match fetched {
+        Ok(bytes) => writer.finish(&out).map(|()| bytes).map_err(tree_error),
+        Err(e) => {
+            // What came so far is used by the next try.
+            let _ = writer.pause();
+            Err(e)
+        }
+    });
+    tell(sink, BackupStep::Join, total, total).await;
+    ended.await.map_err(internal)?
+}
+
+async fn fetch_all(
+    fetcher: &Fetcher,
+    writer: &Arc<TreeWriter>,
+    rate_limit: u64,
+    total: u64,
+    sink: &Sink,
+) -> Result<u64, ApiError> {
+    let missing = writer.missing();
+    let size = |at: &u32| -> u64 {
+        let wanted = writer.plan().shards.get(*at as usize);
+        wanted.map_or(0, |w| w.ranges().iter().map(|(_, len)| u64::from(*len)).sum())
+    };
+    let mut done = total.saturating_sub(missing.iter().map(size).sum());
+    let (mut fetched, mut began) = (0, 0);
+    let mut waiting = missing.into_iter();
+    let mut running = JoinSet::new();
+    let clock = tokio::time::Instant::now();
+    loop {
+        while running.len() < SHARDS_AT_ONCE {
+            let Some(at) = waiting.next() else { break };
+            // With a limit, a shard begins when the ones before it are due.
+            let due =
+                (rate_limit > 0).then(|| clock + Duration::from_secs_f64(began as f64 / rate_limit as f64));
+            began += size(&at);
+            let (fetcher, writer) = (fetcher.clone(), writer.clone());
+            running.spawn(async move {
+                if let Some(due) = due {
+                    tokio::time::sleep_until(due).await;
+                }
+                let Some(wanted) = writer.plan().shards.get(at as usize) else { return Ok(0) };
+                let parts = fetcher.wanted(wanted).await?;
+                let bytes: u64 = parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+                let writing = tokio::task::spawn_blocking(move || writer.accept(at, &parts));
+                writing.await.map_err(internal)?.map_err(tree_error)?;
+                Ok::<u64, ApiError>(bytes)
+            });
+        }
+        let Some(ended) = running.join_next().await else { return Ok(fetched) };
+        match ended.map_err(internal)? {
+            Ok(bytes) => {
+                (fetched, done) = (fetched + bytes, done + bytes);
+                tell(sink, BackupStep::Fetch, done, total.max(done)).await;
+            }
+            Err(e) => {
+                running.shutdown().await;
+                return Err(e);
+            }
+        }
+    }
+}
+
+/// The chunks of the only file that is wanted.
+fn only_file(opened: &Opened, paths: &[PathBuf]) -> Result<Vec<ChunkId>, ApiError> {
+    let several =
+        || fail(ErrorCode::BadRequest, "only one file can be written to a stream: name it with --path");
+    let wanted: Vec<Vec<Vec<u8>>> = paths.iter().map(|p| tree::split(p)).collect();
+    let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
+    let mut reader = ListingReader::new(listing);
+    let mut found = None;
+    while let Some(entry) = reader.next_entry().map_err(|e| fail(ErrorCode::Manifest, e.to_string()))? {
+        let named = wanted.iter().any(|w| reader.path() == w.as_slice());
+        if let Content::File { chunks, .. } = entry.content
+            && (named || wanted.is_empty())
+        {
+            if found.is_some() {
+                return Err(several());
+            }
+            found = Some(chunks);
+        }
+    }
+    found.ok_or_else(several)
+}
+
+async fn stream(
+    keys: &ioex_vault::repo::RepoKeys,
+    opened: &Opened,
+    plan: Plan,
+    paths: &[PathBuf],
+    pipe: &Path,
+    sink: &Sink,
+) -> Result<u64, ApiError> {
+    let chunks = only_file(opened, paths)?;
+    let total = plan.bytes;
+    let (send, mut queue) = mpsc::channel::<Vec<u8>>(2);
+    let path = pipe.to_owned();
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut out = FrameWriter::new(open_writer(&path)?);
+        while let Some(bytes) = queue.blocking_recv() {
+            if bytes.is_empty() {
+                return out.finish();
+            }
+            out.write(&bytes)?;
+        }
+        // Dropped without its end: the reader sees a break.
+        Ok(())
+    });
+    let mut source = StreamSource::new(opened, plan, keys)?;
+    let mut done = 0;
+    for id in &chunks {
+        let plain = source.chunk(id).await?;
+        done += plain.len() as u64;
+        if send.send(plain).await.is_err() {
+            break;
+        }
+        tell(sink, BackupStep::Fetch, done, total).await;
+    }
+    let _ = send.send(Vec::new()).await;
+    writing.await.map_err(internal)?.map_err(io_error(pipe))?;
+    Ok(source.fetched)
+}
+
+type Parts = Vec<(u32, Vec<u8>)>;
+
+/// Chunks in the order of a file; the shards that come next are fetched ahead.
+struct StreamSource<'o> {
+    opened: &'o Opened,
+    plan: Plan,
+    at: HashMap<ContentAddress, usize>,
+    reader: ChunkReader,
+    cache: VecDeque<(ContentAddress, Parts)>,
+    ahead: VecDeque<(ContentAddress, tokio::task::JoinHandle<Result<Parts, ApiError>>)>,
+    next: usize,
+    fetched: u64,
+}
+
+impl<'o> StreamSource<'o> {
+    fn new(opened: &'o Opened, plan: Plan, keys: &ioex_vault::repo::RepoKeys) -> Result<Self, ApiError> {
+        let at = plan.shards.iter().enumerate().map(|(at, w)| (w.shard.address, at)).collect();
+        let reader = ChunkReader::new(keys).map_err(internal)?;
+        let (cache, ahead) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { opened, plan, at, reader, cache, ahead, next: 0, fetched: 0 })
+    }
+
+    fn fetch_ahead(&mut self) {
+        while self.ahead.len() < STREAM_AHEAD {
+            let Some(wanted) = self.plan.shards.get(self.next).cloned() else { return };
+            self.next += 1;
+            let fetcher = self.opened.fetcher.clone();
+            let address = wanted.shard.address;
+            self.ahead.push_back((address, tokio::spawn(async move { fetcher.wanted(&wanted).await })));
+        }
+    }
+
+    async fn load(&mut self, address: ContentAddress) -> Result<(), ApiError> {
+        if self.cache.iter().any(|(known, _)| *known == address) {
+            return Ok(());
+        }
+        self.fetch_ahead();
+        let parts = match self.ahead.iter().position(|(of, _)| *of == address) {
+            Some(place) => match self.ahead.remove(place) {
+                Some((_, running)) => running.await.map_err(internal)??,
+                None => return Err(internal("a shard vanished")),
+            },
+            // It was here and had to make room.
+            None => {
+                let wanted = self.at.get(&address).and_then(|at| self.plan.shards.get(*at));
+                let wanted = wanted.ok_or_else(|| internal("a shard that no plan wants"))?;
+                self.opened.fetcher.wanted(wanted).await?
+            }
+        };
+        self.fetched += parts.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        self.cache.push_back((address, parts));
+        if self.cache.len() > STREAM_CACHE {
+            self.cache.pop_front();
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, id: &ChunkId) -> Result<Vec<u8>, ApiError> {
+        let damaged = |text: String| fail(ErrorCode::Manifest, text);
+        let found = self.opened.index.get(id).ok_or_else(|| damaged("the index lacks a part".into()))?;
+        let (chunk, address) = (found.chunk.clone(), found.shard.address);
+        self.load(address).await?;
+        let parts = self.cache.iter().find(|(known, _)| *known == address).map(|(_, parts)| parts);
+        let sealed = parts.into_iter().flatten().find_map(|(start, bytes)| {
+            let from = chunk.offset.checked_sub(*start)? as usize;
+            bytes.get(from..from.checked_add(chunk.stored_bytes as usize)?)
+        });
+        self.reader.read(&chunk, sealed.unwrap_or_default()).map_err(|e| damaged(e.to_string()))
+    }
+}
+
+impl Drop for StreamSource<'_> {
+    fn drop(&mut self) {
+        self.ahead.iter().for_each(|(_, running)| running.abort());
+    }
+}

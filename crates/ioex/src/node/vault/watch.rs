@@ -1,0 +1,496 @@
+//! Watching over what was stored: audits, repair, and taking back what devices hand over.
+//!
+//! In rounds, devices prove that they have random parts of what they took. From the answers, or their
+//! absence, follows what every group still has (`ioex_vault::health`, the rules that the simulation
+//! runs too); a group that lost too much gets new shards on other devices, computed from ciphertext.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ioex_api::{ApiError, ErrorCode, vault::WatchReport};
+use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds};
+use ioex_store::LEASE_GRACE_SECONDS;
+use ioex_vault::{
+    Holder, Placer, ShardRef,
+    health::{
+        Assessment, DeviceHealth, DeviceState, Observation, Rules, Standing, Verdict, assess, audits,
+        audits_due, round_counts, standing, warning,
+    },
+    reconstruct,
+};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::{
+    super::{Node, files},
+    Repo,
+    book::{CopyRecord, GroupRecord},
+    fetch::Fetcher,
+    manage,
+    placing::{Placing, capability, fail, find_holders, fresh_seed, internal},
+    verify::{Ask, Dice, Told, audit},
+};
+
+/// Pause between two rounds: a device proves something several times a day.
+const ROUND_EVERY: Duration = Duration::from_secs(3_600);
+/// The first round comes soon after the start: the node may have been off for long.
+const FIRST_AFTER: Duration = Duration::from_secs(60);
+/// Devices asked at once.
+const DEVICES_AT_ONCE: usize = 32;
+/// Groups repaired at once: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
+const REPAIRS_AT_ONCE: usize = 1;
+/// The head is brought to devices again when it has been there for so long, in seconds.
+const HEAD_EVERY_SECONDS: u64 = 24 * 3_600;
+/// Repairs of one round; what is left comes in the next one.
+const REPAIRS_MAX: usize = 10_000;
+
+/// What is remembered of a device between rounds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct DeviceRecord {
+    health: DeviceHealth,
+    /// When it was last asked to prove something.
+    asked: Option<UnixSeconds>,
+}
+
+/// A round over everything in the book.
+struct Round<'a> {
+    node: &'a Node,
+    repo: &'a Repo,
+    grant: SignedGrant,
+    rules: Rules,
+    now: UnixSeconds,
+    groups: Vec<GroupRecord>,
+    devices: HashMap<Uid, DeviceRecord>,
+    /// Copies that their devices want to be rid of.
+    handed_over: HashSet<(Uid, ContentAddress)>,
+    report: WatchReport,
+}
+
+/// Rounds, as long as the node runs.
+pub(crate) async fn work(node: Arc<Node>) {
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_AFTER, ROUND_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        let Some(repo) = node.vault.existing() else { continue };
+        // A backup that runs changes the book itself; the next round is soon enough.
+        let Ok(_work) = repo.work.try_lock() else { continue };
+        tokio::select! {
+            done = round(&node, &repo, false) => match done {
+                Ok(report) if report.lost_groups > 0 => {
+                    node.mesh.warn(format!("{} groups of backups cannot be read any more", report.lost_groups));
+                }
+                Ok(report) => tracing::info!("watched over {} groups: {report:?}", report.groups),
+                Err(e) => tracing::info!("could not watch over backups: {e}"),
+            },
+            () = node.stop.cancelled() => return,
+        }
+    }
+}
+
+/// See [`ioex_api::vault::VaultRequest::Repair`].
+pub(super) async fn now(node: &Node) -> Result<WatchReport, ApiError> {
+    let repo = node.vault.repo()?;
+    let _work = repo.work.lock().await;
+    round(node, &repo, true).await
+}
+
+/// One round; with `all`, every device is asked now.
+async fn round(node: &Node, repo: &Repo, all: bool) -> Result<WatchReport, ApiError> {
+    let started = Instant::now();
+    let grant = capability(node)?;
+    let now = files::now();
+    let mut groups = Vec::new();
+    repo.book.each_group(|_, group| groups.push(group))?;
+    let (over, groups): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|g| g.expires.plus(LEASE_GRACE_SECONDS) < now);
+    repo.book.change(|c| over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id)))?;
+    let mut devices = HashMap::new();
+    for uid in groups.iter().flat_map(|g| &g.copies).map(|c| c.device) {
+        if let std::collections::hash_map::Entry::Vacant(new) = devices.entry(uid) {
+            new.insert(repo.book.device(&uid)?.unwrap_or_default());
+        }
+    }
+    let mut round = Round {
+        node,
+        repo,
+        grant,
+        rules: Rules::default(),
+        now,
+        groups,
+        devices,
+        handed_over: HashSet::new(),
+        report: WatchReport::default(),
+    };
+    round.ask(all).await?;
+    round.mend().await?;
+    round.warn_of_ends()?;
+    round.keep_head().await?;
+    round.report.seconds = started.elapsed().as_secs_f64();
+    Ok(round.report)
+}
+
+impl Round<'_> {
+    /// What a device should have: group, copy, shard.
+    fn held(&self) -> BTreeMap<Uid, Vec<(usize, usize, ShardRef)>> {
+        let mut out: BTreeMap<Uid, Vec<(usize, usize, ShardRef)>> = BTreeMap::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            for (copy, record) in group.copies.iter().enumerate() {
+                if let (Some(shard), false) = (group.shard(record.shard.into()), record.failed) {
+                    out.entry(record.device).or_default().push((at, copy, *shard));
+                }
+            }
+        }
+        out
+    }
+
+    /// Has devices prove what they have, and notes what came of it.
+    async fn ask(&mut self, all: bool) -> Result<(), ApiError> {
+        let mut dice = Dice::new()?;
+        let mut running = JoinSet::new();
+        let mut waiting = Vec::new();
+        for (uid, held) in self.held() {
+            let record = self.devices.entry(uid).or_default();
+            let mut due = audits_due(&self.rules, &record.health, record.asked, self.now);
+            if all {
+                due = due.max(ioex_net::proto::AUDIT_ASKS_MAX);
+            }
+            if due == 0 {
+                continue;
+            }
+            let bytes: Vec<u64> = held.iter().map(|(_, _, s)| u64::from(s.bytes)).collect();
+            let asks: Vec<Ask> = audits(&bytes, due, || dice.roll())
+                .into_iter()
+                .filter_map(|pick| {
+                    let (group, copy, shard) = held.get(pick.shard)?;
+                    let id = self.groups.get(*group)?.id()?;
+                    let bytes = u64::from(shard.bytes);
+                    Some(Ask { group: id, copy: *copy, address: shard.address, bytes, leaf: pick.leaf })
+                })
+                .collect();
+            waiting.push((uid, asks));
+        }
+        let asked = waiting.len();
+        let mut waiting = waiting.into_iter();
+        let mut told = Vec::new();
+        loop {
+            while running.len() < DEVICES_AT_ONCE {
+                let Some((uid, asks)) = waiting.next() else { break };
+                let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
+                running.spawn(async move {
+                    let (mut answers, mut handover) = (Vec::new(), Vec::new());
+                    for part in asks.chunks(ioex_net::proto::AUDIT_ASKS_MAX) {
+                        match audit(&mesh, &grant, uid, part.to_vec()).await {
+                            Told::Answers(more, over) => {
+                                answers.extend(more);
+                                handover = over;
+                            }
+                            Told::Silent if answers.is_empty() => return (uid, None),
+                            Told::Silent => break,
+                        }
+                    }
+                    (uid, Some((answers, handover)))
+                });
+            }
+            let Some(done) = running.join_next().await else { break };
+            told.push(done.map_err(internal)?);
+        }
+        let answered = told.iter().filter(|(_, answers)| answers.is_some()).count();
+        let counts = round_counts(asked, answered);
+        (self.report.devices, self.report.silent) = (asked as u64, (asked - answered) as u64);
+        for (uid, answers) in told {
+            self.note(uid, answers, counts);
+        }
+        let devices = &self.devices;
+        Ok(self
+            .repo
+            .book
+            .change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
+    }
+
+    fn note(&mut self, uid: Uid, told: Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>, counts: bool) {
+        let record = self.devices.entry(uid).or_default();
+        let Some((answers, handover)) = told else {
+            if counts {
+                record.health.observe(&self.rules, Observation::Unreachable, self.now);
+            }
+            return;
+        };
+        record.asked = Some(self.now);
+        record.health.observe(&self.rules, Observation::Answered, self.now);
+        self.handed_over.extend(handover.into_iter().map(|address| (uid, address)));
+        self.report.asked += answers.len() as u64;
+        let mut at = HashMap::new();
+        for (place, group) in self.groups.iter().enumerate() {
+            if let Some(id) = group.id() {
+                at.insert(id, place);
+            }
+        }
+        let mut faults = 0;
+        for (ask, holds) in answers.iter().filter(|(_, holds)| !holds) {
+            debug_assert!(!holds, "only failures are looked at");
+            let copy = at.get(&ask.group).and_then(|at| self.groups.get_mut(*at)?.copies.get_mut(ask.copy));
+            if let Some(copy) = copy {
+                copy.failed = true;
+                faults += 1;
+            }
+        }
+        self.report.faults += faults;
+        if faults > 0 {
+            // One look is one fault, however many shards it showed: a lost disk is one event.
+            record.health.observe(&self.rules, Observation::Fault, self.now);
+        }
+    }
+
+    fn standing_of(&self, copy: &CopyRecord) -> Standing {
+        let state = self
+            .devices
+            .get(&copy.device)
+            .map_or(DeviceState::Online, |d| d.health.state(&self.rules, self.now));
+        standing(state, copy.failed)
+    }
+
+    fn wants_rid(&self, group: &GroupRecord, copy: &CopyRecord) -> bool {
+        group.shard(copy.shard.into()).is_some_and(|s| self.handed_over.contains(&(copy.device, s.address)))
+    }
+
+    /// Looks at a group. What a device wants to be rid of counts as lost: it has to go elsewhere.
+    fn assess(&self, group: &GroupRecord) -> Assessment {
+        let held = group.copies.iter().map(|copy| {
+            let standing = if self.wants_rid(group, copy) { Standing::Lost } else { self.standing_of(copy) };
+            (usize::from(copy.shard), standing)
+        });
+        assess(group.own_redundancy(), held)
+    }
+
+    /// Repairs what has to be, and releases what was handed over.
+    async fn mend(&mut self) -> Result<(), ApiError> {
+        let mut work = Vec::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            self.report.groups += 1;
+            let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
+            let mut missing = match self.assess(group).verdict {
+                Verdict::Healthy => Vec::new(),
+                Verdict::Repair { missing } => missing,
+                Verdict::Lost => {
+                    self.report.lost_groups += u64::from(!leaves);
+                    Vec::new()
+                }
+            };
+            if leaves {
+                // A handover moves each shard, also when the group could bear its loss.
+                let moved = group.copies.iter().filter(|copy| self.wants_rid(group, copy));
+                let moved: Vec<usize> = moved.map(|copy| usize::from(copy.shard)).collect();
+                let whole = group.own_redundancy().is_whole_copies();
+                missing
+                    .extend(moved.into_iter().filter(|s| whole || !missing.contains(s)).collect::<Vec<_>>());
+                if whole {
+                    let leaving = group.copies.iter().filter(|copy| self.wants_rid(group, copy)).count();
+                    let living =
+                        group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost).count();
+                    let most =
+                        usize::from(group.own_redundancy().o()).saturating_sub(living - leaving.min(living));
+                    missing.truncate(most.max(1));
+                }
+            }
+            if !missing.is_empty() {
+                work.push((at, missing));
+            }
+        }
+        if work.is_empty() {
+            return Ok(());
+        }
+        work.truncate(REPAIRS_MAX);
+        // Fewest living shards first.
+        work.sort_by_key(|(at, missing)| {
+            let of = self.groups.get(*at).map_or(0, |g| g.own_redundancy().tolerated_losses());
+            i64::from(of) - missing.len() as i64
+        });
+        let known: HashSet<Uid> = self.devices.keys().copied().collect();
+        let holders = find_holders(&self.node.mesh, &self.grant, &known).await?;
+        let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
+        let placer = Arc::new(Mutex::new(Placer::new(
+            &usable(&holders, &self.devices, &self.rules, self.now),
+            fresh_seed()?,
+        )));
+        for batch in work.chunks(REPAIRS_AT_ONCE) {
+            for (at, missing) in batch {
+                let Some(group) = self.groups.get(*at).cloned() else { continue };
+                match self.repair(&fetcher, &placer, &group, missing).await {
+                    Ok(copies) if copies.is_empty() => self.report.unrepaired_groups += 1,
+                    Ok(copies) => self.settle(*at, copies).await?,
+                    Err(e) => {
+                        tracing::info!("a group could not be repaired: {e}");
+                        self.report.unrepaired_groups += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes shards anew and brings them to further devices.
+    async fn repair(
+        &self,
+        fetcher: &Fetcher,
+        placer: &Arc<Mutex<Placer>>,
+        group: &GroupRecord,
+        missing: &[usize],
+    ) -> Result<Vec<(u16, Uid)>, ApiError> {
+        let redundancy = group.own_redundancy();
+        let shards = self.content(fetcher, group, missing).await?;
+        let placing = Placing {
+            mesh: self.node.mesh.clone(),
+            grant: self.grant.clone(),
+            reader: group.reader,
+            expires: group.expires,
+            placer: placer.clone(),
+        };
+        let living = group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost);
+        let keep: Vec<Uid> = living.filter(|c| !self.wants_rid(group, c)).map(|c| c.device).collect();
+        let avoid: Vec<Uid> = group.copies.iter().map(|c| c.device).filter(|u| !keep.contains(u)).collect();
+        let key = group.id().ok_or_else(|| internal("a group without shards"))?;
+        let longest = shards.iter().map(|(_, s, _)| u64::from(s.bytes)).max().unwrap_or(0);
+        Ok(placing.more(redundancy, (key, longest), &shards, &keep, &avoid).await.copies)
+    }
+
+    /// The bytes of the shards with these indexes.
+    async fn content(
+        &self,
+        fetcher: &Fetcher,
+        group: &GroupRecord,
+        missing: &[usize],
+    ) -> Result<Vec<(u16, ShardRef, Bytes)>, ApiError> {
+        let online = |at: usize| -> Vec<Uid> {
+            let has = group.copies.iter().filter(|c| usize::from(c.shard) == at && !c.failed);
+            has.filter(|c| self.standing_of(c) == Standing::Online).map(|c| c.device).collect()
+        };
+        let mut out = Vec::new();
+        if group.own_redundancy().is_whole_copies() {
+            let Some(shard) = group.data.first().copied() else { return Ok(out) };
+            let bytes = Bytes::from(fetcher.shard(shard, &online(0)).await?.bytes);
+            return Ok(missing.iter().map(|_| (0, shard, bytes.clone())).collect());
+        }
+        let lens: Vec<usize> = group.data.iter().map(|s| s.bytes as usize).collect();
+        let mut present: Vec<(usize, Vec<u8>)> = Vec::new();
+        // Those that are to move are read where they are, if they are.
+        let order =
+            missing.iter().copied().chain((0..group.shards().count()).filter(|at| !missing.contains(at)));
+        for at in order {
+            if present.len() == lens.len() {
+                break;
+            }
+            let (Some(shard), hints) = (group.shard(at).copied(), online(at)) else { continue };
+            if hints.is_empty() {
+                continue;
+            }
+            if let Some(fetched) = fetcher.quick(shard, &hints).await {
+                present.push((at, fetched));
+            }
+        }
+        if present.len() < lens.len() {
+            return Err(fail(
+                ErrorCode::NotEnoughHolders,
+                format!("{} of {} needed shards can be read now", present.len(), lens.len()),
+            ));
+        }
+        let (parity, want) = (group.parity.len(), missing.to_vec());
+        let made = tokio::task::spawn_blocking(move || reconstruct(&lens, present, parity, &want)).await;
+        let made = made.map_err(internal)?.map_err(internal)?;
+        for (at, bytes) in missing.iter().zip(made) {
+            let Some(shard) = group.shard(*at).copied() else { continue };
+            if ContentAddress::of(&bytes) != shard.address {
+                return Err(fail(ErrorCode::Manifest, "a shard that was computed is another one"));
+            }
+            out.push((*at as u16, shard, Bytes::from(bytes)));
+        }
+        Ok(out)
+    }
+
+    /// Writes down where a group's new shards are, and lets go of what they replace.
+    async fn settle(&mut self, at: usize, copies: Vec<(u16, Uid)>) -> Result<(), ApiError> {
+        let Some(group) = self.groups.get(at).cloned() else { return Ok(()) };
+        let mut new = group.clone();
+        self.report.repaired_groups += 1;
+        let mut released = Vec::new();
+        for (shard, device) in copies {
+            let bytes = group.shard(shard.into()).map_or(0, |s| u64::from(s.bytes));
+            (self.report.placed_shards, self.report.placed_bytes) =
+                (self.report.placed_shards + 1, self.report.placed_bytes + bytes);
+            // Each new one replaces one that leaves, or else one that is lost.
+            let leaving = new.copies.iter().position(|c| c.shard == shard && self.wants_rid(&group, c));
+            let lost =
+                || new.copies.iter().position(|c| c.shard == shard && self.standing_of(c) == Standing::Lost);
+            if let Some(gone) = leaving.or_else(lost) {
+                let gone = new.copies.remove(gone);
+                if let (Some(s), true) = (group.shard(gone.shard.into()), self.wants_rid(&group, &gone)) {
+                    released.push((gone.device, s.address));
+                }
+            }
+            new.copies.push(CopyRecord { shard, device, failed: false });
+        }
+        self.repo.book.change(|c| c.put_group(&new))?;
+        if let Some(known) = self.groups.get_mut(at) {
+            *known = new;
+        }
+        // Only now: until here the device's copy was the only one of its kind.
+        for (device, address) in released {
+            match self.node.mesh.shard_release(device, &self.grant, vec![address]).await {
+                Ok(_) => self.report.handed_over += 1,
+                Err(e) => tracing::info!("{} was not told what it may delete: {e}", device.short()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Warns the owner of restore points that end soon.
+    fn warn_of_ends(&self) -> Result<(), ApiError> {
+        let Some(known) = self.repo.local_head()? else { return Ok(()) };
+        for point in &known.head.points {
+            let id = point.id();
+            let last = self.repo.book.warned(id)?;
+            if let Some(warning) = warning(point.expires, last, self.now) {
+                self.node.mesh.warn(format!(
+                    "restore point {id} ends within {} days: `ioex backup renew {id}` keeps it",
+                    warning.days
+                ));
+                self.repo.book.change(|c| c.put_warned(id, self.now))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The head's leases are renewed with it.
+    async fn keep_head(&self) -> Result<(), ApiError> {
+        if self.repo.book.head()?.is_none() {
+            return Ok(());
+        }
+        let last = self.repo.book.head_kept()?;
+        if last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now) {
+            return Ok(());
+        }
+        let (placing, redundancy) = manage::placing(self.node, self.repo).await?;
+        self.repo.keep_head(self.node, &placing, redundancy).await?;
+        Ok(self.repo.book.change(|c| c.put_head_kept(self.now))?)
+    }
+}
+
+/// Devices that may get something: those that failed too often get nothing more.
+fn usable(
+    holders: &[Holder],
+    devices: &HashMap<Uid, DeviceRecord>,
+    rules: &Rules,
+    now: UnixSeconds,
+) -> Vec<Holder> {
+    let distrusted =
+        |uid: &Uid| devices.get(uid).is_some_and(|d| d.health.state(rules, now) == DeviceState::Failed);
+    let free =
+        |h: &Holder| Holder { free_bytes: if distrusted(&h.uid) { 0 } else { h.free_bytes }, ..h.clone() };
+    holders.iter().map(free).collect()
+}

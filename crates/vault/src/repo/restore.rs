@@ -1,0 +1,416 @@
+//! Writing a restored tree: shards in any order, several at a time, going on after a crash.
+//!
+//! Everything is written below a temporary folder beside the target, with a journal of the shards
+//! that are done; at the end the folder gets the target's name in one step. A shard is noted after
+//! its data went to the disk.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, FileTimes, OpenOptions, Permissions},
+    io,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown, lchown, symlink},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    plan::{Plan, PlannedFile, Wanted},
+    recovery::RepoKeys,
+    tree::Entry,
+    xattr,
+};
+use crate::{
+    chunk::{ChunkError, Decoder},
+    journal::{Found, Journal},
+    manifest::ChunkRef,
+    owner::Secrets,
+};
+
+/// Written bytes after which data goes to the disk and is noted: what a power cut can cost.
+const SYNC_EVERY_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Why a restore failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The target exists.
+    #[error("{} exists already: choose another name", .0.display())]
+    Exists(PathBuf),
+    /// The temporary folder is in use.
+    #[error("another process restores to {}: wait for it, or choose another name", .0.display())]
+    InUse(PathBuf),
+    /// The operating system refused.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A chunk is not what the index says.
+    #[error("a part of {path} is damaged: {why}", path = .path.display())]
+    Chunk {
+        /// A file that it belongs to.
+        path: PathBuf,
+        /// What is wrong.
+        why: ChunkError,
+    },
+    /// A chunk decrypts to something else than its name says.
+    #[error("a part of {path} is not what was backed up", path = .path.display())]
+    Content {
+        /// A file that it belongs to.
+        path: PathBuf,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> TreeError + '_ {
+    move |source| TreeError::Io { path: path.to_owned(), source }
+}
+
+/// A tree that is being restored. Shared between threads.
+pub struct TreeWriter {
+    plan: Plan,
+    secrets: Secrets,
+    part: PathBuf,
+    /// Chunks that each file still lacks.
+    left: Vec<AtomicU32>,
+    done: Mutex<Done>,
+    owned: bool,
+    written: AtomicU64,
+}
+
+struct Done {
+    journal: Journal,
+    shards: Vec<bool>,
+    /// Done, but perhaps not on the disk.
+    unsynced: Vec<u32>,
+    unsynced_bytes: u64,
+}
+
+fn beside(out: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(out.file_name().unwrap_or(OsStr::new("restore")));
+    name.push(suffix);
+    out.with_file_name(name)
+}
+
+impl TreeWriter {
+    /// Begins, or goes on with, a restore of `plan` to `out`, which must not exist.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn open(plan: Plan, keys: &RepoKeys, out: &Path) -> Result<Self, TreeError> {
+        if out.symlink_metadata().is_ok() {
+            return Err(TreeError::Exists(out.to_owned()));
+        }
+        let (part, journal) = (beside(out, ".ioex-part"), beside(out, ".ioex-journal"));
+        let (mut journal, found) = Journal::open(journal.clone(), plan.digest(), plan.shards.len())
+            .map_err(at(&journal))?
+            .ok_or_else(|| TreeError::InUse(out.to_owned()))?;
+        let mut shards = vec![false; plan.shards.len()];
+        match found {
+            Found::Ours(done) if part.is_dir() => {
+                for index in done {
+                    if let Some(done) = shards.get_mut(index as usize) {
+                        *done = true;
+                    }
+                }
+            }
+            _ => {
+                journal.restart().map_err(at(&part))?;
+                match fs::remove_dir_all(&part) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(&part)(e)),
+                    _ => {}
+                }
+            }
+        }
+        fs::create_dir_all(&part).map_err(at(&part))?;
+        fs::set_permissions(&part, Permissions::from_mode(0o700)).map_err(at(&part))?;
+        let left = plan.files.iter().map(|file| AtomicU32::new(file.chunks)).collect();
+        let writer = Self {
+            plan,
+            secrets: keys.owner.secrets(),
+            part,
+            left,
+            done: Mutex::new(Done { journal, shards, unsynced: Vec::new(), unsynced_bytes: 0 }),
+            owned: rustix::process::geteuid().is_root(),
+            written: AtomicU64::new(0),
+        };
+        writer.prepare()?;
+        Ok(writer)
+    }
+
+    /// Folders, empty files, and what an earlier run finished.
+    fn prepare(&self) -> Result<(), TreeError> {
+        for (path, _) in &self.plan.dirs {
+            let path = self.part.join(path);
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&path).map_err(at(&path))?;
+                }
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(at(&path)(e)),
+                _ => {}
+            }
+        }
+        for file in self.plan.files.iter().filter(|f| f.chunks == 0) {
+            let (handle, path) = self.open_file(file)?;
+            self.dress(&handle, file).map_err(at(&path))?;
+        }
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        for (wanted, _) in self.plan.shards.iter().zip(&done.shards).filter(|(_, done)| **done) {
+            for (file, _) in wanted.chunks.iter().flat_map(|(_, targets)| targets) {
+                if let Some(left) = self.left.get(*file as usize) {
+                    left.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of files written by this run.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// The shards that are still to come, by their place in the plan.
+    #[must_use]
+    pub fn missing(&self) -> Vec<u32> {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..).zip(&done.shards).filter(|(_, done)| !**done).map(|(index, _)| index).collect()
+    }
+
+    fn open_file(&self, file: &PlannedFile) -> Result<(File, PathBuf), TreeError> {
+        let path = self.part.join(&file.path);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        match options.open(&path) {
+            Ok(handle) => Ok((handle, path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // A single file that was asked for has no folder in the plan.
+                fs::create_dir_all(path.parent().unwrap_or(&self.part)).map_err(at(&path))?;
+                let handle = options.open(&path).map_err(at(&path))?;
+                Ok((handle, path))
+            }
+            Err(e) => Err(at(&path)(e)),
+        }
+    }
+
+    /// Owner, attributes, rights and times of a file that is complete.
+    fn dress(&self, handle: &File, file: &PlannedFile) -> io::Result<()> {
+        let entry = &file.entry;
+        if self.owned {
+            fchown(handle, Some(entry.uid), Some(entry.gid))?;
+        }
+        if !entry.xattrs.is_empty() {
+            // Not every file system has them all; the content is worth more than its labels.
+            let _ = xattr::write(&self.part.join(&file.path), &entry.xattrs);
+        }
+        handle.set_permissions(Permissions::from_mode(entry.mode))?;
+        handle.set_times(times(entry))
+    }
+
+    /// Takes a shard of the plan: `parts` are the fetched ranges with where they begin in it.
+    ///
+    /// # Errors
+    /// [`TreeError`]; the shard is still missing then.
+    pub fn accept(&self, index: u32, parts: &[(u32, Vec<u8>)]) -> Result<(), TreeError> {
+        let Some(wanted) = self.plan.shards.get(index as usize) else { return Ok(()) };
+        let mut decoder = Decoder::new().map_err(at(&self.part))?;
+        let mut written = 0;
+        for (chunk, targets) in &wanted.chunks {
+            written += self.write(&mut decoder, chunk, targets, parts)?;
+        }
+        self.note(index, written)
+    }
+
+    fn write(
+        &self,
+        decoder: &mut Decoder,
+        chunk: &ChunkRef,
+        targets: &[(u32, u64)],
+        parts: &[(u32, Vec<u8>)],
+    ) -> Result<u64, TreeError> {
+        let first = targets.first().and_then(|(file, _)| self.plan.files.get(*file as usize));
+        let path = || first.map(|f| f.path.clone()).unwrap_or_default();
+        let sealed = slice(chunk, parts);
+        let plain = sealed.ok_or(ChunkError::Range).and_then(|sealed| decoder.decode_sealed(chunk, sealed));
+        let plain = plain.map_err(|why| TreeError::Chunk { path: path(), why })?;
+        if self.secrets.chunk_id(plain) != chunk.id {
+            return Err(TreeError::Content { path: path() });
+        }
+        for (number, offset) in targets {
+            let file = self.plan.files.get(*number as usize).zip(self.left.get(*number as usize));
+            let Some((file, left)) = file else { continue };
+            let (handle, path) = self.open_file(file)?;
+            handle.write_all_at(plain, *offset).map_err(at(&path))?;
+            // Whoever writes the last chunk sees all the others written.
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.dress(&handle, file).map_err(at(&path))?;
+            }
+        }
+        let bytes = plain.len() as u64 * targets.len() as u64;
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn note(&self, index: u32, bytes: u64) -> Result<(), TreeError> {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(done) = done.shards.get_mut(index as usize) {
+            *done = true;
+        }
+        done.unsynced.push(index);
+        done.unsynced_bytes += bytes;
+        if done.unsynced_bytes >= SYNC_EVERY_BYTES { self.sync(&mut done) } else { Ok(()) }
+    }
+
+    /// Data first, then the journal.
+    fn sync(&self, done: &mut Done) -> Result<(), TreeError> {
+        let folder = File::open(&self.part).map_err(at(&self.part))?;
+        rustix::fs::syncfs(&folder).map_err(|e| at(&self.part)(e.into()))?;
+        for index in std::mem::take(&mut done.unsynced) {
+            done.journal.add(index).map_err(at(&self.part))?;
+        }
+        done.unsynced_bytes = 0;
+        Ok(())
+    }
+
+    /// Notes what is done, so that the next run goes on from here.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn pause(&self) -> Result<(), TreeError> {
+        self.sync(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Links, folders' attributes, and the final name. A single file or link that was restored
+    /// stands under `out` itself.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn finish(self, out: &Path) -> Result<(), TreeError> {
+        for (path, file) in &self.plan.hard_links {
+            let (path, first) = (self.part.join(path), self.plan.files.get(*file as usize));
+            let Some(first) = first else { continue };
+            let _ = fs::remove_file(&path);
+            fs::hard_link(self.part.join(&first.path), &path).map_err(at(&path))?;
+        }
+        for (path, entry, target) in &self.plan.links {
+            let path = self.part.join(path);
+            let _ = fs::remove_file(&path);
+            symlink(OsStr::from_bytes(target), &path).map_err(at(&path))?;
+            if self.owned {
+                lchown(&path, Some(entry.uid), Some(entry.gid)).map_err(at(&path))?;
+            }
+            let _ = xattr::write(&path, &entry.xattrs);
+            let _ = set_link_times(&path, entry);
+        }
+        // Innermost first: writing into a folder changes its time.
+        for (path, entry) in self.plan.dirs.iter().rev() {
+            let path = self.part.join(path);
+            if self.owned {
+                chown(&path, Some(entry.uid), Some(entry.gid)).map_err(at(&path))?;
+            }
+            let _ = xattr::write(&path, &entry.xattrs);
+            let handle = File::open(&path).map_err(at(&path))?;
+            handle.set_times(times(entry)).map_err(at(&path))?;
+            handle.set_permissions(Permissions::from_mode(entry.mode)).map_err(at(&path))?;
+        }
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sync(&mut done)?;
+        fs::set_permissions(&self.part, Permissions::from_mode(0o755)).map_err(at(&self.part))?;
+        rename_new(&self.part, out).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => TreeError::Exists(out.to_owned()),
+            _ => at(out)(e),
+        })?;
+        let journal = done.journal.path().to_owned();
+        fs::remove_file(&journal).map_err(at(&journal))
+    }
+}
+
+/// Gives a folder its name without replacing anything.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems that do not know the flag: a folder replaces an empty folder at most.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(from, to),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+fn slice<'p>(chunk: &ChunkRef, parts: &'p [(u32, Vec<u8>)]) -> Option<&'p [u8]> {
+    parts.iter().find_map(|(start, bytes)| {
+        let from = chunk.offset.checked_sub(*start)? as usize;
+        bytes.get(from..from.checked_add(chunk.stored_bytes as usize)?)
+    })
+}
+
+fn system_time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    let time = if ns < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+fn times(entry: &Entry) -> FileTimes {
+    let time = system_time(entry.mtime_ns);
+    FileTimes::new().set_modified(time).set_accessed(time)
+}
+
+fn set_link_times(path: &Path, entry: &Entry) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let (tv_sec, tv_nsec) =
+        (entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
+    let time = Timespec { tv_sec, tv_nsec };
+    let both = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &both, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Reads single chunks of a restore point, for whoever looks into it without restoring it.
+pub struct ChunkReader {
+    secrets: Secrets,
+    decoder: Decoder,
+}
+
+impl ChunkReader {
+    /// A reader with these keys.
+    ///
+    /// # Errors
+    /// When the decompressor gets no memory.
+    pub fn new(keys: &RepoKeys) -> io::Result<Self> {
+        Ok(Self { secrets: keys.owner.secrets(), decoder: Decoder::new()? })
+    }
+
+    /// The plaintext of a chunk, given the bytes that are stored of it.
+    ///
+    /// # Errors
+    /// [`ChunkError`]; [`ChunkError::Cipher`] also when it is another chunk than its name says.
+    pub fn read(&mut self, chunk: &ChunkRef, sealed: &[u8]) -> Result<Vec<u8>, ChunkError> {
+        let plain = self.decoder.decode_sealed(chunk, sealed)?;
+        if self.secrets.chunk_id(plain) == chunk.id { Ok(plain.to_vec()) } else { Err(ChunkError::Cipher) }
+    }
+
+    /// Checks the chunks of `wanted` against the fetched ranges; returns the bytes that hold.
+    ///
+    /// # Errors
+    /// [`ChunkError`].
+    pub fn check(&mut self, wanted: &Wanted, parts: &[(u32, Vec<u8>)]) -> Result<u64, ChunkError> {
+        let mut bytes = 0;
+        for (chunk, _) in &wanted.chunks {
+            let sealed = slice(chunk, parts).ok_or(ChunkError::Range)?;
+            bytes += self.read(chunk, sealed)?.len() as u64;
+        }
+        Ok(bytes)
+    }
+}

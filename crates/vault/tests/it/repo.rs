@@ -1,0 +1,319 @@
+//! Whole runs of a repository: backed up, changed, backed up again, restored.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    sync::{Mutex, atomic::Ordering},
+};
+
+use ioex_base::ContentAddress;
+use ioex_vault::repo::{
+    Group, Index, PackedShard, RecoveryKey, RepoKeys, Segment, Stopped, TreeWriter, Walk,
+    backup::{self, BackupError, Outcome, Progress, Run, Source},
+    plan::{Change, Plan, PlanError, Selection, diff},
+    tree::ListingReader,
+};
+use tempfile::TempDir;
+
+/// A repository whose shards lie in memory.
+struct World {
+    dir: TempDir,
+    keys: RepoKeys,
+    index: Index,
+    shards: HashMap<ContentAddress, Vec<u8>>,
+}
+
+/// What one run stored.
+struct Point {
+    outcome: Outcome,
+    listing: PathBuf,
+    new: Vec<PackedShard>,
+}
+
+impl World {
+    fn new() -> Self {
+        let keys = RecoveryKey::from_bytes([5; 32]).keys();
+        Self { dir: tempfile::tempdir().unwrap(), keys, index: Index::default(), shards: HashMap::new() }
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let path = self.tree().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn backup(&mut self, name: &str, before: Option<&Path>) -> Point {
+        let walk = Walk::new(&[self.tree()], &[], false).unwrap();
+        self.backup_from(name, before, Source::Tree(walk), &|_| Ok(()), usize::MAX).unwrap()
+    }
+
+    /// Stops after so many shards.
+    fn backup_from(
+        &mut self,
+        name: &str,
+        before: Option<&Path>,
+        source: Source,
+        inspect: backup::Inspect<'_>,
+        most: usize,
+    ) -> Result<Point, BackupError> {
+        let listing = self.dir.path().join(name);
+        let taken = Mutex::new(Vec::new());
+        let take = |shard: PackedShard| {
+            let mut taken = taken.lock().unwrap();
+            if taken.len() >= most {
+                return Err(Stopped);
+            }
+            taken.push(shard);
+            Ok(())
+        };
+        let run = Run { source, before, listing: &listing, shard_bytes: 1 << 20, encoders: 2, inspect };
+        let progress = Progress::default();
+        let outcome = backup::run(&self.keys.owner, &self.index, run, &progress, &take);
+        let new = taken.into_inner().unwrap();
+        let mut segment = Segment::default();
+        for packed in &new {
+            self.shards.insert(packed.shard.address, packed.bytes.clone());
+            let at = segment.groups.len() as u32;
+            segment.groups.push(Group { data: vec![packed.shard], ..Group::default() });
+            segment.chunks.extend(packed.chunks.iter().map(|c| {
+                let mut c = c.clone();
+                c.shard = at;
+                c
+            }));
+        }
+        self.index.add(None, Segment::decode(&segment.encode()).unwrap());
+        let outcome = outcome?;
+        assert_eq!(
+            progress.files.load(Ordering::Relaxed),
+            outcome.totals.files.min(progress.files.load(Ordering::Relaxed))
+        );
+        Ok(Point { outcome, listing, new })
+    }
+
+    fn plan(&self, point: &Point, selection: &Selection) -> Result<Plan, PlanError> {
+        Plan::new(|| fs::File::open(&point.listing).map(std::io::BufReader::new), selection, &self.index)
+    }
+
+    fn parts(&self, plan: &Plan, at: u32) -> Vec<(u32, Vec<u8>)> {
+        let wanted = &plan.shards[at as usize];
+        let bytes = &self.shards[&wanted.shard.address];
+        let part = |(start, len): (u32, u32)| (start, bytes[start as usize..][..len as usize].to_vec());
+        wanted.ranges().into_iter().map(part).collect()
+    }
+
+    fn restore(&self, point: &Point, selection: &Selection, name: &str) -> PathBuf {
+        let out = self.dir.path().join(name);
+        let writer = TreeWriter::open(self.plan(point, selection).unwrap(), &self.keys, &out).unwrap();
+        for at in writer.missing() {
+            writer.accept(at, &self.parts(writer.plan(), at)).unwrap();
+        }
+        writer.finish(&out).unwrap();
+        out
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+/// Everything that a restore must bring back.
+fn described(root: &Path) -> BTreeMap<PathBuf, String> {
+    fn look(root: &Path, at: &Path, out: &mut BTreeMap<PathBuf, String>) {
+        let meta = fs::symlink_metadata(at).unwrap();
+        let content = if meta.is_dir() {
+            for entry in fs::read_dir(at).unwrap() {
+                look(root, &entry.unwrap().path(), out);
+            }
+            "dir".to_owned()
+        } else if meta.is_symlink() {
+            fs::read_link(at).unwrap().display().to_string()
+        } else {
+            format!("{} {}", blake3::hash(&fs::read(at).unwrap()), meta.nlink())
+        };
+        let mode = if meta.is_symlink() { 0 } else { meta.mode() };
+        let text = format!("{mode:o} {} {} {content}", meta.mtime(), meta.mtime_nsec());
+        out.insert(at.strip_prefix(root).unwrap().to_owned(), text);
+    }
+    let mut out = BTreeMap::new();
+    look(root, root, &mut out);
+    out
+}
+
+fn filled() -> World {
+    let world = World::new();
+    world.write("small/a", b"hello");
+    world.write("small/b", b"hello");
+    world.write("small/empty", b"");
+    world.write("big/noise", &noise(5 << 20, 1));
+    world.write("big/zeros", &vec![0; 3 << 20]);
+    for n in 0..300 {
+        world.write(&format!("many/{n}"), &noise(1 + n * 37, n as u64));
+    }
+    let tree = world.tree();
+    fs::hard_link(tree.join("big/noise"), tree.join("big/other-name")).unwrap();
+    symlink("../small/a", tree.join("big/link")).unwrap();
+    symlink("nowhere", tree.join("dangling")).unwrap();
+    fs::create_dir(tree.join("empty-folder")).unwrap();
+    fs::set_permissions(tree.join("small/b"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::set_permissions(tree.join("small"), fs::Permissions::from_mode(0o555)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_234_567_890, 123_456_789);
+    fs::File::open(tree.join("small/a")).unwrap().set_modified(old).unwrap();
+    world
+}
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let mut world = filled();
+    let point = world.backup("one", None);
+    assert_eq!(point.outcome.problems, []);
+    assert_eq!(point.outcome.totals.files, 306);
+    let stored: usize = point.new.iter().map(|p| p.bytes.len()).sum();
+    assert!(stored < 9 << 20, "{stored} bytes: equal files and zeros are stored once");
+    let out = world.restore(&point, &Selection::default(), "out");
+    let (want, got) = (described(&world.tree()), described(&out.join("tree")));
+    for (path, text) in &want {
+        assert_eq!(got.get(path), Some(text), "{}", path.display());
+    }
+    assert_eq!(got.len(), want.len());
+}
+
+#[test]
+fn the_second_run_reads_and_stores_only_what_changed() {
+    let mut world = filled();
+    let one = world.backup("one", None);
+    world.write("many/7", b"changed");
+    let mut grown = noise(5 << 20, 1);
+    grown.splice(1 << 20..1 << 20, *b"an insertion");
+    world.write("big/inserted", &grown);
+    fs::remove_file(world.tree().join("many/8")).unwrap();
+    let two = world.backup("two", Some(&one.listing));
+    assert_eq!(two.outcome.totals.read_files, 2);
+    assert!(two.outcome.totals.new_bytes < 2 << 20, "{:?}", two.outcome.totals);
+    assert_eq!(two.outcome.segments.len(), 1);
+    let out = world.restore(&two, &Selection::default(), "out");
+    assert_eq!(described(&out.join("tree")), described(&world.tree()));
+
+    let mut lines = Vec::new();
+    let open = |point: &Point| ListingReader::new(fs::File::open(&point.listing).unwrap());
+    let counts = diff(open(&one), open(&two), |change, names, _, _| {
+        let name = String::from_utf8(names.join(&b'/')).unwrap();
+        lines.push((change, name));
+    });
+    assert!(lines.contains(&(Change::Changed, "tree/many/7".into())), "{lines:?}");
+    assert!(lines.contains(&(Change::Added, "tree/big/inserted".into())));
+    assert!(lines.contains(&(Change::Removed, "tree/many/8".into())));
+    assert_eq!(counts.unwrap()["changed"], 1);
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was() {
+    let mut world = filled();
+    let walk = || Walk::new(&[world.tree()], &[], false).unwrap();
+    let source = Source::Tree(walk());
+    let first = world.backup_from("one", None, source, &|_| Ok(()), 3);
+    assert!(matches!(first, Err(BackupError::Stopped)));
+    assert_eq!(world.shards.len(), 3);
+    let second = world.backup("two", None);
+    assert!(second.new.iter().all(|p| p.shard.bytes > 0));
+    let total: usize = second.new.len() + 3;
+    let mut whole = filled();
+    let wanted = whole.backup("whole", None).new.len();
+    assert!(total <= wanted + 1, "{total} shards in two runs, {wanted} in one");
+    let out = world.restore(&second, &Selection::default(), "out");
+    assert_eq!(described(&out.join("tree")), described(&world.tree()));
+}
+
+#[test]
+fn one_path_needs_few_bytes_and_brings_linked_files_along() {
+    let mut world = filled();
+    let point = world.backup("one", None);
+    let select = |paths: &[&str]| Selection::of(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+    let plan = world.plan(&point, &select(&["tree/small"])).unwrap();
+    assert!(plan.fetch_bytes() < 200_000, "{}", plan.fetch_bytes());
+    let out = world.restore(&point, &select(&["tree/small"]), "small");
+    assert_eq!(fs::read(out.join("small/a")).unwrap(), b"hello");
+    // The first name of a file with several is elsewhere.
+    let out = world.restore(&point, &select(&["tree/big/other-name", "tree/dangling"]), "two");
+    assert_eq!(fs::read(out.join("big/other-name")).unwrap(), noise(5 << 20, 1));
+    assert!(out.join("dangling").is_symlink());
+    let missing = world.plan(&point, &select(&["tree/nothing"]));
+    assert!(matches!(missing, Err(PlanError::NoSuchPath { .. })));
+}
+
+#[test]
+fn a_restore_goes_on_and_never_replaces() {
+    let mut world = filled();
+    let point = world.backup("one", None);
+    let out = world.dir.path().join("out");
+    let open = || TreeWriter::open(world.plan(&point, &Selection::default()).unwrap(), &world.keys, &out);
+    let writer = open().unwrap();
+    let all = writer.missing();
+    for at in &all[..3] {
+        writer.accept(*at, &world.parts(writer.plan(), *at)).unwrap();
+    }
+    assert!(open().is_err(), "two restores to one place");
+    writer.pause().unwrap();
+    drop(writer);
+    let writer = open().unwrap();
+    assert_eq!(writer.missing(), all[3..]);
+    let mut damaged = world.parts(writer.plan(), all[4]);
+    damaged[0].1[3] ^= 1;
+    assert!(writer.accept(all[4], &damaged).is_err());
+    for at in writer.missing() {
+        writer.accept(at, &world.parts(writer.plan(), at)).unwrap();
+    }
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), b"x").unwrap();
+    assert!(writer.finish(&out).is_err());
+    assert!(out.join("mine").exists());
+    fs::remove_dir_all(&out).unwrap();
+    let writer = open().unwrap();
+    assert_eq!(writer.missing(), [] as [u32; 0]);
+    writer.finish(&out).unwrap();
+    assert_eq!(described(&out.join("tree")), described(&world.tree()));
+    assert_eq!(fs::read_dir(world.dir.path()).unwrap().count(), 3, "tree, listing, out and no more");
+}
+
+#[test]
+fn what_is_refused_or_unreadable_is_named_and_the_rest_goes_on() {
+    let mut world = filled();
+    let walk = Walk::new(&[world.tree()], &[], false).unwrap();
+    let inspect = |path: &Path| match path.ends_with("many/5") {
+        true => Err("Eicar-Test-Signature".to_owned()),
+        false => Ok(()),
+    };
+    let point = world.backup_from("one", None, Source::Tree(walk), &inspect, usize::MAX).unwrap();
+    assert_eq!(point.outcome.problems_total, 1);
+    assert!(point.outcome.problems[0].path.ends_with(b"many/5"));
+    assert!(point.outcome.problems[0].why.contains("Eicar"));
+    let out = world.restore(&point, &Selection::default(), "out");
+    assert!(!out.join("tree/many/5").exists() && out.join("tree/many/6").exists());
+}
+
+#[test]
+fn a_stream_is_one_file_and_cut_streams_are_errors() {
+    let mut world = World::new();
+    let dump = noise(3 << 20, 9);
+    let source = Source::Stream("dump.sql".into(), Box::new(std::io::Cursor::new(dump.clone())));
+    let point = world.backup_from("one", None, source, &|_| Ok(()), usize::MAX).unwrap();
+    let out = world.restore(&point, &Selection::default(), "out");
+    assert_eq!(fs::read(out.join("dump.sql")).unwrap(), dump);
+
+    struct Cut;
+    impl std::io::Read for Cut {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+    let source = Source::Stream("dump.sql".into(), Box::new(Cut));
+    let cut = world.backup_from("two", None, source, &|_| Ok(()), usize::MAX);
+    assert!(matches!(cut, Err(BackupError::Io(_))));
+}
