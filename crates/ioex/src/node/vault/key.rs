@@ -25,7 +25,9 @@ pub(super) async fn import_key(node: &Node, words: &str, replace: bool) -> Resul
         if repo.keys.repo() == new {
             return Ok(RecoveryWords { repo: new, words: String::new() });
         }
-        if !replace {
+        // A key that nothing was stored with is nobody's loss.
+        let used = repo.book.head()?.is_some() || !repo.book.pending()?.is_empty();
+        if used && !replace {
             return Err(fail(
                 ErrorCode::Exists,
                 "this node has a recovery key of its own: write its words down with `ioex backup export-key`, then add --replace",

@@ -39,16 +39,19 @@ impl Read for PipeReader {
             if self.progress.stop.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
             }
-            let pause = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
-            let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
-            let ready = poll(&mut fds, Some(&pause))?;
-            if ready > 0 {
-                // Also when the writer has gone: then the read says so.
-                self.written = true;
-                match self.file.read(out) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    other => return other,
+            match self.file.read(out) {
+                // Without a writer a pipe seems to be at its end; with a silent one it would block.
+                Ok(0) if !self.written => std::thread::sleep(LOOK_EVERY),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.written = true;
+                    let pause = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
+                    poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&pause))?;
                 }
+                Ok(n) => {
+                    self.written = true;
+                    return Ok(n);
+                }
+                Err(e) => return Err(e),
             }
             if !self.written && self.opened.elapsed() > OPEN_TIMEOUT {
                 return Err(nobody());
