@@ -81,8 +81,9 @@ fn availability_follows_the_habits() {
     still.population.absences_per_year = 0.001;
     still.population.cheaters = 0.0;
     let got = outcome(still);
-    // Only devices that are on are given a shard at midnight: 0.7 of 0.98 and 0.1 of 0.3 of the time.
-    assert!((0.90..1.0).contains(&got.available), "{}", got.available);
+    // Devices that are on at noon are given a shard: of 0.686 that are on 98 % of the time, 0.2 on 62 % and
+    // 0.03 on 30 %, the mean is 0.88.
+    assert!((0.85..0.91).contains(&got.available), "{}", got.available);
     assert!(got.available_worst_hour <= got.available);
     assert!((got.stored_per_byte - 1.0).abs() < 0.02, "{}", got.stored_per_byte);
 }
