@@ -318,7 +318,7 @@ impl World {
         let gone = (self.network.rules.gone_after_seconds * u64::from(DAY) / DAY_SECONDS) as u32;
         let vacant = self.rng.exponential(self.network.population.vacant_days) * f64::from(DAY);
         // Whoever comes is another device; the old one is known to be gone by then.
-        self.push(self.now.saturating_add(gone + 1 + vacant as u32), Kind::Arrive, id, 0);
+        self.push(self.now.saturating_add(gone + 1).saturating_add(vacant as u32), Kind::Arrive, id, 0);
     }
 
     fn arrive(&mut self, id: u32) {
