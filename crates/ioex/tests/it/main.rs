@@ -4,6 +4,7 @@
 mod backup;
 mod clients;
 mod config;
+mod device;
 mod net;
 
 use std::{

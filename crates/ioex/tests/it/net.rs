@@ -117,7 +117,7 @@ pub(crate) struct Net {
     _boot: Node,
     pub(crate) peers: Vec<Node>,
     pub(crate) super_node: Node,
-    seed: String,
+    pub(crate) seed: String,
     /// A part of the loopback range that no other test process uses at the same time.
     block: u32,
 }
@@ -196,6 +196,11 @@ impl Net {
         self.super_node.wait_for(&["lookup", &topic], |found| {
             found["holders"].as_array().is_some_and(|holders| holders.len() >= count)
         });
+    }
+
+    /// A loopback address that no node of this network has.
+    pub(crate) fn free_ip(&self) -> std::net::IpAddr {
+        address(self.block, 39).parse().unwrap()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
