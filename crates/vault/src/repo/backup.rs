@@ -13,7 +13,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
@@ -136,16 +136,17 @@ pub fn run(
     let secrets = owner.secrets();
     let (batches, waiting) = sync_channel::<Batch>(QUEUE);
     let (encoded, ready) = sync_channel(QUEUE);
-    let waiting = Mutex::new(waiting);
+    // Owned by the encoders alone: once they have ended, nobody waits for room in the queue.
+    let waiting = Arc::new(Mutex::new(waiting));
     std::thread::scope(|scope| {
         let encoders: Vec<_> = (0..run.encoders.max(1))
             .map(|_| {
-                let encoded = encoded.clone();
-                let (secrets, waiting) = (&secrets, &waiting);
-                scope.spawn(move || encode(secrets, waiting, &encoded))
+                let (encoded, waiting) = (encoded.clone(), waiting.clone());
+                let secrets = &secrets;
+                scope.spawn(move || encode(secrets, &waiting, &encoded))
             })
             .collect();
-        drop(encoded);
+        drop((encoded, waiting));
         let (shard_bytes, shard_chunks) = (run.shard_bytes, run.shard_chunks);
         let assembler = scope.spawn({
             let secrets = &secrets;

@@ -342,3 +342,15 @@ fn paths_in_another_order_than_their_chunks_are_restored() {
     assert_eq!(fs::read(out.join("0b")).unwrap(), noise(50_000, 2));
     assert_eq!(fs::read(out.join("a")).unwrap(), noise(50_000, 1));
 }
+
+#[test]
+fn a_run_ends_when_nobody_takes_its_shards() {
+    // More than all queues hold, so that the reader waits for room when the others have ended.
+    for most in 0..3 {
+        let mut world = World::new();
+        world.write("large", &noise(48 << 20, 4));
+        let walk = Walk::new(&[world.tree()], &[], false).unwrap();
+        let run = world.backup_from("one", None, Source::Tree(walk), &|_| Ok(()), most);
+        assert!(matches!(run, Err(BackupError::Stopped)));
+    }
+}
