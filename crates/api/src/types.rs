@@ -172,6 +172,8 @@ pub enum Request {
         /// Upper bound on the rate in bytes per second; 0 is unlimited.
         rate_limit: u64,
     },
+    /// About the repository of this node's owner; see [`crate::vault`].
+    Vault(Box<crate::vault::VaultRequest>),
     /// What this device does for others. → [`DeviceInfo`](crate::DeviceInfo).
     Device,
     /// Changes that, at once and for later starts. → [`DeviceInfo`](crate::DeviceInfo).
@@ -189,8 +191,6 @@ pub enum Request {
         /// This one; all that have ended when absent.
         address: Option<ContentAddress>,
     },
-    /// About the repository of this node's owner; see [`crate::vault`].
-    Vault(Box<crate::vault::VaultRequest>),
     /// The directory's answer for a content address. → [`HolderList`].
     Lookup {
         /// The content.

@@ -18,4 +18,5 @@ pub mod out;
 pub mod progress;
 pub mod render;
 pub mod size;
+#[cfg(feature = "full")]
 pub mod up;

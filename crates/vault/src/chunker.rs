@@ -43,6 +43,7 @@ impl<R: Read> Chunker<R> {
     }
 
     /// Begins with another stream, keeping the memory.
+    #[cfg(feature = "pack")]
     pub(crate) fn restart(&mut self, input: R) {
         self.input = input;
         (self.start, self.end, self.ended) = (0, 0, false);

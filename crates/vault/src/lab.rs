@@ -102,6 +102,7 @@ pub fn rates(paths: &[PathBuf]) -> Result<Rates, BackupError> {
         before: None,
         listing: &listing,
         shard_bytes: ioex_base::limits::SHARD_MAX_BYTES as usize,
+        shard_chunks: crate::repo::SEGMENT_CHUNKS_MAX,
         encoders: 1,
         inspect: &|_| Ok(()),
     };

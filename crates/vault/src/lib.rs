@@ -57,6 +57,7 @@ mod code;
 mod envelope;
 pub mod health;
 mod journal;
+#[cfg(feature = "pack")]
 pub mod lab;
 pub mod limits;
 mod manifest;

@@ -217,7 +217,8 @@ pub enum ScheduleCommand {
     /// Back up again and again
     Add {
         /// A name for the schedule
-        name: String,
+        #[arg(value_name = "NAME")]
+        schedule: String,
         /// The pause between two backups: 6h, 1d, 2w
         #[arg(long, value_name = "TIME", value_parser = seconds)]
         every: u64,

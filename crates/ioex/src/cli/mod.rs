@@ -27,8 +27,10 @@ pub const DATA_ENV: &str = "IOEX_DATA";
 
 /// Fewest and most peers of `ioex up`: enough for copies on distinct devices, and each has its
 /// own /24 below 127.20.
+#[cfg(feature = "full")]
 const UP_PEERS: std::ops::RangeInclusive<i64> = 3..=200;
 /// Fewest and most bootstraps of `ioex up`.
+#[cfg(feature = "full")]
 const UP_BOOTSTRAPS: std::ops::RangeInclusive<i64> = 1..=100;
 
 /// The ioeX node and everything that can be said to it.
@@ -61,6 +63,7 @@ pub enum Command {
     /// Run a node until it is stopped
     Node(Box<NodeArgs>),
     /// Start a whole network on this machine, back a file up in it and restore it
+    #[cfg(feature = "full")]
     Up(UpArgs),
     /// Show who the running node is
     Id(IdArgs),
@@ -112,12 +115,14 @@ pub enum Command {
     #[command(subcommand)]
     Authority(AuthorityCommand),
     /// Print a completion script
+    #[cfg(feature = "full")]
     Completions {
         /// For which shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a folder
+    #[cfg(feature = "full")]
     Man {
         /// The folder; made when absent
         dir: PathBuf,
@@ -145,6 +150,7 @@ pub enum Command {
 }
 
 /// Arguments of `up`.
+#[cfg(feature = "full")]
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// The file to back up [default: this program]

@@ -321,7 +321,7 @@ async fn forget(context: &Context, client: &Client, args: &ForgetArgs) -> anyhow
 async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) -> anyhow::Result<()> {
     let ask = |request| Request::Vault(Box::new(request));
     match command {
-        ScheduleCommand::Add { name, every, keep, create } => {
+        ScheduleCommand::Add { schedule: name, every, keep, create } => {
             let create = wish(&create)?;
             let schedule = Schedule { name, every_seconds: every, create, keep, last: None };
             let added: Schedule = client.call(ask(VaultRequest::ScheduleAdd(schedule))).await?;

@@ -15,6 +15,7 @@ use crate::{
 
 mod authority;
 mod backup;
+#[cfg(feature = "full")]
 mod completions;
 mod device;
 mod events;
@@ -27,6 +28,7 @@ mod lab_dht;
 #[cfg(feature = "full")]
 mod lab_pack;
 mod lookup;
+#[cfg(feature = "full")]
 mod man;
 mod message;
 mod netcheck;
@@ -77,6 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let c = &context;
     match cli.command {
         Command::Node(args) => node::run(c, &args),
+        #[cfg(feature = "full")]
         Command::Up(args) => runtime()?.block_on(crate::up::run(&args, c.data.as_deref(), c.out)),
         Command::Id(args) => runtime()?.block_on(id::run(c, &args)),
         Command::Status => runtime()?.block_on(status::run(c)),
@@ -95,7 +98,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Phone { state } => runtime()?.block_on(phone::run(c, state)),
         Command::Stop => runtime()?.block_on(stop::run(c)),
         Command::Authority(command) => authority::run(c, command),
+        #[cfg(feature = "full")]
         Command::Completions { shell } => completions::run(c, shell),
+        #[cfg(feature = "full")]
         Command::Man { dir } => man::run(c, &dir),
         Command::ExitCodes => exit_codes::run(c),
         #[cfg(feature = "full")]

@@ -12,7 +12,9 @@ use ioex_net::{MeshEvent, bootstraps::Source, forward::ForwardKind};
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Node, backup, convert, device, restore};
+#[cfg(feature = "super")]
+use super::backup;
+use super::{Node, convert, device, restore};
 
 /// Longest wait for a message's delivery that a client may ask for.
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -99,17 +101,23 @@ impl Handler for Node {
                 self.mesh.forward_allow(targets);
                 done(Empty {})
             }
+            #[cfg(not(feature = "super"))]
+            Request::BackupPut { .. } => Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                "this program was built for devices: it restores, and backs nothing up",
+            )),
+            #[cfg(feature = "super")]
             Request::BackupPut { path, manifest, replicas, recipients } => {
                 done(backup::put(self, path, manifest, replicas, recipients, &sink).await?)
             }
             Request::BackupGet { manifest, out, rate_limit } => {
                 done(restore::get(self, manifest, out, rate_limit, &sink).await?)
             }
+            Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
             Request::Device => done(device::show(&self.lent)),
             Request::DeviceSet { changes } => done(device::set(self, changes).await?),
             Request::DeviceShards { after } => done(device::shards(self, after).await?),
             Request::DeviceDelete { address } => done(device::delete(self, address).await?),
-            Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
             Request::Lookup { address } => {
                 let started = std::time::Instant::now();
                 let directory = self.mesh.directory().map_err(convert::link_error)?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ioex_api::{ApiError, BackupDone, BackupProgress, BackupStep, ErrorCode, Holding, Sink, Update};
+use ioex_api::{ApiError, BackupDone, BackupStep, ErrorCode, Holding, Sink};
 use ioex_base::{
     Uid,
     limits::{SHARD_LIFE_SECONDS, SHARD_MAX_BYTES},
@@ -23,26 +23,17 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Node, files,
-    vault::placing::{PlacedGroup, Placing, capability, fail, find_holders, fresh_seed, internal, io_error},
+    restore::tell,
+    vault::{
+        failure::{fail, fresh_seed, internal, io_error},
+        placing::{PlacedGroup, Placing, capability, find_holders},
+    },
 };
 
 /// Packed shards that wait for being placed: 4 MiB each.
 const SHARDS_WAITING_MAX: usize = 2;
 /// Shards that are placed at once.
 const SHARDS_AT_ONCE: usize = 3;
-/// Reports progress; a client that went away ends the backup with its request anyway.
-pub(super) async fn tell(
-    sink: &Sink,
-    step: BackupStep,
-    done: u64,
-    total: u64,
-    holder: Option<Uid>,
-    note: Option<String>,
-) {
-    let progress = BackupProgress { step, done_bytes: done, total_bytes: total, note, holder };
-    let _ = sink.update(Update::Backup(progress)).await;
-}
-
 /// Runs the packer where it may block, and hands its shards over.
 fn pack(
     owner: ioex_vault::OwnerKey,

@@ -109,6 +109,7 @@ pub(crate) fn replace_recovery_key(data: &Path, key: &RecoveryKey) -> anyhow::Re
 }
 
 /// Writes a new file for its owner only; an existing one is not replaced.
+#[cfg(any(test, feature = "super"))]
 pub(crate) fn write_new_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

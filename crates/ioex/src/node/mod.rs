@@ -1,6 +1,7 @@
 //! The running node: network, store and local API wired together.
 
 mod api;
+#[cfg(feature = "super")]
 mod backup;
 mod convert;
 mod device;

@@ -5,21 +5,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ioex_api::{ApiError, BackupStep, ErrorCode, RestoreDone, Sink};
+use ioex_api::{ApiError, BackupProgress, BackupStep, ErrorCode, RestoreDone, Sink, Update};
+use ioex_base::Uid;
 use ioex_vault::{Manifest, RestoreError, Restorer, SEALED_MANIFEST_MAX_BYTES, ShardError, open_manifest};
 use tokio::task::JoinSet;
 
 use super::{
     Node,
-    backup::tell,
     vault::{
+        failure::{fail, internal},
         fetch::Fetcher,
-        placing::{fail, internal},
     },
 };
 
 /// Shards fetched at once: 4 MiB of memory each.
 const SHARDS_AT_ONCE: usize = 4;
+/// Reports progress; a client that went away ends the backup with its request anyway.
+pub(super) async fn tell(
+    sink: &Sink,
+    step: BackupStep,
+    done: u64,
+    total: u64,
+    holder: Option<Uid>,
+    note: Option<String>,
+) {
+    let progress = BackupProgress { step, done_bytes: done, total_bytes: total, note, holder };
+    let _ = sink.update(Update::Backup(progress)).await;
+}
+
 fn restore_error(e: RestoreError) -> ApiError {
     let code = match &e {
         RestoreError::Exists(_) => ErrorCode::Exists,

@@ -251,3 +251,29 @@ fn what_cannot_be_done_is_said_and_nothing_is_lost() {
     let peer = net.peers[0].try_ask(&["backup", "create", tree.to_str().unwrap()]);
     assert_eq!(peer.status.code(), Some(26), "a peer places nothing");
 }
+
+#[test]
+fn what_was_lost_is_stored_again_and_found_where_it_is_now() {
+    let net = Net::start(2, "200MB");
+    let tree = net.make_tree("tree");
+    let first = create(&net.super_node, &tree, &["--policy", "replicas=1"]);
+    for peer in &net.peers {
+        shard_files(peer).iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+    // Another file, so that what is stored again does not happen to be the same shards.
+    fs::remove_file(tree.join("small/0/0")).unwrap();
+    create(&net.super_node, &tree, &["--policy", "replicas=1"]);
+    restore(&net.super_node, &net.path("out"), &[]);
+    same(&tree, &net.path("out").join("tree"));
+    // A listing that a power cut left damaged is not believed.
+    for listing in fs::read_dir(net.super_node.data.join("vault/listings")).unwrap().flatten() {
+        fs::write(listing.path(), b"").unwrap();
+    }
+    // What the first restore point needs cannot be known any more, so nothing is given back yet.
+    assert_eq!(net.super_node.try_ask(&["backup", "prune"]).status.code(), Some(24));
+    net.super_node.ask(&["backup", "forget", first["point"]["id"].as_str().unwrap()]);
+    net.super_node.ask(&["backup", "prune"]);
+    create(&net.super_node, &tree, &["--policy", "replicas=1"]);
+    restore(&net.super_node, &net.path("again"), &[]);
+    same(&tree, &net.path("again").join("tree"));
+}

@@ -88,8 +88,7 @@ impl Node {
                 }
             }
             assert!(begun.elapsed() < PATIENCE, "{args:?}: {}", text(&output));
-            // poll: the state of another process
-            std::thread::sleep(Duration::from_millis(50)); // poll: see above
+            std::thread::sleep(Duration::from_millis(50)); // poll: the state of another process
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Run<'a> {
     pub listing: &'a Path,
     /// Most bytes of chunks in a shard.
     pub shard_bytes: usize,
+    /// Most chunks in a shard.
+    pub shard_chunks: usize,
     /// Threads that compress and encrypt.
     pub encoders: usize,
     /// The inspection.
@@ -144,11 +146,11 @@ pub fn run(
             })
             .collect();
         drop(encoded);
-        let shard_bytes = run.shard_bytes;
+        let (shard_bytes, shard_chunks) = (run.shard_bytes, run.shard_chunks);
         let assembler = scope.spawn({
             let secrets = &secrets;
             move || {
-                let done = assemble(secrets, shard_bytes, &ready, take);
+                let done = assemble(secrets, shard_bytes, shard_chunks, &ready, take);
                 if done.is_err() {
                     // The reader may be far from its next batch.
                     progress.stop.store(true, Ordering::Relaxed);

@@ -99,6 +99,7 @@ pub(super) fn encode(
 pub(super) fn assemble(
     secrets: &Secrets,
     shard_bytes: usize,
+    shard_chunks: usize,
     encoded: &Receiver<Encoded>,
     take: &(dyn Fn(PackedShard) -> Result<(), Stopped> + Sync),
 ) -> Result<(), Stopped> {
@@ -114,7 +115,7 @@ pub(super) fn assemble(
                 let (sealed, left) =
                     rest.split_at_checked(piece.stored_bytes as usize).unwrap_or((rest, &[]));
                 rest = left;
-                if let Some(full) = filling.push(secrets, shard_bytes, piece, sealed) {
+                if let Some(full) = filling.push(secrets, (shard_bytes, shard_chunks), piece, sealed) {
                     take(full)?;
                 }
             }
@@ -134,12 +135,18 @@ struct Filling {
 }
 
 impl Filling {
-    fn push(&mut self, secrets: &Secrets, max: usize, piece: Piece, sealed: &[u8]) -> Option<PackedShard> {
+    fn push(
+        &mut self,
+        secrets: &Secrets,
+        max: (usize, usize),
+        piece: Piece,
+        sealed: &[u8],
+    ) -> Option<PackedShard> {
         let full = match &self.open {
-            Some(open) if !open.has_room_for(sealed) => self.close(secrets),
+            Some(open) if !open.has_room_for(sealed) || self.chunks.len() >= max.1 => self.close(secrets),
             _ => None,
         };
-        let open = self.open.get_or_insert_with(|| OpenShard::new(0, max));
+        let open = self.open.get_or_insert_with(|| OpenShard::new(0, max.0));
         self.chunks.push(ChunkRef {
             shard: 0,
             offset: open.push(sealed),

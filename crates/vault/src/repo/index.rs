@@ -45,11 +45,22 @@ pub struct Found<'i> {
 }
 
 impl Index {
-    /// Adds a segment. Where several say where a chunk lies, the first one counts.
+    /// Adds a segment. Where several say where a chunk lies, the first one counts that does not name
+    /// a shard that was lost before: so newer segments are added before older ones.
     pub fn add(&mut self, stored: Option<ObjectRef>, segment: Segment) {
         let at = self.segments.len() as u32;
+        let lost: HashSet<ChunkId> = if self.lost.is_empty() {
+            HashSet::new()
+        } else {
+            let known = segment.chunks.iter().map(|chunk| chunk.id);
+            known.filter(|id| self.chunks.contains_key(id) && self.get(id).is_none()).collect()
+        };
         for (place, chunk) in (0..).zip(&segment.chunks) {
-            self.chunks.entry(chunk.id).or_insert((at, place));
+            if lost.contains(&chunk.id) {
+                self.chunks.insert(chunk.id, (at, place));
+            } else {
+                self.chunks.entry(chunk.id).or_insert((at, place));
+            }
         }
         let mut places = Vec::new();
         for (group, members) in (0..).zip(&segment.groups) {
@@ -149,6 +160,12 @@ mod tests {
         index.lose(shard);
         assert!(index.get(&ChunkId([5; 16])).is_none());
         assert!(index.get(&ChunkId([1; 16])).is_none());
+        // It was stored again, elsewhere.
+        let mut again = sample();
+        again.groups[0].data[0].address = ContentAddress::from_bytes([77; 32]);
+        index.add(None, again);
+        assert_eq!(index.get(&ChunkId([5; 16])).unwrap().segment, 2);
+        assert_eq!(index.get(&ChunkId([6; 16])).unwrap().segment, 1, "the first one counts");
         assert_eq!(index.len(), 2);
     }
 }

@@ -13,7 +13,9 @@
 //!
 //! A [`plan::Plan`] says what a restore fetches, a [`TreeWriter`] writes it. The formats are in `docs/formats/vault.md`.
 
+#[cfg(feature = "pack")]
 pub mod backup;
+#[cfg(feature = "pack")]
 mod encode;
 mod head;
 mod index;
@@ -24,9 +26,11 @@ mod recovery;
 mod restore;
 mod segment;
 pub mod tree;
+#[cfg(feature = "pack")]
 mod walk;
 mod xattr;
 
+#[cfg(feature = "pack")]
 pub use encode::{PackedShard, Stopped};
 pub use head::{HEAD_BODY_MAX_BYTES, Head, HeadError, LABEL_MAX_BYTES, POINTS_MAX, PointRef};
 pub use index::{Found, Index};
@@ -37,6 +41,7 @@ pub use point::{
 pub use recovery::{RECOVERY_WORDS, RecoveryKey, RecoveryKeyError, RepoKeys};
 pub use restore::{ChunkReader, TreeError, TreeWriter};
 pub use segment::{GROUP_SHARDS_MAX, Group, SEGMENT_CHUNKS_MAX, Segment, SegmentError};
+#[cfg(feature = "pack")]
 pub use walk::{Walk, WalkError};
 
 /// Packs an object (a segment or a root) into a shard of its own.

@@ -199,6 +199,10 @@ impl Plan {
             let path = selection.wanted.get(missing).map(|names| tree::join(names)).unwrap_or_default();
             return Err(PlanError::NoSuchPath { path });
         }
+        // Files need chunks in an order of their own; ranges follow the shard.
+        for wanted in &mut planner.plan.shards {
+            wanted.chunks.sort_by_key(|(chunk, _)| chunk.offset);
+        }
         Ok(planner.plan)
     }
 

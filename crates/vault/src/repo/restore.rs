@@ -204,6 +204,12 @@ impl TreeWriter {
                 let handle = options.open(&path).map_err(at(&path))?;
                 Ok((handle, path))
             }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                // An earlier run had finished this one, and its own rights keep everybody out.
+                fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(at(&path))?;
+                let handle = options.open(&path).map_err(at(&path))?;
+                Ok((handle, path))
+            }
             Err(e) => Err(at(&path)(e)),
         }
     }
@@ -295,8 +301,7 @@ impl TreeWriter {
         self.sync(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Links, folders' attributes, and the final name. A single file or link that was restored
-    /// stands under `out` itself.
+    /// Links, folders' attributes, and the final name.
     ///
     /// # Errors
     /// [`TreeError`].

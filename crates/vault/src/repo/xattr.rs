@@ -2,15 +2,19 @@
 
 use std::path::Path;
 
+#[cfg(feature = "pack")]
+use rustix::fs::{lgetxattr, llistxattr};
 use rustix::{
-    fs::{XattrFlags, lgetxattr, llistxattr, lsetxattr},
+    fs::{XattrFlags, lsetxattr},
     io::Errno,
 };
 
 /// Most bytes of attribute names of one file, and of one value: what Linux allows.
+#[cfg(feature = "pack")]
 const XATTR_MAX_BYTES: usize = 64 * 1024;
 
 /// All attributes of `path`; what cannot be read is left out.
+#[cfg(feature = "pack")]
 pub(super) fn read(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     // Most files have none, and asking with room for a few costs one call.
     let mut names = vec![0; 256];

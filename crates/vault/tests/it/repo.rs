@@ -72,7 +72,15 @@ impl World {
             taken.push(shard);
             Ok(())
         };
-        let run = Run { source, before, listing: &listing, shard_bytes: 1 << 20, encoders: 2, inspect };
+        let run = Run {
+            source,
+            before,
+            listing: &listing,
+            shard_bytes: 1 << 20,
+            shard_chunks: 200,
+            encoders: 2,
+            inspect,
+        };
         let progress = Progress::default();
         let outcome = backup::run(&self.keys.owner, &self.index, run, &progress, &take);
         let new = taken.into_inner().unwrap();
@@ -316,4 +324,21 @@ fn a_stream_is_one_file_and_cut_streams_are_errors() {
     let source = Source::Stream("dump.sql".into(), Box::new(Cut));
     let cut = world.backup_from("two", None, source, &|_| Ok(()), usize::MAX);
     assert!(matches!(cut, Err(BackupError::Io(_))));
+}
+
+#[test]
+fn paths_in_another_order_than_their_chunks_are_restored() {
+    let mut world = World::new();
+    // What a file begins with lies behind what it ends with, because an older file had that first.
+    world.write("old/a", &noise(50_000, 1));
+    world.write("old/b", &noise(50_000, 2));
+    world.write("old/c", &noise(900_000, 3));
+    let one = world.backup("one", None);
+    fs::rename(world.tree().join("old/b"), world.tree().join("old/0b")).unwrap();
+    let two = world.backup("two", Some(&one.listing));
+    assert_eq!(two.outcome.totals.new_bytes / 100_000, 0);
+    let select = Selection::of(&["tree/old/0b".into(), "tree/old/a".into()]);
+    let out = world.restore(&two, &select, "out");
+    assert_eq!(fs::read(out.join("0b")).unwrap(), noise(50_000, 2));
+    assert_eq!(fs::read(out.join("a")).unwrap(), noise(50_000, 1));
 }

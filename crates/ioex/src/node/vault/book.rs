@@ -1,6 +1,7 @@
 //! What the node knows of its repository, in one file: the cached index and restore points, what an
-//! unfinished run stored, and the book of groups: where every shard was placed. No key stands in the
-//! book, so that another super node may watch over the groups as well.
+//! unfinished run stored, and the book of groups: where every shard was placed. No key stands
+//! in a group's record, so that another super node could watch over it as well; the cached index and
+//! restore points have keys in them.
 //!
 //! Values are postcard with a version byte in front, as in `ioex_net`'s state.
 
@@ -38,6 +39,7 @@ const SINGLES: Bytes = TableDefinition::new("singles");
 const HEAD: &[u8] = b"head";
 const HEAD_KEPT: &[u8] = b"head-kept";
 const WARNED: &[u8] = b"warned ";
+const LISTING: &[u8] = b"listing ";
 
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +231,11 @@ impl Book {
         self.get(SINGLES, &[WARNED, &id.0].concat())
     }
 
+    /// The BLAKE3 hash of a restore point's listing, if the listing was kept here.
+    pub(crate) fn listing_hash(&self, id: PointId) -> Result<Option<[u8; 32]>, BookError> {
+        self.get(SINGLES, &[LISTING, &id.0].concat())
+    }
+
     /// When the head was last brought to devices by the watch.
     pub(crate) fn head_kept(&self) -> Result<Option<UnixSeconds>, BookError> {
         self.get(SINGLES, HEAD_KEPT)
@@ -301,6 +308,10 @@ impl Changes {
 
     pub(crate) fn put_warned(&self, id: PointId, at: UnixSeconds) -> Result<(), BookError> {
         self.put(SINGLES, &[WARNED, &id.0].concat(), &at)
+    }
+
+    pub(crate) fn put_listing_hash(&self, id: PointId, hash: &[u8; 32]) -> Result<(), BookError> {
+        self.put(SINGLES, &[LISTING, &id.0].concat(), hash)
     }
 
     pub(crate) fn put_head_kept(&self, at: UnixSeconds) -> Result<(), BookError> {

@@ -17,8 +17,8 @@ use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIF
 use ioex_vault::{
     ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
     repo::{
-        Group, Head, Index, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, Segment, Stopped,
-        Totals, Walk,
+        Group, Head, Index, OBJECT_MAX_BYTES, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX,
+        Segment, Stopped, Totals, Walk,
         backup::{self, BackupError, Outcome, Progress, Run, Source},
         seal_object,
     },
@@ -29,11 +29,12 @@ use super::{
     super::{Node, files},
     Repo,
     book::{CopyRecord, GroupRecord},
+    failure::{fail, fresh_seed, internal, io_error},
     fetch::Fetcher,
     inspect::Inspector,
-    pipe::PipeReader,
-    placing::{PlacedGroup, Placing, capability, fail, find_holders, fresh_seed, internal, io_error},
+    placing::{PlacedGroup, Placing, capability, find_holders},
     points,
+    stream::PipeReader,
 };
 
 /// Packed shards that wait for their group.
@@ -218,7 +219,16 @@ impl Job<'_> {
     async fn load_index(&self, known: &Head) -> Result<Index, ApiError> {
         let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
         let mut index = Index::default();
-        for point in &known.points {
+        self.repo.book.each_group(|_, group| {
+            if group.is_lost() {
+                group.data.iter().for_each(|shard| index.lose(shard.address));
+            }
+        })?;
+        // The newest first: what was lost and stored again is found where it is now.
+        for segment in self.repo.book.pending()? {
+            index.add(None, segment);
+        }
+        for point in known.points.iter().rev() {
             let root = match self.repo.root(&fetcher, point).await {
                 Ok(root) => root,
                 // The new restore point does not need the old one; it only costs more without it.
@@ -231,14 +241,6 @@ impl Job<'_> {
                 (self.tell)(note(BackupStep::FindHolders, format!("index of {}: {e}", point.id())));
             }
         }
-        for segment in self.repo.book.pending()? {
-            index.add(None, segment);
-        }
-        self.repo.book.each_group(|_, group| {
-            if group.is_lost() {
-                group.data.iter().for_each(|shard| index.lose(shard.address));
-            }
-        })?;
         Ok(index)
     }
 
@@ -247,7 +249,7 @@ impl Job<'_> {
         let subject = shortened(self.subject());
         let same = |p: &&PointRef| p.label.split(" #").next() == Some(subject.as_str());
         let point = known.points.iter().rfind(same)?;
-        Some(self.repo.listing_path(point.id())).filter(|path| path.is_file())
+        self.repo.kept_listing(point.id())
     }
 
     /// The machine and the paths: by them the restore point before is found.
@@ -294,6 +296,8 @@ impl Job<'_> {
             let (before, source) = (self.before(known), self.source()?);
             let inspector = Inspector::new(&self.node.config.inspect);
             let shard_bytes = redundancy.shard_bytes() as usize;
+            // Whatever a group holds must fit one segment.
+            let shard_chunks = SEGMENT_CHUNKS_MAX / usize::from(redundancy.k());
             tokio::task::spawn_blocking(move || {
                 let take = |shard| shards.blocking_send(shard).map_err(|_| Stopped);
                 let inspect = |path: &Path| inspector.check(path);
@@ -304,6 +308,7 @@ impl Job<'_> {
                     before: before.as_deref(),
                     listing: &listing,
                     shard_bytes,
+                    shard_chunks,
                     encoders,
                     inspect: &inspect,
                 };
@@ -460,8 +465,7 @@ impl Job<'_> {
         expires: UnixSeconds,
     ) -> Result<PointRef, ApiError> {
         let repo = &self.repo;
-        let mut segments: Vec<_> =
-            outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()).collect();
+        let mut segments = Vec::new();
         let mut new_segments = Vec::new();
         for segment in merged(repo.book.pending()?) {
             let (object, bytes) = seal_object(&repo.keys, &segment.encode()).map_err(internal)?;
@@ -469,6 +473,8 @@ impl Job<'_> {
             segments.push(object.clone());
             new_segments.push((object, segment));
         }
+        // Newer ones first, as readers take the first that knows a chunk.
+        segments.extend(outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()));
         let totals = Totals { stored_bytes: placed.stored_bytes, ..outcome.totals };
         let bytes_of = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         let root = Root {
@@ -494,9 +500,11 @@ impl Job<'_> {
         let head = repo.write_head(self.node, placing, redundancy, add).await?;
         let kept: BTreeSet<PointId> = head.points.iter().map(PointRef::id).collect();
         let (listing, new) = (repo.listing_path(point.id()), repo.new_listing());
+        let hash = points::listing_hash(&new).map_err(io_error(&new))?;
         std::fs::rename(&new, &listing).map_err(io_error(&listing))?;
         repo.book.change(|c| {
             c.clear_pending()?;
+            c.put_listing_hash(point.id(), &hash)?;
             c.put_root(point.id(), &encoded)?;
             new_segments.iter().try_for_each(|(object, segment)| c.put_segment(object, segment))
         })?;
@@ -577,16 +585,35 @@ async fn store(
     Ok(Stored { record, segment, placed })
 }
 
-/// Joins what a run stored into as few segments as possible.
+/// Asks the directory who holds a group of which this node only knows that it exists.
+async fn find_copies(placing: &Placing, group: &mut GroupRecord) {
+    let Ok(directory) = placing.mesh.directory() else { return };
+    let mut found = Vec::new();
+    for (at, shard) in (0..).zip(group.shards()) {
+        let holders = directory.find(shard.address).await.unwrap_or_default();
+        found.extend(holders.into_iter().map(|device| CopyRecord { shard: at, device, failed: false }));
+    }
+    group.copies = found;
+}
+
+/// Joins what a run stored into few segments, none longer than an object may be.
 fn merged(parts: Vec<Segment>) -> Vec<Segment> {
-    let mut out: Vec<Segment> = Vec::new();
+    let mut out: Vec<(Segment, usize)> = Vec::new();
     for part in parts {
+        // Joined they are shorter than the sum: devices are named once.
+        let bytes = part.encode().len();
         match out.last_mut() {
-            Some(last) if last.chunks.len() + part.chunks.len() <= SEGMENT_CHUNKS_MAX => last.append(&part),
-            _ => out.push(part),
+            Some((last, sum))
+                if last.chunks.len() + part.chunks.len() <= SEGMENT_CHUNKS_MAX
+                    && *sum + bytes <= OBJECT_MAX_BYTES =>
+            {
+                last.append(&part);
+                *sum += bytes;
+            }
+            _ => out.push((part, bytes)),
         }
     }
-    out
+    out.into_iter().map(|(segment, _)| segment).collect()
 }
 
 /// As much of a text as a head holds.
@@ -614,18 +641,6 @@ impl GroupRecord {
 }
 
 impl Repo {
-    /// Deletes the listings of restore points that are no more.
-    pub(super) fn forget_listings(&self, keep: impl Fn(PointId) -> bool) {
-        let Ok(entries) = std::fs::read_dir(self.dir.join(points::LISTINGS_DIR)) else { return };
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<PointId>().ok());
-            if id.is_none_or(|id| !keep(id)) {
-                // A listing is a cache: one that stays costs space and nothing else.
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
-
     /// Keeps groups until `expires` without moving them, and writes down what their holders said.
     /// Returns the groups that cannot be read any more.
     pub(super) async fn renew_groups(
@@ -634,6 +649,9 @@ impl Repo {
         mut groups: Vec<GroupRecord>,
         expires: UnixSeconds,
     ) -> Result<Vec<ContentAddress>, ApiError> {
+        for group in groups.iter_mut().filter(|g| g.copies.is_empty()) {
+            find_copies(placing, group).await;
+        }
         let mut asks: HashMap<Uid, Vec<(usize, usize, ContentAddress)>> = HashMap::new();
         for (at, group) in groups.iter_mut().enumerate() {
             group.expires = group.expires.max(expires);
@@ -668,7 +686,8 @@ impl Repo {
         while let Some(told) = running.join_next().await {
             for (group, copy, held) in told.map_err(internal)? {
                 if let Some(record) = groups.get_mut(group).and_then(|g| g.copies.get_mut(copy)) {
-                    record.failed = !held;
+                    // What failed once does not count again.
+                    record.failed |= !held;
                 }
             }
         }

@@ -14,14 +14,16 @@ use std::{
 };
 
 use ioex_api::{ApiError, ErrorCode, Holding};
-use ioex_base::{ContentAddress, Grant, GrantId, NodeKey, Right, SignedGrant, Uid};
+use ioex_base::{
+    ContentAddress, Grant, GrantId, NodeKey, Right, SignedGrant, Uid, limits::SHARD_LIFE_SECONDS,
+};
 use ioex_net::{Mesh, PathKind};
 use ioex_vault::{Provider, ShardRef, rank, reconstruct, repo::plan::Wanted};
 use tokio::task::JoinSet;
 
 use super::{
     super::{convert, files},
-    placing::{fail, internal},
+    failure::{fail, internal},
 };
 
 /// When a holder has not delivered in this time, the next one is asked as well.
@@ -34,8 +36,9 @@ const ROUND_PAUSES_MS: [u64; 6] = [0, 150, 400, 1_000, 2_000, 4_000];
 const CODED_ROUND_PAUSES_MS: [u64; 2] = [0, 150];
 /// Shards of a coded group that are fetched at once to compute one.
 const CODED_AT_ONCE: usize = 8;
-/// How long a fetch grant holds.
-const GRANT_SECONDS: u64 = 24 * 3600;
+/// How long a fetch grant holds: as long as what it reads, so that no mount or restore outlives it.
+/// It is this node's own and serves nobody else.
+const GRANT_SECONDS: u64 = SHARD_LIFE_SECONDS;
 
 /// A grant with which the node that has `reader` reads what was stored under it.
 pub(crate) fn fetch_grant(mesh: &Mesh, reader: &NodeKey) -> Result<SignedGrant, ApiError> {
@@ -116,6 +119,7 @@ impl Fetcher {
         })
     }
 
+    #[cfg(feature = "super")]
     pub(crate) fn mesh(&self) -> &Mesh {
         &self.mesh
     }
@@ -205,7 +209,7 @@ impl Fetcher {
     }
 
     /// From whoever of `holders` delivers first.
-    async fn from_any(&self, holders: Vec<Uid>, shard: ShardRef, part: Part) -> Option<Fetched> {
+    async fn any_of(&self, holders: Vec<Uid>, shard: ShardRef, part: Part) -> Option<Fetched> {
         let mut waiting = self.ranked(holders).into_iter();
         let mut running = JoinSet::new();
         loop {
@@ -226,7 +230,7 @@ impl Fetcher {
 
     async fn rounds(&self, shard: ShardRef, part: Part, hints: &[Uid], pauses: &[u64]) -> Option<Fetched> {
         // Whoever took it when it was stored most likely has it: that saves asking the directory.
-        if let Some(fetched) = self.from_any(hints.to_vec(), shard, part).await {
+        if let Some(fetched) = self.any_of(hints.to_vec(), shard, part).await {
             return Some(fetched);
         }
         for pause in pauses {
@@ -234,7 +238,7 @@ impl Fetcher {
             let directory = self.mesh.directory().ok()?;
             match directory.find(shard.address).await {
                 Ok(holders) => {
-                    if let Some(fetched) = self.from_any(holders, shard, part).await {
+                    if let Some(fetched) = self.any_of(holders, shard, part).await {
                         return Some(fetched);
                     }
                 }
@@ -251,8 +255,9 @@ impl Fetcher {
     }
 
     /// A whole shard, verified, if one of these devices delivers it at once.
+    #[cfg(feature = "super")]
     pub(crate) async fn quick(&self, shard: ShardRef, holders: &[Uid]) -> Option<Vec<u8>> {
-        self.from_any(holders.to_vec(), shard, None).await.map(|fetched| fetched.bytes)
+        self.any_of(holders.to_vec(), shard, None).await.map(|fetched| fetched.bytes)
     }
 
     /// The ranges of a shard that a plan wants. When nobody has the shard, it is computed.

@@ -1,4 +1,4 @@
-//! Keeping restore points longer, forgetting them, giving space back, and the recovery key.
+//! Keeping restore points longer, forgetting them, and giving space back.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -7,13 +7,13 @@ use std::{
 
 use ioex_api::{
     ApiError, BackupProgress, BackupStep, ErrorCode, Sink, Update,
-    vault::{Keep, PointList, PointQuery, Pruned, RecoveryWords},
+    vault::{Keep, PointList, PointQuery, Pruned},
 };
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
     Placer, Redundancy,
     repo::{
-        Head, Index, PointId, PointRef, RecoveryKey,
+        Head, Index, PointId, PointRef,
         tree::{Content, ListingReader},
     },
 };
@@ -23,8 +23,9 @@ use super::{
     super::{Node, files},
     Repo,
     book::GroupRecord,
+    failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
-    placing::{Placing, capability, fail, find_holders, fresh_seed, internal},
+    placing::{Placing, capability, find_holders},
     points::{self, open_listing},
     schedule,
 };
@@ -291,39 +292,6 @@ async fn release(node: &Node, grant: &ioex_base::SignedGrant, groups: &[GroupRec
         unreached += u64::from(!told.unwrap_or(false));
     }
     unreached
-}
-
-/// See [`ioex_api::vault::VaultRequest::ExportKey`].
-pub(super) fn export_key(node: &Node) -> Result<RecoveryWords, ApiError> {
-    let repo = node.vault.repo()?;
-    let key = files::recovery_key(&node.config.data).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-    Ok(RecoveryWords { repo: repo.keys.repo(), words: key.words().to_string() })
-}
-
-/// See [`ioex_api::vault::VaultRequest::ImportKey`].
-pub(super) async fn import_key(node: &Node, words: &str, replace: bool) -> Result<RecoveryWords, ApiError> {
-    let key = RecoveryKey::from_words(words).map_err(|e| fail(ErrorCode::BadRequest, e.to_string()))?;
-    let data = &node.config.data;
-    let new = key.keys().repo();
-    if files::has_recovery_key(data) {
-        let repo = node.vault.repo()?;
-        if repo.keys.repo() == new {
-            return Ok(RecoveryWords { repo: new, words: String::new() });
-        }
-        if !replace {
-            return Err(fail(
-                ErrorCode::Exists,
-                "this node has a recovery key of its own: write its words down with `ioex backup export-key`, then add --replace",
-            ));
-        }
-        let _work = repo.work.lock().await;
-        repo.book.change(super::book::Changes::clear)?;
-        repo.forget_listings(|_| false);
-    }
-    files::replace_recovery_key(data, &key).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-    node.vault.reopen();
-    let repo = node.vault.repo()?;
-    Ok(RecoveryWords { repo: repo.keys.repo(), words: String::new() })
 }
 
 #[cfg(test)]

@@ -3,21 +3,36 @@
 //! `ioex_vault` knows the formats and the rules; here they meet the mesh and the disk. A node opens its
 //! repository when it is first asked about it, so a device that never backs anything up has none.
 
+#[cfg_attr(not(feature = "super"), allow(dead_code))]
 mod book;
+#[cfg(feature = "super")]
 mod create;
+pub(crate) mod failure;
 pub(crate) mod fetch;
 mod head;
+#[cfg(feature = "super")]
+mod head_write;
+#[cfg(feature = "super")]
 mod inspect;
+mod key;
+#[cfg(feature = "super")]
 mod manage;
 #[cfg(feature = "full")]
 mod mount;
 mod pipe;
+#[cfg(feature = "super")]
 pub(crate) mod placing;
 mod points;
+#[cfg(feature = "super")]
 mod queue;
 mod restore;
+#[cfg(feature = "super")]
 mod schedule;
+#[cfg(feature = "super")]
+mod stream;
+#[cfg(feature = "super")]
 mod verify;
+#[cfg(feature = "super")]
 mod watch;
 
 use std::{
@@ -28,10 +43,11 @@ use std::{
 use ioex_api::{ApiError, ErrorCode, Sink, vault::VaultRequest};
 use ioex_vault::repo::RepoKeys;
 
+#[cfg(feature = "super")]
+use self::queue::Queue;
 use self::{
     book::{Book, BookError},
-    placing::fail,
-    queue::Queue,
+    failure::fail,
 };
 use super::{Node, files};
 
@@ -42,6 +58,7 @@ const VAULT_DIR: &str = "vault";
 pub(crate) struct Vault {
     data: PathBuf,
     repo: Mutex<Option<Arc<Repo>>>,
+    #[cfg(feature = "super")]
     pub(crate) queue: Queue,
 }
 
@@ -66,8 +83,12 @@ fn key_error(e: &anyhow::Error) -> ApiError {
 
 impl Vault {
     pub(crate) fn new(data: &Path) -> Self {
-        let dir = data.join(VAULT_DIR);
-        Self { data: data.to_owned(), repo: Mutex::new(None), queue: Queue::new(&dir) }
+        Self {
+            data: data.to_owned(),
+            repo: Mutex::new(None),
+            #[cfg(feature = "super")]
+            queue: Queue::new(&data.join(VAULT_DIR)),
+        }
     }
 
     /// The repository; its key is made on first use.
@@ -91,6 +112,7 @@ impl Vault {
     }
 
     /// The repository if this node has one.
+    #[cfg(feature = "super")]
     pub(crate) fn existing(&self) -> Option<Arc<Repo>> {
         if files::has_recovery_key(&self.data) { self.repo().ok() } else { None }
     }
@@ -98,6 +120,7 @@ impl Vault {
 
 impl Repo {
     /// Where a listing that is being written lies.
+    #[cfg(feature = "super")]
     fn new_listing(&self) -> PathBuf {
         self.dir.join("listing.new")
     }
@@ -106,18 +129,21 @@ impl Repo {
 /// Starts what a node with a repository does by itself: the queue, the schedules and the
 /// watch, at super nodes.
 pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
-    if node.config.kind != ioex_base::NodeKind::Super {
-        return Vec::new();
+    #[cfg(feature = "super")]
+    if node.config.kind == ioex_base::NodeKind::Super {
+        return vec![
+            tokio::spawn(queue::work(node.clone())),
+            tokio::spawn(schedule::work(node.clone())),
+            tokio::spawn(watch::work(node.clone())),
+        ];
     }
-    vec![
-        tokio::spawn(queue::work(node.clone())),
-        tokio::spawn(schedule::work(node.clone())),
-        tokio::spawn(watch::work(node.clone())),
-    ]
+    // A device restores when it is asked to, and does nothing by itself.
+    let _ = node;
+    Vec::new()
 }
 
 fn done<T: serde::Serialize>(value: T) -> Result<serde_json::Value, ApiError> {
-    serde_json::to_value(value).map_err(placing::internal)
+    serde_json::to_value(value).map_err(failure::internal)
 }
 
 /// Answers a request about the repository.
@@ -127,14 +153,36 @@ pub(super) async fn handle(
     sink: &Sink,
 ) -> Result<serde_json::Value, ApiError> {
     match request {
-        VaultRequest::Create(create) => queue::create(node, create, sink).await,
-        VaultRequest::Jobs => done(node.vault.queue.list()),
-        VaultRequest::Follow { job } => done(queue::follow(node, job, sink).await?),
-        VaultRequest::Cancel { job } => done(node.vault.queue.cancel(job)?),
         VaultRequest::List => done(points::list(node).await?),
         VaultRequest::Restore(restore) => done(restore::run(node, restore, sink).await?),
         VaultRequest::Ls { point, paths } => done(points::ls(node, &point, &paths, sink).await?),
         VaultRequest::Diff { old, new } => done(points::diff(node, &old, &new, sink).await?),
+        VaultRequest::ExportKey => done(key::export_key(node)?),
+        VaultRequest::ImportKey { words, replace } => done(key::import_key(node, &words, replace).await?),
+        #[cfg(feature = "full")]
+        VaultRequest::Mount { dir } => done(mount::run(node, &dir, sink).await?),
+        #[cfg(feature = "super")]
+        request => handle_super(node, request, sink).await,
+        #[cfg(not(feature = "super"))]
+        _ => Err(fail(
+            ErrorCode::NotAllowed,
+            "this program was built for devices: it restores, and backs nothing up",
+        )),
+    }
+}
+
+/// What only super nodes do.
+#[cfg(feature = "super")]
+async fn handle_super(
+    node: &Node,
+    request: VaultRequest,
+    sink: &Sink,
+) -> Result<serde_json::Value, ApiError> {
+    match request {
+        VaultRequest::Create(create) => queue::create(node, create, sink).await,
+        VaultRequest::Jobs => done(node.vault.queue.list()),
+        VaultRequest::Follow { job } => done(queue::follow(node, job, sink).await?),
+        VaultRequest::Cancel { job } => done(node.vault.queue.cancel(job)?),
         VaultRequest::Verify { point, read_percent } => {
             done(verify::run(node, &point, read_percent, sink).await?)
         }
@@ -144,16 +192,9 @@ pub(super) async fn handle(
         }
         VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
         VaultRequest::Repair => done(watch::now(node).await?),
-        #[cfg(feature = "full")]
-        VaultRequest::Mount { dir } => done(mount::run(node, &dir, sink).await?),
-        #[cfg(not(feature = "full"))]
-        VaultRequest::Mount { .. } => {
-            Err(fail(ErrorCode::NotAllowed, "this program was built without mounts"))
-        }
-        VaultRequest::ExportKey => done(manage::export_key(node)?),
-        VaultRequest::ImportKey { words, replace } => done(manage::import_key(node, &words, replace).await?),
         VaultRequest::ScheduleAdd(schedule) => done(schedule::add(node, schedule)?),
         VaultRequest::ScheduleList => done(schedule::list(node)?),
         VaultRequest::ScheduleRemove { name } => done(schedule::remove(node, &name)?),
+        _ => Err(fail(ErrorCode::NotAllowed, "this program was built without that")),
     }
 }

@@ -32,7 +32,7 @@ use ioex_vault::{
 use super::{
     super::Node,
     Repo,
-    placing::{fail, internal, io_error},
+    failure::{fail, internal, io_error},
     points::{Opened, open_listing},
 };
 

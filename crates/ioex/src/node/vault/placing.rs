@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +14,10 @@ use ioex_store::SHARD_OVERHEAD_BYTES;
 use ioex_vault::{Holder, Placer, Redundancy, ShardRef};
 use tokio::task::JoinSet;
 
-use super::super::{Node, convert, files, lenders_topic};
+use super::{
+    super::{Node, convert, files, lenders_topic},
+    failure::fail,
+};
 
 /// A device that does not say in this time what it takes is not used.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,25 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CAPABILITY_MAX_BYTES: usize = 1_024;
 /// Capacities asked for at once.
 const ASKS_AT_ONCE: usize = 64;
-
-pub(crate) fn fail(code: ErrorCode, text: impl Into<String>) -> ApiError {
-    ApiError::new(code, text)
-}
-
-pub(crate) fn internal(e: impl std::fmt::Display) -> ApiError {
-    fail(ErrorCode::Internal, e.to_string())
-}
-
-pub(crate) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> ApiError + '_ {
-    move |e| fail(ErrorCode::Io, format!("{}: {e}", path.display()))
-}
-
-/// A number that nobody could foresee.
-pub(crate) fn fresh_seed() -> Result<u64, ApiError> {
-    let mut out = [0; 8];
-    getrandom::fill(&mut out).map_err(internal)?;
-    Ok(u64::from_le_bytes(out))
-}
 
 /// The super node's authority, read anew each time so that it can be replaced while the node runs.
 pub(crate) fn capability(node: &Node) -> Result<SignedGrant, ApiError> {

@@ -21,8 +21,8 @@ use ioex_vault::repo::{
 use super::{
     super::{Node, files},
     Repo,
+    failure::{fail, internal, io_error},
     fetch::Fetcher,
-    placing::{fail, internal, io_error},
 };
 
 /// Folder of the listings that are kept here.
@@ -31,6 +31,9 @@ pub(super) const LISTINGS_DIR: &str = "listings";
 const ID_CHARS_MIN: usize = 4;
 /// Days before its end at which a restore point's owner is warned.
 const WARN_DAYS: [u64; 3] = [14, 7, 1];
+
+/// Numbers listings that are being fetched, so that two of one restore point do not meet.
+static NEW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
 pub(super) fn totals(t: &ioex_vault::repo::Totals) -> vault::Totals {
     vault::Totals {
@@ -163,6 +166,18 @@ impl Repo {
         Ok(())
     }
 
+    /// Deletes the listings of restore points that are no more.
+    pub(super) fn forget_listings(&self, keep: impl Fn(PointId) -> bool) {
+        let Ok(entries) = std::fs::read_dir(self.dir.join(LISTINGS_DIR)) else { return };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<PointId>().ok());
+            if id.is_none_or(|id| !keep(id)) {
+                // A listing is a cache: one that stays costs space and nothing else.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     pub(super) fn listing_path(&self, id: PointId) -> PathBuf {
         self.dir.join(LISTINGS_DIR).join(id.to_string())
     }
@@ -175,11 +190,12 @@ impl Repo {
         root: &Root,
         index: &Index,
     ) -> Result<PathBuf, ApiError> {
-        let path = self.listing_path(point.id());
-        if path.is_file() {
+        if let Some(path) = self.kept_listing(point.id()) {
             return Ok(path);
         }
-        let new = path.with_extension("new");
+        let path = self.listing_path(point.id());
+        let new =
+            path.with_extension(format!("new-{}", NEW.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
         let mut out = File::create(&new).map_err(io_error(&new))?;
         let mut reader = ChunkReader::new(&self.keys).map_err(internal)?;
         for id in &root.listing {
@@ -194,8 +210,17 @@ impl Repo {
             out.write_all(&plain).map_err(io_error(&new))?;
         }
         out.sync_all().map_err(io_error(&new))?;
+        let hash = listing_hash(&new).map_err(io_error(&new))?;
         std::fs::rename(&new, &path).map_err(io_error(&path))?;
+        self.book.change(|c| c.put_listing_hash(point.id(), &hash))?;
         Ok(path)
+    }
+
+    /// The listing of a restore point as it was kept here; `None` when it is not here, or damaged.
+    pub(super) fn kept_listing(&self, id: PointId) -> Option<PathBuf> {
+        let path = self.listing_path(id);
+        let known = self.book.listing_hash(id).ok()??;
+        (listing_hash(&path).ok()? == known).then_some(path)
     }
 
     /// Everything that looking into a restore point needs.
@@ -239,6 +264,15 @@ impl Opened {
             fail(ErrorCode::BadRequest, text)
         })
     }
+}
+
+/// The hash of a listing that is on the disk when this returns.
+pub(super) fn listing_hash(path: &Path) -> std::io::Result<[u8; 32]> {
+    let file = File::open(path)?;
+    file.sync_all()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(*hasher.finalize().as_bytes())
 }
 
 pub(super) fn open_listing(path: &Path) -> std::io::Result<BufReader<File>> {

@@ -24,7 +24,8 @@ use tokio::sync::{Notify, broadcast};
 use super::{
     super::{Node, files},
     create, done,
-    placing::{capability, fail, internal},
+    failure::{fail, internal},
+    placing::capability,
 };
 
 const JOBS_DIR: &str = "jobs";

@@ -25,9 +25,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     super::Node,
+    failure::{fail, internal, io_error},
     fetch::Fetcher,
     pipe::open_writer,
-    placing::{fail, internal, io_error},
     points::{self, Opened, open_listing},
 };
 
@@ -114,16 +114,17 @@ async fn into_folder(
         Arc::new(tokio::task::spawn_blocking(begin).await.map_err(internal)?.map_err(tree_error)?)
     };
     let fetched = fetch_all(&opened.fetcher, &writer, wish.rate_limit, total, sink).await;
-    let writer = Arc::try_unwrap(writer).map_err(|_| internal("a shard is still being written"))?;
-    let out = wish.out.clone();
-    let ended = tokio::task::spawn_blocking(move || match fetched {
-        Ok(bytes) => writer.finish(&out).map(|()| bytes).map_err(tree_error),
+    let bytes = match fetched {
+        Ok(bytes) => bytes,
         Err(e) => {
             // What came so far is used by the next try.
-            let _ = writer.pause();
-            Err(e)
+            let _ = tokio::task::spawn_blocking(move || writer.pause()).await;
+            return Err(e);
         }
-    });
+    };
+    let writer = Arc::try_unwrap(writer).map_err(|_| internal("a shard is still being written"))?;
+    let out = wish.out.clone();
+    let ended = tokio::task::spawn_blocking(move || writer.finish(&out).map(|()| bytes).map_err(tree_error));
     tell(sink, BackupStep::Join, total, total).await;
     ended.await.map_err(internal)?
 }
@@ -160,8 +161,19 @@ async fn fetch_all(
                 let Some(wanted) = writer.plan().shards.get(at as usize) else { return Ok(0) };
                 let parts = fetcher.wanted(wanted).await?;
                 let bytes: u64 = parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-                let writing = tokio::task::spawn_blocking(move || writer.accept(at, &parts));
-                writing.await.map_err(internal)?.map_err(tree_error)?;
+                let (shard, whole) =
+                    (wanted.shard, wanted.ranges().len() == 1 && bytes == u64::from(wanted.shard.bytes));
+                let own = writer.clone();
+                let writing = tokio::task::spawn_blocking(move || own.accept(at, &parts));
+                match writing.await.map_err(internal)? {
+                    // Ranges are not verified as they come. Somebody else's whole shard is.
+                    Err(TreeError::Chunk { .. } | TreeError::Content { .. }) if !whole => {
+                        let parts = vec![(0, fetcher.shard(shard, &[]).await?.bytes)];
+                        let writing = tokio::task::spawn_blocking(move || writer.accept(at, &parts));
+                        writing.await.map_err(internal)?.map_err(tree_error)?;
+                    }
+                    other => other.map_err(tree_error)?,
+                }
                 Ok::<u64, ApiError>(bytes)
             });
         }

@@ -10,8 +10,8 @@ use ioex_base::{UnixSeconds, limits::LABEL_MAX_BYTES};
 
 use super::{
     super::{Node, files},
+    failure::{fail, internal, io_error},
     manage,
-    placing::{fail, internal, io_error},
     queue::{self, SCHEDULED},
 };
 
@@ -116,30 +116,38 @@ pub(crate) async fn work(node: Arc<Node>) {
             _ = tick.tick() => {}
             () = node.stop.cancelled() => return,
         }
-        if let Err(e) = look(&node).await {
+        let looked = tokio::select! {
+            looked = look(&node) => looked,
+            () = node.stop.cancelled() => return,
+        };
+        if let Err(e) = looked {
             node.mesh.warn(format!("a scheduled backup could not be made: {e}"));
         }
     }
 }
 
 async fn look(node: &Node) -> Result<(), ApiError> {
-    let mut all = read(node)?;
     let now = files::now();
-    let mut changed = false;
-    for schedule in &mut all {
-        if !is_due(schedule, now) || node.vault.queue.has(&tag(&schedule.name)) {
+    for schedule in read(node)? {
+        if !is_due(&schedule, now) || node.vault.queue.has(&tag(&schedule.name)) {
             continue;
         }
-        if schedule.keep > 0 {
-            // Before the next run, because the last one may have ended while nobody looked.
-            let keep = Keep { last: schedule.keep, ..Keep::default() };
-            manage::forget_tagged(node, &tag(&schedule.name), keep).await?;
-        }
         node.vault.queue.add(schedule.create.clone())?;
-        schedule.last = Some(now);
-        changed = true;
+        // Read anew: somebody may have changed the list.
+        let mut all = read(node)?;
+        if let Some(known) = all.iter_mut().find(|s| s.name == schedule.name) {
+            known.last = Some(now);
+        }
+        write(node, &all)?;
+        if schedule.keep > 0 {
+            let keep = Keep { last: schedule.keep, ..Keep::default() };
+            if let Err(e) = manage::forget_tagged(node, &tag(&schedule.name), keep).await {
+                node.mesh
+                    .warn(format!("old restore points of '{}' could not be forgotten: {e}", schedule.name));
+            }
+        }
     }
-    if changed { write(node, &all) } else { Ok(()) }
+    Ok(())
 }
 
 /// The queries that name these points.

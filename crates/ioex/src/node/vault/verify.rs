@@ -25,8 +25,9 @@ use super::{
     super::{Node, convert},
     Repo,
     book::GroupRecord,
+    failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
-    placing::{capability, fail, fresh_seed, internal},
+    placing::capability,
     points::{self, open_listing},
     restore::plan_error,
 };
@@ -120,6 +121,8 @@ pub(super) async fn run(
         return Err(fail(ErrorCode::BadRequest, "at most 100 percent can be read"));
     }
     let repo = node.vault.repo()?;
+    // What holders prove is written into the book.
+    let _work = repo.work.lock().await;
     let opened = repo.open_point(node, query).await?;
     let needed = repo.groups_of(&opened.fetcher, &opened.point).await?;
     let mut out = Verified {
@@ -193,7 +196,7 @@ async fn prove(
             for (ask, holds) in answers {
                 let record = at.get(&ask.group).and_then(|at| groups.get_mut(*at)?.copies.get_mut(ask.copy));
                 let Some(record) = record else { continue };
-                record.failed = !holds;
+                record.failed |= !holds;
                 if holds {
                     out.proven_shards += 1;
                     proven.entry(ask.group).or_default().insert(record.shard);

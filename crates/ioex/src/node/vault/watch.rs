@@ -29,9 +29,10 @@ use super::{
     super::{Node, files},
     Repo,
     book::{CopyRecord, GroupRecord},
+    failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     manage,
-    placing::{Placing, capability, fail, find_holders, fresh_seed, internal},
+    placing::{Placing, capability, find_holders},
     verify::{Ask, Dice, Told, audit},
 };
 
@@ -41,6 +42,9 @@ const ROUND_EVERY: Duration = Duration::from_secs(3_600);
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 /// Devices asked at once.
 const DEVICES_AT_ONCE: usize = 32;
+/// Leases of a device are extended again after so long, in seconds: one that was away when a backup
+/// extended them must not lose what is needed.
+const RENEW_EVERY_SECONDS: u64 = 24 * 3_600;
 /// Groups repaired at once: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
 const REPAIRS_AT_ONCE: usize = 1;
 /// The head is brought to devices again when it has been there for so long, in seconds.
@@ -54,7 +58,12 @@ struct DeviceRecord {
     health: DeviceHealth,
     /// When it was last asked to prove something.
     asked: Option<UnixSeconds>,
+    /// When its leases were last extended to what is needed.
+    renewed: Option<UnixSeconds>,
 }
+
+/// What a device proved or not, and what it would give back.
+type Answers = (Vec<(Ask, bool)>, Vec<ContentAddress>);
 
 /// A round over everything in the book.
 struct Round<'a> {
@@ -129,6 +138,7 @@ async fn round(node: &Node, repo: &Repo, all: bool) -> Result<WatchReport, ApiEr
         report: WatchReport::default(),
     };
     round.ask(all).await?;
+    round.renew().await?;
     round.mend().await?;
     round.warn_of_ends()?;
     round.keep_head().await?;
@@ -214,7 +224,7 @@ impl Round<'_> {
             .change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
     }
 
-    fn note(&mut self, uid: Uid, told: Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>, counts: bool) {
+    fn note(&mut self, uid: Uid, told: Option<Answers>, counts: bool) {
         let record = self.devices.entry(uid).or_default();
         let Some((answers, handover)) = told else {
             if counts {
@@ -258,6 +268,45 @@ impl Round<'_> {
 
     fn wants_rid(&self, group: &GroupRecord, copy: &CopyRecord) -> bool {
         group.shard(copy.shard.into()).is_some_and(|s| self.handed_over.contains(&(copy.device, s.address)))
+    }
+
+    /// Extends the leases of devices that are there, up to what each group is needed for.
+    async fn renew(&mut self) -> Result<(), ApiError> {
+        let mut running = JoinSet::new();
+        for (uid, held) in self.held() {
+            let Some(record) = self.devices.get(&uid) else { continue };
+            let there = record.asked == Some(self.now);
+            let recently =
+                record.renewed.is_some_and(|at| at <= self.now && self.now.since(at) < RENEW_EVERY_SECONDS);
+            if !there || recently {
+                continue;
+            }
+            let mut by_end: BTreeMap<(Uid, UnixSeconds), Vec<ContentAddress>> = BTreeMap::new();
+            for (at, _, shard) in held {
+                if let Some(group) = self.groups.get(at).filter(|g| g.expires > self.now) {
+                    by_end.entry((group.reader, group.expires)).or_default().push(shard.address);
+                }
+            }
+            let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
+            running.spawn(async move {
+                for ((reader, expires), addresses) in by_end {
+                    for part in addresses.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
+                        if mesh.shard_renew(uid, &grant, reader, expires, part.to_vec()).await.is_err() {
+                            return None;
+                        }
+                    }
+                }
+                Some(uid)
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            let Some(uid) = done.map_err(internal)? else { continue };
+            if let Some(record) = self.devices.get_mut(&uid) {
+                record.renewed = Some(self.now);
+                self.repo.book.change(|c| c.put_device(&uid, record))?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at a group. What a device wants to be rid of counts as lost: it has to go elsewhere.
@@ -306,12 +355,12 @@ impl Round<'_> {
         if work.is_empty() {
             return Ok(());
         }
-        work.truncate(REPAIRS_MAX);
         // Fewest living shards first.
         work.sort_by_key(|(at, missing)| {
             let of = self.groups.get(*at).map_or(0, |g| g.own_redundancy().tolerated_losses());
             i64::from(of) - missing.len() as i64
         });
+        work.truncate(REPAIRS_MAX);
         let known: HashSet<Uid> = self.devices.keys().copied().collect();
         let holders = find_holders(&self.node.mesh, &self.grant, &known).await?;
         let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
