@@ -7,6 +7,14 @@ pub const HOUR: u32 = 60;
 /// See [`HOUR`].
 pub const DAY: u32 = 24 * HOUR;
 
+/// The simulation begins at noon, when also those devices that are off at night are given shards.
+const BEGINS: u32 = 12 * HOUR;
+
+/// The minute of the day at minute `now` of the simulation.
+pub(crate) fn minute_of_day(now: u32) -> u32 {
+    (now % DAY + BEGINS) % DAY
+}
+
 /// How a device is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Habit {
@@ -101,11 +109,11 @@ impl Rhythm {
         }
     }
 
-    /// Whether it is on at the beginning, which is midnight.
-    pub(crate) fn begins_on(self, rng: &mut Rng) -> bool {
+    /// Whether it is on when it begins at `now`.
+    pub(crate) fn begins_on(self, now: u32, rng: &mut Rng) -> bool {
         match self {
             Self::Random { on, off } => rng.happens(on / (on + off)),
-            Self::Daily => false,
+            Self::Daily => (8 * HOUR..23 * HOUR).contains(&minute_of_day(now)),
         }
     }
 
@@ -117,8 +125,8 @@ impl Rhythm {
             Self::Daily => {
                 let (hour, slack) = if on { (23.0, 1.5) } else { (8.0, 1.0) };
                 let at = f64::from(HOUR) * (hour + rng.between(-slack, slack));
-                let minute = f64::from(now % DAY);
-                // Never twice on one day.
+                let minute = f64::from(minute_of_day(now));
+                // Never twice on one day: what is past waits for the next.
                 let wait = at - minute;
                 if wait > 0.0 { wait } else { wait + f64::from(DAY) }
             }
@@ -137,7 +145,7 @@ mod tests {
         let count = 2_000;
         for _ in 0..count {
             let rhythm = Rhythm::of(population, &mut rng);
-            let (mut now, mut on) = (0, rhythm.begins_on(&mut rng));
+            let (mut now, mut on) = (0, rhythm.begins_on(0, &mut rng));
             while now < days * DAY {
                 let next = rhythm.next(on, now, &mut rng);
                 up += if on { u64::from(next.min(days * DAY) - now) } else { 0 };

@@ -26,7 +26,7 @@ fn the_same_seed_gives_the_same_year() {
 #[test]
 fn a_changed_rule_changes_what_the_simulation_comes_to() {
     let run = |gone_after_days: u64, audits_per_device_day| {
-        let mut network = network("replicas=3", 200, 400);
+        let mut network = network("replicas=3", 200, 4_000);
         network.rules.gone_after_seconds = gone_after_days * DAY_SECONDS;
         network.rules.audits_per_device_day = audits_per_device_day;
         network.population.cheaters = 0.5;
@@ -34,10 +34,10 @@ fn a_changed_rule_changes_what_the_simulation_comes_to() {
     };
     let usual = run(10, 24);
     let hasty = run(1, 24);
-    assert!(hasty.repairs > usual.repairs * 4 / 3, "{} {}", hasty.repairs, usual.repairs);
+    assert!(hasty.repairs > usual.repairs * 5 / 4, "{} {}", hasty.repairs, usual.repairs);
     let lax = run(10, 6);
-    let median = |o: &Outcome| o.noticed[1].first_days[0].unwrap();
-    assert!(median(&lax) > 1.5 * median(&usual), "{} {}", median(&lax), median(&usual));
+    let median = |o: &Outcome| o.noticed[0].first_days[0].unwrap();
+    assert!(median(&lax) > 2.0 * median(&usual), "{} {}", median(&lax), median(&usual));
 }
 
 /// Also the redundancy comes from the node's own `choose`.
@@ -81,8 +81,23 @@ fn availability_follows_the_habits() {
     still.population.absences_per_year = 0.001;
     still.population.cheaters = 0.0;
     let got = outcome(still);
-    // Only devices that are on are given a shard at midnight: 0.7 of 0.98 and 0.1 of 0.3 of the time.
-    assert!((0.90..1.0).contains(&got.available), "{}", got.available);
+    // Devices that are on at noon are given a shard: of 0.686 that are on 98 % of the time, 0.2 on 62 % and
+    // 0.03 on 30 %, the mean is 0.88.
+    assert!((0.85..0.91).contains(&got.available), "{}", got.available);
     assert!(got.available_worst_hour <= got.available);
     assert!((got.stored_per_byte - 1.0).abs() < 0.02, "{}", got.stored_per_byte);
+}
+
+/// Devices that had left came back from absences that were planned before, were taken for online, and
+/// what they had held was never made anew.
+#[test]
+fn who_left_does_not_come_back() {
+    let mut restless = network("replicas=5", 500, 500);
+    restless.population.lifetime_days = 91.0;
+    restless.population.absences_per_year = 25.0;
+    restless.population.absence_days = 2.0;
+    // Nobody takes their places, which would end it.
+    restless.population.vacant_days = 1e6;
+    let got = outcome(restless);
+    assert!(got.lost < 10, "{}", got.lost);
 }

@@ -186,7 +186,8 @@ impl World {
         let date = self.date();
         let (cheats, first) = (self.device(id).drops, self.device(id).notice.is_none());
         if let (Some(what), true) = (cheats, first) {
-            self.devices[id as usize].notice = Some(self.tally.noticed[what].len());
+            let device = &mut self.devices[id as usize];
+            (device.notice, device.dropped_since) = (Some(self.tally.noticed[what].len()), self.now);
             self.tally.noticed[what].push((f64::INFINITY, f64::INFINITY));
         }
         let device = &mut self.devices[id as usize];
@@ -261,7 +262,7 @@ impl World {
     fn note_cheater(&mut self, id: u32) {
         let device = self.device(id);
         let (Some(what), Some(at)) = (device.drops, device.notice) else { return };
-        let days = f64::from(self.now - device.cheats_since) / f64::from(DAY);
+        let days = f64::from(self.now - device.dropped_since) / f64::from(DAY);
         let failed = self.is_failed(id);
         let (first, distrusted) = &mut self.tally.noticed[what][at];
         *first = first.min(days);

@@ -9,7 +9,7 @@ use ioex_vault::{
 };
 
 use crate::{
-    churn::{DAY, DROPPED, HOUR, Population, Rhythm},
+    churn::{DAY, DROPPED, HOUR, Population, Rhythm, minute_of_day},
     queue::{Event, Queue},
     rng::Rng,
     tally::Tally,
@@ -96,7 +96,8 @@ pub(crate) struct Device {
     pub(crate) holds: Vec<(u32, u8)>,
     /// Index into [`DROPPED`], once it cheats.
     pub(crate) drops: Option<usize>,
-    pub(crate) cheats_since: u32,
+    /// When it dropped its first shard.
+    pub(crate) dropped_since: u32,
     /// Its place in the tally.
     pub(crate) notice: Option<usize>,
     pub(crate) audited: bool,
@@ -252,7 +253,7 @@ impl World {
         self.push(self.now.saturating_add(disk), Kind::DiskLoss, id, generation);
         self.plan_absence(id);
         let rhythm = self.device(id).rhythm;
-        let online = rhythm.begins_on(&mut self.rng);
+        let online = rhythm.begins_on(self.now, &mut self.rng);
         self.devices[id as usize].online = online;
         if !online {
             let (rules, date) = (self.network.rules, self.date());
@@ -317,7 +318,7 @@ impl World {
         let gone = (self.network.rules.gone_after_seconds * u64::from(DAY) / DAY_SECONDS) as u32;
         let vacant = self.rng.exponential(self.network.population.vacant_days) * f64::from(DAY);
         // Whoever comes is another device; the old one is known to be gone by then.
-        self.push(self.now.saturating_add(gone + 1 + vacant as u32), Kind::Arrive, id, 0);
+        self.push(self.now.saturating_add(gone + 1).saturating_add(vacant as u32), Kind::Arrive, id, 0);
     }
 
     fn arrive(&mut self, id: u32) {
@@ -339,10 +340,7 @@ impl World {
 
     fn cheat(&mut self, id: u32) {
         let what = self.rng.below(DROPPED.len());
-        let now = self.now;
-        let device = &mut self.devices[id as usize];
-        device.drops = Some(what);
-        device.cheats_since = now;
+        self.devices[id as usize].drops = Some(what);
         self.lose_shards(id, DROPPED[what]);
     }
 
@@ -393,7 +391,7 @@ impl World {
 
     /// Looks at some groups, for the statistics only.
     fn look_around(&mut self) {
-        let hour = (self.now % DAY / HOUR) as usize;
+        let hour = (minute_of_day(self.now) / HOUR) as usize;
         for _ in 0..LOOKS_PER_DAY.min(self.groups.len()) {
             let group = self.rng.below(self.groups.len()) as u32;
             let (_, online) = self.truth(group);
@@ -421,7 +419,7 @@ impl Device {
             health: DeviceHealth::new(),
             holds: Vec::new(),
             drops: None,
-            cheats_since: 0,
+            dropped_since: 0,
             notice: None,
             audited: false,
             last_audit: START,

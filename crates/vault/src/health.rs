@@ -27,8 +27,8 @@ pub use group::{Assessment, Standing, Verdict, assess, standing};
 ///
 /// Longer than a night, a weekend away or a broken line, so that little is made anew for devices that
 /// come back; and no longer than that, because what is lost meanwhile is not known. The simulation
-/// (`docs/sim-vault.md`) argues for the short side: from ten days down to four, three whole copies lose
-/// a sixth of the groups for a tenth more traffic, and below four the traffic rises faster. Copies that
+/// (`docs/sim-vault.md`) argues for the short side: from ten days down to four, a sixth as many groups
+/// of three copies are lost, for a tenth more traffic; below four the traffic rises faster. Copies that
 /// come back count again, as Carbonite (Chun et al., NSDI 2006) showed to matter most.
 pub const GONE_AFTER_SECONDS: u64 = 4 * DAY_SECONDS;
 

@@ -22,8 +22,8 @@ pub use choose::{Choice, HOLDER_FREE_MIN_BYTES, OVERHEAD_MAX, choose, owners};
 pub use text::{ParseRedundancyError, Wanted};
 
 /// Most shards of a group. At the smallest size of a full shard ([`CODED_SHARD_MIN_BYTES`]) a
-/// whole group just fits [`GROUP_MEMORY_BYTES`]; more shards gain nothing that matters, as the
-/// simulation shows (`docs/sim-vault.md`).
+/// whole group just fits [`GROUP_MEMORY_BYTES`]. More are not needed: with 80 nothing was lost in the
+/// simulation (`docs/sim-vault.md`).
 pub const REDUNDANCY_MAX: u8 = 96;
 
 /// Bytes that all shards of one group may take together, so that a small super node encodes and

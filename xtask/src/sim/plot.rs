@@ -130,16 +130,14 @@ fn losses(outcomes: &[Value], population: &str) -> Vec<Series> {
 fn gone(outcomes: &[Value], value: fn(&Value) -> f64) -> Vec<Series> {
     let mut out: Vec<Series> = Vec::new();
     for outcome in outcomes.iter().filter(|o| o["set"] == "gone") {
-        let name = format!(
-            "{}, {}",
-            outcome["population"].as_str().unwrap_or_default(),
-            outcome["redundancy"].as_str().unwrap_or_default()
-        );
+        let redundancy = outcome["redundancy"].as_str().unwrap_or_default();
+        let short = if redundancy.starts_with("replicas") { "copies" } else { "code" };
+        let name = format!("{}: {short}", outcome["population"].as_str().unwrap_or_default());
         let point = (number(&outcome["gone_after_days"]), value(outcome));
         match out.iter_mut().find(|series| series.name == name) {
             Some(series) => series.points.push(point),
             None => out.push(Series {
-                colour: if name.contains("replicas") { 3 } else { 0 },
+                colour: if short == "copies" { 3 } else { 0 },
                 dashed: name.starts_with("volunteers"),
                 name,
                 points: vec![point],
@@ -241,6 +239,6 @@ mod tests {
         let drawing = draw(&outcomes);
         assert!(drawing.starts_with("<svg") && drawing.ends_with("</svg>\n"));
         assert_eq!(drawing.matches(">replicas=3<").count(), 1);
-        assert_eq!(drawing.matches(">homes, rs=1/2/3/3<").count(), 2);
+        assert_eq!(drawing.matches(">homes: code<").count(), 2);
     }
 }

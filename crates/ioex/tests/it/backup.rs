@@ -277,3 +277,35 @@ fn what_was_lost_is_stored_again_and_found_where_it_is_now() {
     restore(&net.super_node, &net.path("again"), &[]);
     same(&tree, &net.path("again").join("tree"));
 }
+
+/// Whether this machine lets this user mount.
+fn can_mount() -> bool {
+    rustix::process::geteuid().is_root() && fs::File::open("/dev/fuse").is_ok()
+}
+
+#[test]
+fn restore_points_are_shown_as_folders() {
+    if !can_mount() {
+        eprintln!("skipped: no /dev/fuse, or not root");
+        return;
+    }
+    let net = Net::start(2, "200MB");
+    let tree = net.make_tree("tree");
+    create(&net.super_node, &tree, &[]);
+    let dir = net.path("points");
+    fs::create_dir(&dir).unwrap();
+    let shown = || fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).next();
+    let mut mount = net
+        .super_node
+        .command(&["backup", "mount", dir.to_str().unwrap()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    net.super_node.wait_for(&["id"], |_| shown().is_some());
+    let point = shown().unwrap();
+    same(&tree, &point.join("tree"));
+    assert!(fs::write(point.join("new"), b"x").is_err(), "read-only");
+    mount.kill().unwrap();
+    mount.wait().unwrap();
+    net.super_node.wait_for(&["id"], |_| shown().is_none());
+}

@@ -5,8 +5,7 @@ use ioex_base::{DAY_SECONDS, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use super::GONE_AFTER_SECONDS;
 
 /// A lease is extended when it has less than this many seconds left: 30 days. A device that is away
-/// then still has twice the time after which it counts as gone, thus is either asked again before its
-/// lease ends, or no longer counted.
+/// then is either asked again long before its lease ends, or counts as gone.
 pub const RENEW_BEFORE_SECONDS: u64 = 30 * DAY_SECONDS;
 
 /// Days before a restore point ends at which its owner is warned, longest first.
