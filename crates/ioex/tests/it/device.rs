@@ -22,7 +22,7 @@ use ioex_vault::proof::{Proof, verify};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::net::{Net, Node, noise, text};
+use crate::net::{Net, Node, noise, same, text};
 
 /// The reader key of what is placed here.
 fn reader() -> NodeKey {
@@ -299,4 +299,29 @@ fn a_device_filled_over_the_network_stays_below_its_limit_on_disk() {
         assert!(on_disk(&folder) <= 6_000_000);
     }
     assert!(placed > 20 && on_disk(&folder) > 4_500_000, "{placed} shards, {} bytes", on_disk(&folder));
+}
+
+#[test]
+fn a_device_that_leaves_is_relieved_by_the_super_node_and_nothing_is_lost() {
+    let mut net = Net::start(5, "200MB");
+    let tree = net.make_tree("tree");
+    let args = ["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"];
+    net.super_node.ask(&args);
+    let held = |node: &Node| node.ask(&["device", "show"])["shards"].as_u64().unwrap();
+    let at = (0..net.peers.len()).max_by_key(|n| held(&net.peers[*n])).unwrap();
+    let leaver = net.peers.remove(at);
+    assert!(held(&leaver) > 0);
+    let told = leaver.ask(&["device", "leave"]);
+    assert!(told["handover_bytes"].as_u64() > Some(0), "{told}");
+    // Each round moves what one answer proposes.
+    let mut rounds = 0;
+    while held(&leaver) > 0 {
+        rounds += 1;
+        assert!(rounds <= 10, "{}", leaver.ask(&["device", "show"]));
+        net.super_node.ask(&["backup", "repair"]);
+    }
+    drop(leaver);
+    let out = net.path("out");
+    net.super_node.ask(&["backup", "restore", out.to_str().unwrap()]);
+    same(&tree, &out.join("tree"));
 }

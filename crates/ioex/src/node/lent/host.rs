@@ -9,7 +9,7 @@ use ioex_net::{
     proto::{HeadAnswer, HeadStart, No, Place, PutHead, Renew},
     throttle::Throttle,
 };
-use ioex_store::{HeadPut, Put, PutStart, StoreError};
+use ioex_store::{HeadPut, Put, PutStart, SHARD_OVERHEAD_BYTES, StoreError};
 
 use super::{super::lenders_topic, Lent};
 
@@ -23,6 +23,7 @@ fn told(e: StoreError) -> No {
         | StoreError::NoHead(_)
         | StoreError::IsHead(_) => No::Mismatch,
         StoreError::Closed => No::Paused,
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => No::NoSpace,
         other => {
             tracing::warn!("a shard could not be stored: {other}");
             No::Failed
@@ -71,7 +72,7 @@ impl Host for Lent {
         if self.availability() != Availability::Open || self.settings().leaving {
             return 0;
         }
-        self.usage().map_or(0, |usage| usage.free_bytes())
+        self.usage().map_or(0, |usage| usage.free_bytes().min(self.disk_bytes()))
     }
 
     fn placed_bytes(&self, placer: &Uid) -> u64 {
@@ -87,7 +88,12 @@ impl Host for Lent {
     }
 
     fn begin_place(&self, placer: &Uid, place: &Place) -> Result<PlaceStart, No> {
-        let store = self.store().filter(|_| !self.settings().leaving).ok_or(No::NoSpace)?;
+        let store = self.taking()?;
+        if !store.contains(&place.address)
+            && self.disk_bytes() < place.bytes.saturating_add(SHARD_OVERHEAD_BYTES)
+        {
+            return Err(No::NoSpace);
+        }
         let lease = self.terms(placer, place.reader, place.expires)?.lease(place.bytes);
         match store.begin_put(place.address, lease).map_err(told)? {
             PutStart::Write(put) => Ok(PlaceStart::Write(Box::new(Sink(put)))),
@@ -115,7 +121,7 @@ impl Host for Lent {
     }
 
     fn begin_head(&self, placer: &Uid, put: &PutHead) -> Result<HeadStart, No> {
-        let Some(store) = self.store() else { return Err(No::NoSpace) };
+        let store = self.taking()?;
         let address = head_address(&put.repo);
         let Some(seq) = store.head_seq(&address).filter(|seq| *seq >= put.seq) else {
             return Ok(HeadStart::Send);
@@ -129,7 +135,7 @@ impl Host for Lent {
     }
 
     fn put_head(&self, placer: &Uid, put: &PutHead, bytes: &[u8]) -> Result<HeadAnswer, No> {
-        let Some(store) = self.store() else { return Err(No::NoSpace) };
+        let store = self.taking()?;
         let head = SealedHead::open(bytes).map_err(|_| No::Mismatch)?;
         if (head.repo, head.seq) != (put.repo, put.seq) {
             return Err(No::Mismatch);

@@ -40,6 +40,9 @@ pub(crate) use self::{
 use super::files;
 use crate::{config::NodeConfig, device::DeviceSettings};
 
+/// Bytes of the disk that nobody is lent.
+const DISK_SPARE_BYTES: u64 = 64 * 1024 * 1024;
+
 /// The store, if space is lent, what its owner set, and whose word counts on it.
 pub(crate) struct Lent {
     data: PathBuf,
@@ -247,6 +250,11 @@ impl Lent {
         }
     }
 
+    /// The store, if it takes anything: a device that leaves does not, not even newer heads.
+    fn taking(&self) -> Result<ShardStore, No> {
+        self.store().filter(|_| !self.settings().leaving).ok_or(No::NoSpace)
+    }
+
     /// The terms under which something is kept, by the best that is known of what time it is.
     fn terms(&self, placer: &Uid, reader: Uid, wanted: UnixSeconds) -> Result<Terms, No> {
         let (stored, expires) =
@@ -255,6 +263,14 @@ impl Lent {
             return Err(No::BadRequest);
         }
         Ok(Terms { placer: *placer, reader, stored, expires })
+    }
+
+    /// Bytes that the disk itself has left for others. What is lent must not fill it up: the device
+    /// and its owner's programs write there as well.
+    fn disk_bytes(&self) -> u64 {
+        // What cannot be asked does not say no.
+        let Ok(stat) = rustix::fs::statvfs(self.shards_dir()) else { return u64::MAX };
+        stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(DISK_SPARE_BYTES)
     }
 
     /// Whether super nodes that look for space find some here.

@@ -201,6 +201,16 @@ fn less_space_and_leaving_are_a_hand_over_and_never_a_loss() {
 
     change(&lent, |c| c.leaving = Some(true)).unwrap();
     assert_eq!(is_taken(&lent, 99), Err(No::NoSpace));
+    let repository = NodeKey::from_seed([3; 32]);
+    let head = PutHead {
+        grant: no_grant(),
+        repo: repository.uid(),
+        seq: 1,
+        bytes: SealedHead::sign(&repository, 1, b"").len() as u64,
+        reader: uid(9),
+        expires: in_days(30),
+    };
+    assert_eq!(lent.begin_head(&uid(1), &head), Err(No::NoSpace));
     let wanted = Host::handover(&lent, &uid(1));
     assert_eq!(wanted.addresses.len(), 3);
     // It stays so when the node starts again, and can be taken back.
