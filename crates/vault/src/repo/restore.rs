@@ -14,7 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -33,8 +33,9 @@ use crate::{
     owner::Secrets,
 };
 
-/// Written bytes after which data goes to the disk and is noted: what a power cut can cost.
-const SYNC_EVERY_BYTES: u64 = 256 * 1024 * 1024;
+/// Written bytes after which data goes to the disk and is noted: what an interruption can cost. Small
+/// enough that the disk has work from the start, and little is left for the end.
+const SYNC_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +92,8 @@ struct Done {
     /// Done, but perhaps not on the disk.
     unsynced: Vec<u32>,
     unsynced_bytes: u64,
+    /// A thread waits for the disk; the others go on meanwhile.
+    syncing: bool,
 }
 
 fn beside(out: &Path, suffix: &str) -> PathBuf {
@@ -138,7 +141,13 @@ impl TreeWriter {
             secrets: keys.owner.secrets(),
             part,
             left,
-            done: Mutex::new(Done { journal, shards, unsynced: Vec::new(), unsynced_bytes: 0 }),
+            done: Mutex::new(Done {
+                journal,
+                shards,
+                unsynced: Vec::new(),
+                unsynced_bytes: 0,
+                syncing: false,
+            }),
             owned: rustix::process::geteuid().is_root(),
             written: AtomicU64::new(0),
         };
@@ -162,7 +171,7 @@ impl TreeWriter {
             let (handle, path) = self.open_file(file)?;
             self.dress(&handle, file).map_err(at(&path))?;
         }
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.done();
         for (wanted, _) in self.plan.shards.iter().zip(&done.shards).filter(|(_, done)| **done) {
             for (file, _) in wanted.chunks.iter().flat_map(|(_, targets)| targets) {
                 if let Some(left) = self.left.get(*file as usize) {
@@ -188,7 +197,7 @@ impl TreeWriter {
     /// The shards that are still to come, by their place in the plan.
     #[must_use]
     pub fn missing(&self) -> Vec<u32> {
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.done();
         (0..).zip(&done.shards).filter(|(_, done)| !**done).map(|(index, _)| index).collect()
     }
 
@@ -272,25 +281,38 @@ impl TreeWriter {
         Ok(bytes)
     }
 
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, index: u32, bytes: u64) -> Result<(), TreeError> {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = self.done();
         if let Some(done) = done.shards.get_mut(index as usize) {
             *done = true;
         }
         done.unsynced.push(index);
         done.unsynced_bytes += bytes;
-        if done.unsynced_bytes >= SYNC_EVERY_BYTES { self.sync(&mut done) } else { Ok(()) }
+        if done.unsynced_bytes < SYNC_EVERY_BYTES || done.syncing {
+            return Ok(());
+        }
+        done.syncing = true;
+        drop(done);
+        let synced = self.sync();
+        self.done().syncing = false;
+        synced
     }
 
-    /// Data first, then the journal.
-    fn sync(&self, done: &mut Done) -> Result<(), TreeError> {
+    /// Data first, then the journal. The lock is free while the disk works.
+    fn sync(&self) -> Result<(), TreeError> {
+        let shards = {
+            let mut done = self.done();
+            done.unsynced_bytes = 0;
+            std::mem::take(&mut done.unsynced)
+        };
         let folder = File::open(&self.part).map_err(at(&self.part))?;
         rustix::fs::syncfs(&folder).map_err(|e| at(&self.part)(e.into()))?;
-        for index in std::mem::take(&mut done.unsynced) {
-            done.journal.add(index).map_err(at(&self.part))?;
-        }
-        done.unsynced_bytes = 0;
-        Ok(())
+        let mut done = self.done();
+        shards.into_iter().try_for_each(|index| done.journal.add(index).map_err(at(&self.part)))
     }
 
     /// Notes what is done, so that the next run goes on from here.
@@ -298,7 +320,7 @@ impl TreeWriter {
     /// # Errors
     /// [`TreeError::Io`].
     pub fn pause(&self) -> Result<(), TreeError> {
-        self.sync(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner))
+        self.sync()
     }
 
     /// Links, folders' attributes, and the final name.
@@ -333,14 +355,13 @@ impl TreeWriter {
             handle.set_times(times(entry)).map_err(at(&path))?;
             handle.set_permissions(Permissions::from_mode(entry.mode)).map_err(at(&path))?;
         }
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sync(&mut done)?;
+        self.sync()?;
         fs::set_permissions(&self.part, Permissions::from_mode(0o755)).map_err(at(&self.part))?;
         rename_new(&self.part, out).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => TreeError::Exists(out.to_owned()),
             _ => at(out)(e),
         })?;
-        let journal = done.journal.path().to_owned();
+        let journal = self.done().journal.path().to_owned();
         fs::remove_file(&journal).map_err(at(&journal))
     }
 }

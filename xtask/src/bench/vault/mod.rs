@@ -1,4 +1,4 @@
-//! The bench `vault`: backups beside restic and borg, of the same tree in the same run.
+//! The bench `vault`: backups beside restic, rustic and borg, of the same tree in the same run.
 //!
 //! Ours goes to eight devices on this machine, each a process of its own; theirs to a folder. The tree
 //! is made of what every checkout has: sources of the dependencies, programs, and noise.
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use self::{network::Network, tree::Tree};
-use super::{Bench, Bound, Figure};
+use super::{Bench, Bound, Figure, figure::median};
 use crate::{install, sh, up};
 
 /// The bench.
@@ -23,6 +23,9 @@ pub(super) const BENCH: Bench =
 /// Size of the tree: 2 GiB, or a quick try.
 const TREE_BYTES: u64 = 2 << 30;
 const QUICK_BYTES: u64 = 128 << 20;
+
+/// Restores of each program.
+const RESTORES: usize = 3;
 
 /// No single backup or restore takes longer.
 const RUN: Duration = Duration::from_secs(600);
@@ -42,83 +45,127 @@ fn size(quick: bool) -> u64 {
     if quick { QUICK_BYTES } else { TREE_BYTES }
 }
 
-/// What one program took for the three steps.
-struct Times {
-    first: f64,
-    again: f64,
-    restore: f64,
-}
-
-/// Beside restic and borg, with one copy of everything.
+/// Beside the others, with one copy of everything.
 fn backup(quick: bool) -> Result<Vec<Figure>> {
     let tree = Tree::make(&work_dir(), size(quick))?;
-    let restic = peers::restic(&tree)?;
-    let borg = peers::borg(&tree)?;
-    let (ours, mut figures) = ours(&tree, "replicas=1")?;
-    figures.extend([
-        Figure::bounded("first backup, of restic's time", ours.first / restic.first, "", Bound::AtMost(1.0)),
-        Figure::plain("first backup, of borg's time", ours.first / borg.first, ""),
-        Figure::plain("second backup, of restic's time", ours.again / restic.again, ""),
-        Figure::bounded("restore, of restic's time", ours.restore / restic.restore, "", Bound::AtMost(1.0)),
-        Figure::plain("restore, of borg's time", ours.restore / borg.restore, ""),
-        Figure::plain("restic: first backup", restic.first, "s"),
-        Figure::plain("restic: second backup", restic.again, "s"),
-        Figure::plain("restic: restore", restic.restore, "s"),
-        Figure::plain("borg: first backup", borg.first, "s"),
-    ]);
+    let mut others = vec![peers::restic(&tree)?, peers::rustic(&tree)?, peers::borg(&tree)?];
+    let mut ours = Ours::back_up(&tree, "replicas=1")?;
+    // In turns: what a disk takes changes from minute to minute.
+    let rounds = if quick { 1 } else { RESTORES };
+    let (mut own, mut theirs) = (Vec::new(), vec![Vec::new(); others.len()]);
+    for _ in 0..rounds {
+        for (other, times) in others.iter_mut().zip(&mut theirs) {
+            times.push(other.restore()?);
+        }
+        own.push(ours.restore(&tree)?);
+    }
+    let mut figures = ours.figures();
+    figures.push(Figure::plain("restore", median(own.clone()), "s"));
+    for (other, times) in others.iter().zip(&theirs) {
+        let name = other.name;
+        let restores = own.iter().zip(times).map(|(own, their)| own / their).collect();
+        let bound = |what: &str, value: f64| {
+            let figure = format!("{what}, of {name}'s time");
+            match name {
+                "restic" => Figure::bounded(figure, value, "", Bound::AtMost(1.0)),
+                _ => Figure::plain(figure, value, ""),
+            }
+        };
+        figures.extend([
+            bound("first backup", ours.first / other.first),
+            Figure::plain(format!("second backup, of {name}'s time"), ours.again / other.again, ""),
+            bound("restore", median(restores)),
+            Figure::plain(format!("{name}: first backup"), other.first, "s"),
+            Figure::plain(format!("{name}: second backup"), other.again, "s"),
+            Figure::plain(format!("{name}: restore"), median(times.clone()), "s"),
+        ]);
+    }
+    ours.network.stop()?;
+    others.into_iter().try_for_each(peers::Peer::remove)?;
     Ok(figures)
 }
 
 /// With the default policy for eight owners.
 fn policy(quick: bool) -> Result<Vec<Figure>> {
     let tree = Tree::make(&work_dir(), size(quick))?;
-    let (_, figures) = ours(&tree, "auto")?;
+    let mut ours = Ours::back_up(&tree, "auto")?;
+    let restore = ours.restore(&tree)?;
+    let mut figures = ours.figures();
+    figures.push(Figure::plain("auto: restore", restore, "s"));
+    ours.network.stop()?;
     Ok(figures)
 }
 
-/// Our three steps, and what is bounded about them alone.
-fn ours(tree: &Tree, policy: &str) -> Result<(Times, Vec<Figure>)> {
-    tree.first()?;
-    let network = Network::start(&work_dir().join("network"))?;
-    let name = |what: &str| format!("{policy}: {what}");
-    let before = network.cpu_seconds()?;
-    let first = network.super_node(&["backup", "create", tree.path(), "--policy", policy], RUN)?;
-    let first_cpu = network.cpu_seconds()? - before;
-    tree.second()?;
-    let again = network.super_node(&["backup", "create", tree.path(), "--policy", policy], RUN)?;
-    let out = work_dir().join("out");
-    remove(&out)?;
-    let out_text = out.to_str().context("the path of the target folder is no text")?;
-    let restored = network.super_node(&["backup", "restore", out_text], RUN)?;
-    sh::output(sh::system("diff").arg("-r").arg(tree.path()).arg(out.join(tree.name())), RUN)?;
-    remove(&out)?;
-    let seconds = |report: &Value| report["seconds"].as_f64().context("a report without its time");
-    let placed = |report: &Value| report["placed_bytes"].as_f64().context("a report without its bytes");
-    let times = Times { first: seconds(&first)?, again: seconds(&again)?, restore: seconds(&restored)? };
-    let (super_peak, device_peak) = network.peaks()?;
-    let figures = vec![
-        Figure::plain(name("first backup"), times.first, "s"),
-        Figure::plain(name("first backup, all CPUs"), first_cpu, "CPU s"),
-        Figure::plain(name("second backup"), times.again, "s"),
-        Figure::plain(name("restore"), times.restore, "s"),
-        Figure::plain(name("placed"), placed(&first)? / 1e6, "MB"),
-        Figure::bounded(
-            name("second backup, of the first"),
-            times.again / times.first,
-            "",
-            Bound::AtMost(0.2),
-        ),
-        Figure::bounded(
-            name("moved again, of the first"),
-            placed(&again)? / placed(&first)?,
-            "",
-            Bound::AtMost(0.03),
-        ),
-        Figure::bounded(name("peak memory, super node"), super_peak / 1e6, "MB", Bound::AtMost(200.0)),
-        Figure::bounded(name("peak memory, largest device"), device_peak / 1e6, "MB", Bound::AtMost(64.0)),
-    ];
-    network.stop()?;
-    Ok((times, figures))
+/// Our network, after both backups.
+struct Ours {
+    network: Network,
+    policy: &'static str,
+    first: f64,
+    first_cpu: f64,
+    again: f64,
+    placed: f64,
+    placed_again: f64,
+    /// Peak memory of the super node and of the largest device.
+    peaks: (f64, f64),
+}
+
+impl Ours {
+    fn back_up(tree: &Tree, policy: &'static str) -> Result<Self> {
+        tree.first()?;
+        let network = Network::start(&work_dir().join("network"))?;
+        let run = || {
+            settle()?;
+            network.super_node(&["backup", "create", tree.path(), "--policy", policy], RUN)
+        };
+        let before = network.cpu_seconds()?;
+        let first = run()?;
+        let first_cpu = network.cpu_seconds()? - before;
+        tree.second()?;
+        let again = run()?;
+        let placed = |report: &Value| report["placed_bytes"].as_f64().context("a report without its bytes");
+        let (placed, placed_again) = (placed(&first)?, placed(&again)?);
+        let (first, again) = (seconds(&first)?, seconds(&again)?);
+        let peaks = network.peaks()?;
+        Ok(Self { network, policy, first, first_cpu, again, placed, placed_again, peaks })
+    }
+
+    /// Seconds of a full restore, which is compared with the tree.
+    fn restore(&mut self, tree: &Tree) -> Result<f64> {
+        let out = work_dir().join("out");
+        remove(&out)?;
+        let out_text = out.to_str().context("the path of the target folder is no text")?;
+        settle()?;
+        let report = self.network.super_node(&["backup", "restore", out_text], RUN)?;
+        sh::output(sh::system("diff").arg("-r").arg(tree.path()).arg(out.join(tree.name())), RUN)?;
+        self.peaks = self.network.peaks()?;
+        remove(&out)?;
+        seconds(&report)
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let name = |what: &str| format!("{}: {what}", self.policy);
+        let (of_first, moved) = (self.again / self.first, self.placed_again / self.placed);
+        let (super_peak, device_peak) = (self.peaks.0 / 1e6, self.peaks.1 / 1e6);
+        vec![
+            Figure::plain(name("first backup"), self.first, "s"),
+            Figure::plain(name("first backup, all CPUs"), self.first_cpu, "CPU s"),
+            Figure::plain(name("second backup"), self.again, "s"),
+            Figure::plain(name("placed"), self.placed / 1e6, "MB"),
+            Figure::bounded(name("second backup, of the first"), of_first, "", Bound::AtMost(0.2)),
+            Figure::bounded(name("moved again, of the first"), moved, "", Bound::AtMost(0.03)),
+            Figure::bounded(name("peak memory, super node"), super_peak, "MB", Bound::AtMost(200.0)),
+            Figure::bounded(name("peak memory, largest device"), device_peak, "MB", Bound::AtMost(64.0)),
+        ]
+    }
+}
+
+fn seconds(report: &Value) -> Result<f64> {
+    report["seconds"].as_f64().context("a report without its time")
+}
+
+/// Waits until the disk has what was written before: nobody pays for another's writes.
+fn settle() -> Result<()> {
+    sh::output(&mut sh::system("sync"), RUN).map(drop)
 }
 
 /// Packing alone, on one core, beside its slowest stage.
