@@ -48,6 +48,7 @@ pub mod record;
 #[cfg(feature = "bootstrap")]
 mod relay;
 mod relay_tls;
+mod relay_watch;
 mod rest;
 mod serve;
 pub mod session;

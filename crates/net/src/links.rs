@@ -107,6 +107,16 @@ pub struct LinkInfo {
     pub received_bytes: u64,
 }
 
+/// An open connection that runs over a relay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelayedLink {
+    pub(crate) uid: Uid,
+    pub(crate) door: Door,
+    pub(crate) relay: BootstrapAddr,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
 /// The transport settings of a connection that carries data.
 pub(crate) fn transport_config() -> QuicTransportConfig {
     transport().build()
@@ -153,6 +163,16 @@ pub(crate) fn path_of(conn: &Connection) -> (PathKind, Option<Duration>) {
             (kind, Some(path.rtt()))
         }
         None => (PathKind::None, None),
+    }
+}
+
+/// The bootstrap over whose relay a connection runs.
+fn relay_of(conn: &Connection) -> Option<BootstrapAddr> {
+    let paths = conn.paths();
+    let chosen = paths.iter().find(|p| p.is_selected()).or_else(|| paths.iter().next())?;
+    match chosen.remote_addr() {
+        TransportAddr::Relay(url) => BootstrapAddr::from_relay_url(url),
+        _ => None,
     }
 }
 
@@ -316,6 +336,19 @@ impl Links {
         // The answer does not depend on the end of our half, so a failed finish shows in the read.
         let _ = send.finish();
         frame::read(&mut recv, ANSWER_MAX_BYTES).await.map_err(|e| broken(conn, e))
+    }
+
+    /// Open connections over relays, those that are used for new streams.
+    pub(crate) fn relayed(&self) -> Vec<RelayedLink> {
+        let open = self.lock();
+        let current = open.iter().filter_map(|((uid, door), held)| {
+            let conn = &held.iter().rev().find(|h| h.conn.close_reason().is_none())?.conn;
+            let relay = relay_of(conn)?;
+            let stats = conn.stats();
+            let (sent_bytes, received_bytes) = (stats.udp_tx.bytes, stats.udp_rx.bytes);
+            Some(RelayedLink { uid: *uid, door: *door, relay, sent_bytes, received_bytes })
+        });
+        current.collect()
     }
 
     /// All open connections, in order of UID.

@@ -26,7 +26,7 @@ use crate::{
     mesh::{Dialled, Mesh},
     names::{BootstrapAddr, DHT_PORT_OFFSET, NODE_PORT_OFFSET, NameResolver},
     record::{NodeRecord, RECORD_BOOTSTRAPS_MAX, SignedRecord},
-    relay_tls,
+    relay_tls, relay_watch,
     rest::{self, Rest},
     serve,
     state::{self, SINGLES},
@@ -242,6 +242,8 @@ impl Online {
         if mesh.config().kind_takes_friends() {
             let own = mesh.clone();
             mesh.spawn(crate::friends::presence::run(own, cancel.clone()));
+            let (own, ended) = (mesh.clone(), cancel.clone());
+            mesh.spawn(async move { ended.run_until_cancelled(relay_watch::run(own)).await.unwrap_or(()) });
             let own = mesh.clone();
             mesh.spawn(async move { cancel.run_until_cancelled(rest::run(own)).await.unwrap_or(()) });
         }
@@ -434,17 +436,8 @@ async fn leave_home(mesh: &Mesh) {
     mesh.stir();
     let over_it = |l: &crate::links::LinkInfo| l.path == crate::links::PathKind::Relayed(home.uid);
     if mesh.link_list().iter().any(over_it) {
-        // iroh 1.4 queues datagrams for a dead relay in front of those for living ones (its relay
-        // actor waits while the dead one's queue is full), so links over the dead relay would hold
-        // everything else up for minutes. A new endpoint has no such queue; links are dialled and
-        // transfers go on by themselves.
-        let again = mesh.clone();
-        mesh.spawn(async move {
-            again.go_offline().await;
-            if let Err(e) = again.go_online().await {
-                again.warn(format!("the network cannot be used after its relay was lost: {e}"));
-            }
-        });
+        // See `relay_watch`: such a link would hold everything else up.
+        start_anew(mesh);
         return;
     }
     apply_table(mesh).await;
@@ -452,6 +445,18 @@ async fn leave_home(mesh: &Mesh) {
     if let Some(endpoint) = endpoint {
         endpoint.remove_relay(&home.relay_url()).await;
     }
+}
+
+/// Leaves the network and joins it again: a new endpoint has no queue for a dead relay. Links are dialled
+/// and transfers go on by themselves.
+pub(crate) fn start_anew(mesh: &Mesh) {
+    let again = mesh.clone();
+    mesh.spawn(async move {
+        again.go_offline().await;
+        if let Err(e) = again.go_online().await {
+            again.warn(format!("the network cannot be used after a relay was lost: {e}"));
+        }
+    });
 }
 
 /// Keeps the directory's record of this node fresh.
