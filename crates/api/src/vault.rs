@@ -97,6 +97,19 @@ pub enum VaultRequest {
         /// Its name.
         name: String,
     },
+    /// Lets another super node, a friend, watch over this one's backups, and watches over those that it
+    /// brings. → [`PartnerList`].
+    PartnerAdd {
+        /// Who.
+        uid: Uid,
+    },
+    /// Ends that. → [`crate::Empty`].
+    PartnerRemove {
+        /// Who.
+        uid: Uid,
+    },
+    /// → [`PartnerList`].
+    PartnerList,
 }
 
 /// Which restore point.
@@ -439,6 +452,30 @@ pub struct WatchReport {
     pub handed_over: u64,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// Super nodes that watch together with this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartnerList {
+    /// In the order in which they were added.
+    pub partners: Vec<Partner>,
+}
+
+/// A super node that watches over this one's backups, and whose backups are watched over here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partner {
+    /// Who.
+    pub uid: Uid,
+    /// Since when.
+    pub added: UnixSeconds,
+    /// When it was last heard of, since this node started.
+    pub heard: Option<UnixSeconds>,
+    /// It was not heard of for so long that its part of the work is done by others.
+    pub silent: bool,
+    /// Groups of its backups that are watched over here.
+    pub watched_groups: u64,
+    /// Why the last exchange with it failed.
+    pub trouble: Option<String>,
 }
 
 /// A recovery key.

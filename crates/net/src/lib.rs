@@ -43,6 +43,7 @@ pub mod names;
 mod network_time;
 mod online;
 pub mod proto;
+pub mod questions;
 mod random;
 pub mod record;
 #[cfg(feature = "bootstrap")]

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,6 +32,7 @@ use crate::{
     names::BootstrapAddr,
     network_time::NetworkTime,
     online::{Online, OnlineError},
+    questions::Responder,
     random,
     session::Registry,
     state::{SINGLES, State, StateError},
@@ -97,6 +98,8 @@ struct Inner {
     announce_soon: Mutex<BTreeSet<ContentAddress>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Replies to friends' questions.
+    responder: OnceLock<Arc<dyn Responder>>,
 }
 
 /// What of the network this stay has reached.
@@ -171,6 +174,7 @@ impl Mesh {
             announce_soon: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            responder: OnceLock::new(),
             config,
         };
         let mesh = Self { inner: Arc::new(inner) };
@@ -411,6 +415,10 @@ impl Mesh {
 
     pub(crate) fn host(&self) -> &Arc<dyn Host> {
         &self.inner.host
+    }
+
+    pub(crate) fn responder(&self) -> &OnceLock<Arc<dyn Responder>> {
+        &self.inner.responder
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {

@@ -64,6 +64,8 @@ pub enum Open {
     /// Grant: store the head of a repository. Answer: [`HeadStart`]; when it says send, the opener
     /// sends the bytes, finishes, and gets a second answer, [`HeadAnswer`], once the head is on disk.
     PutHead(PutHead),
+    /// Friends: a question of the program above the mesh. Answer: its reply (`Vec<u8>`).
+    Question(Vec<u8>),
 }
 
 /// The answer to an [`Open`].

@@ -230,7 +230,8 @@ async fn stream(
         | Open::Offer(_)
         | Open::OfferState(_)
         | Open::FetchOffered(_)
-        | Open::Session(_) => Ask::Friend,
+        | Open::Session(_)
+        | Open::Question(_) => Ask::Friend,
     };
     // What belongs behind another door does not exist behind this one.
     let right_door = match ask {
@@ -264,6 +265,7 @@ async fn stream(
         Open::Offer(offer) => reply(&mut send, mesh.take_offer(from, offer).await).await?,
         Open::OfferState(update) => reply(&mut send, mesh.take_offer_state(from, update).await).await?,
         Open::FetchOffered(fetch) => fetch_offered(mesh, from, &conn, fetch, &mut send).await?,
+        Open::Question(question) => reply(&mut send, mesh.take_question(from, question).await).await?,
         Open::Session(open) => return session_stream(mesh, from, conn, open, send, recv).await,
         Open::Capacity(_) => reply(&mut send, Ok(grants::capacity(mesh, from, &pass))).await?,
         Open::Place(place) => grants::place(mesh, from, place, &mut send, &mut recv).await?,

@@ -9,12 +9,14 @@
 //!   answer is a loss at once.
 //! - [`audits_due`] and [`audits`] say how many and which leaves a device is to prove now.
 //! - [`assess`] says of a group whether it is well, is to be repaired and how, or is lost.
+//! - [`living`] and [`responsible`] share the work among super nodes that watch together.
 //! - [`renewal`] and [`warning`] say when leases are to be extended and owners to be warned.
 
 mod audit;
 mod dates;
 mod device;
 mod group;
+mod share;
 
 use ioex_base::DAY_SECONDS;
 
@@ -22,6 +24,7 @@ pub use audit::{AUDITS_PER_ROUND, Audit, SUSPECT_FACTOR, audits, audits_due, not
 pub use dates::{RENEW_BEFORE_SECONDS, WARNING_DAYS, Warning, renewal, warning};
 pub use device::{DEVICE_HEALTH_MAX_BYTES, DeviceHealth, DeviceState, Observation, round_counts};
 pub use group::{Assessment, Standing, Verdict, assess, standing};
+pub use share::{PARTNER_SILENT_SECONDS, living, responsible};
 
 /// After how many seconds of being unreachable a device counts as gone: four days.
 ///

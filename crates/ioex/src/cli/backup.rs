@@ -71,6 +71,9 @@ pub enum BackupCommand {
     /// Look after everything that was stored, now: devices prove what they have, and what was lost is made
     /// anew; the super node also does this by itself
     Repair,
+    /// Super nodes that watch over each other's backups, so that none of them is needed
+    #[command(subcommand)]
+    Partner(PartnerCommand),
     /// List backups that wait, run or ended
     Jobs,
     /// Follow a backup until it ends
@@ -235,6 +238,23 @@ pub enum ScheduleCommand {
     Remove {
         /// Its name
         name: String,
+    },
+}
+
+/// `backup partner …`.
+#[derive(Debug, Subcommand)]
+pub enum PartnerCommand {
+    /// Watch together with another super node, a friend; it has to add this one, too
+    Add {
+        /// Its UID, or your label for it
+        uid: String,
+    },
+    /// List the partners
+    List,
+    /// Stop watching together
+    Remove {
+        /// Its UID, or your label for it
+        uid: String,
     },
 }
 

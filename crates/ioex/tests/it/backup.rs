@@ -23,7 +23,7 @@ fn restore(node: &Node, out: &Path, more: &[&str]) -> Value {
 }
 
 /// The shards that a device holds, as files.
-fn shard_files(node: &Node) -> Vec<PathBuf> {
+pub(crate) fn shard_files(node: &Node) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for dir in fs::read_dir(node.data.join("shards")).unwrap().flatten() {
         if dir.file_name().len() == 2 {

@@ -6,6 +6,7 @@ mod clients;
 mod config;
 mod device;
 mod net;
+mod partner;
 
 use std::{
     path::Path,

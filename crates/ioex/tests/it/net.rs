@@ -110,11 +110,24 @@ pub(crate) fn last_json(output: &Output) -> Value {
     if value["type"] == "done" { value["value"].clone() } else { value }
 }
 
+pub(crate) fn uid_of(node: &Node) -> String {
+    node.ask(&["id"])["uid"].as_str().unwrap().to_owned()
+}
+
+/// Has the authority let a super node place shards.
+fn permit(boot: &Node, super_node: &Node, key: &Path, capability: &Path) {
+    let (key, out) = (key.to_str().unwrap(), capability.to_str().unwrap());
+    let uid = uid_of(super_node);
+    let mut args = vec!["authority", "grant", "--key", key, "--to", &uid, "--out", out];
+    args.extend(["--max-bytes-per-device", "10GB", "--days", "90"]);
+    boot.ask(&args);
+}
+
 /// The network.
 pub(crate) struct Net {
     pub(crate) dir: TempDir,
     /// Runs as long as the network.
-    _boot: Node,
+    boot: Node,
     pub(crate) peers: Vec<Node>,
     pub(crate) super_node: Node,
     pub(crate) seed: String,
@@ -153,22 +166,8 @@ impl Net {
                 capability.to_str().unwrap(),
             ]),
         );
-        let uid = super_node.ask(&["id"])["uid"].as_str().unwrap().to_owned();
-        boot.ask(&[
-            "authority",
-            "grant",
-            "--key",
-            key.to_str().unwrap(),
-            "--to",
-            &uid,
-            "--max-bytes-per-device",
-            "10GB",
-            "--days",
-            "90",
-            "--out",
-            capability.to_str().unwrap(),
-        ]);
-        let mut net = Self { dir, _boot: boot, peers: Vec::new(), super_node, seed, block };
+        permit(&boot, &super_node, &key, &capability);
+        let mut net = Self { dir, boot: boot, peers: Vec::new(), super_node, seed, block };
         for n in 0..peers {
             let node =
                 net.device(&format!("peer-{n}"), n as u32, &["--lend", lend, "--authority", &authority]);
@@ -188,6 +187,16 @@ impl Net {
             ["--bind", &bind, "--owner", &owner, "--seed", &self.seed].map(str::to_owned).to_vec();
         flags.extend(more.iter().map(|s| (*s).to_owned()));
         Node::start(self.dir.path().join(name), flags)
+    }
+
+    /// A further super node of the same authority.
+    pub(crate) fn further_super(&self, name: &str, place: u32) -> Node {
+        let capability = self.path(&format!("capability-{name}"));
+        let node =
+            self.device(name, place, &["--kind", "super", "--capability", capability.to_str().unwrap()]);
+        permit(&self.boot, &node, &self.path("authority"), &capability);
+        node.wait_for(&["status"], |s| s["joined"] == true);
+        node
     }
 
     /// Waits until the directory tells of so many devices that lend space.

@@ -5,7 +5,10 @@
 //!
 //! Values are postcard with a version byte in front, as in `ioex_net`'s state.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use ioex_base::{ContentAddress, Uid, UnixSeconds, wire};
 use ioex_vault::{
@@ -14,6 +17,8 @@ use ioex_vault::{
 };
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::super::files;
 
 const VERSION: u8 = 1;
 /// Largest value in bytes: a segment, with room.
@@ -33,6 +38,10 @@ const PENDING: Bytes = TableDefinition::new("pending");
 const GROUPS: Bytes = TableDefinition::new("groups");
 /// What is known of devices, by UID.
 const DEVICES: Bytes = TableDefinition::new("devices");
+/// How often each group was changed; partners compare these. A group without one is at 0.
+const VERSIONS: Bytes = TableDefinition::new("versions");
+/// Groups that were removed, and when, so that no partner brings them back.
+const REMOVED: Bytes = TableDefinition::new("removed");
 /// Single values, by name.
 const SINGLES: Bytes = TableDefinition::new("singles");
 
@@ -40,6 +49,9 @@ const HEAD: &[u8] = b"head";
 const HEAD_KEPT: &[u8] = b"head-kept";
 const WARNED: &[u8] = b"warned ";
 const LISTING: &[u8] = b"listing ";
+const MANDATE: &[u8] = b"mandate";
+/// Parts into which the groups are divided when partners compare, by the first byte of their names.
+pub(crate) const BUCKETS: usize = 256;
 
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -136,10 +148,29 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
 #[derive(Debug)]
 pub(crate) struct Book {
     db: Database,
+    /// Grows with every change of groups.
+    generation: AtomicU64,
 }
 
 /// Changes that become true together.
 pub(crate) struct Changes(WriteTransaction);
+
+/// What a partner's record of a group came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Merged {
+    pub(crate) changed: bool,
+    /// Copies that are no longer needed: device and shard.
+    pub(crate) released: Vec<(Uid, ContentAddress)>,
+}
+
+/// What a partner may say about groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Say {
+    /// The owner: everything.
+    Owner,
+    /// Whoever watches as well: where the shards of known groups are.
+    Copies,
+}
 
 impl Book {
     /// Opens or makes the file; only its owner may read it.
@@ -148,11 +179,11 @@ impl Book {
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let write = db.begin_write()?;
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, VERSIONS, REMOVED, SINGLES] {
             write.open_table(table)?;
         }
         write.commit()?;
-        Ok(Self { db })
+        Ok(Self { db, generation: AtomicU64::new(0) })
     }
 
     /// Makes changes that are on disk when this returns.
@@ -163,7 +194,13 @@ impl Book {
         let changes = Changes(self.db.begin_write()?);
         let out = work(&changes)?;
         changes.0.commit()?;
+        self.generation.fetch_add(1, Ordering::Relaxed);
         Ok(out)
+    }
+
+    /// Another number after every change.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     fn get<T: DeserializeOwned>(&self, table: Bytes, key: &[u8]) -> Result<Option<T>, BookError> {
@@ -220,6 +257,50 @@ impl Book {
                 take(ContentAddress::from_bytes(id), group);
             }
         })
+    }
+
+    /// Every group's name and version.
+    pub(crate) fn each_version(&self, mut take: impl FnMut(ContentAddress, u64)) -> Result<(), BookError> {
+        let read = self.db.begin_read()?;
+        let versions = read.open_table(VERSIONS)?;
+        for row in read.open_table(GROUPS)?.iter()? {
+            let (key, _) = row?;
+            let Ok(id) = key.value().try_into() else { continue };
+            let version = versions.get(key.value())?.map_or(Ok(0), |v| decode(v.value()))?;
+            take(ContentAddress::from_bytes(id), version);
+        }
+        Ok(())
+    }
+
+    /// For each part, a number that two books share when they agree about its groups.
+    pub(crate) fn buckets(&self) -> Result<Vec<u64>, BookError> {
+        let mut out = vec![0u64; BUCKETS];
+        self.each_version(|id, version| {
+            let hash = blake3::Hasher::new().update(id.as_bytes()).update(&version.to_le_bytes()).finalize();
+            let mut first = [0; 8];
+            first.copy_from_slice(&hash.as_bytes()[..8]);
+            if let Some(sum) = out.get_mut(usize::from(id.as_bytes()[0])) {
+                // The order must not matter.
+                *sum = sum.wrapping_add(u64::from_le_bytes(first));
+            }
+        })?;
+        Ok(out)
+    }
+
+    /// A group with its version.
+    pub(crate) fn versioned(&self, id: &ContentAddress) -> Result<Option<(u64, GroupRecord)>, BookError> {
+        let Some(group) = self.group(id)? else { return Ok(None) };
+        Ok(Some((self.get(VERSIONS, id.as_bytes())?.unwrap_or(0), group)))
+    }
+
+    /// Whether a group was removed here.
+    pub(crate) fn was_removed(&self, id: &ContentAddress) -> Result<bool, BookError> {
+        Ok(self.get::<UnixSeconds>(REMOVED, id.as_bytes())?.is_some())
+    }
+
+    /// On whose behalf this book is kept, when it is another owner's.
+    pub(crate) fn mandate<T: DeserializeOwned>(&self) -> Result<Option<T>, BookError> {
+        self.get(SINGLES, MANDATE)
     }
 
     pub(crate) fn device<T: DeserializeOwned>(&self, uid: &Uid) -> Result<Option<T>, BookError> {
@@ -288,14 +369,77 @@ impl Changes {
         Ok(())
     }
 
+    fn known<T: DeserializeOwned>(&self, table: Bytes, key: &[u8]) -> Result<Option<T>, BookError> {
+        self.0.open_table(table)?.get(key)?.map(|value| decode(value.value())).transpose()
+    }
+
+    fn put_version(&self, group: &GroupRecord, version: u64) -> Result<(), BookError> {
+        let Some(id) = group.id() else { return Ok(()) };
+        self.put(VERSIONS, id.as_bytes(), &version)?;
+        self.put(GROUPS, id.as_bytes(), group)
+    }
+
     pub(crate) fn put_group(&self, group: &GroupRecord) -> Result<(), BookError> {
         let Some(id) = group.id() else { return Ok(()) };
-        self.put(GROUPS, id.as_bytes(), group)
+        if self.known::<GroupRecord>(GROUPS, id.as_bytes())?.as_ref() == Some(group) {
+            return Ok(());
+        }
+        let version: u64 = self.known(VERSIONS, id.as_bytes())?.unwrap_or(0);
+        self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
+        self.put_version(group, version.saturating_add(1))
+    }
+
+    /// Takes a partner's record of a group. The higher version holds; of two that were changed at the
+    /// same time, both hold: a copy too many harms nobody, one that nobody knows of is lost.
+    pub(crate) fn merge_group(
+        &self,
+        version: u64,
+        theirs: &GroupRecord,
+        say: Say,
+    ) -> Result<Merged, BookError> {
+        let Some(id) = theirs.id() else { return Ok(Merged::default()) };
+        let ours: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
+        let Some(ours) = ours else {
+            if say == Say::Owner {
+                self.put_version(theirs, version)?;
+            }
+            return Ok(Merged { changed: say == Say::Owner, released: Vec::new() });
+        };
+        let own_version: u64 = self.known(VERSIONS, id.as_bytes())?.unwrap_or(0);
+        if version < own_version || (version == own_version && ours == *theirs) {
+            return Ok(Merged::default());
+        }
+        let mut merged = if say == Say::Owner { theirs.clone() } else { ours.clone() };
+        merged.copies.clone_from(&theirs.copies);
+        let mut new_version = version;
+        if version == own_version {
+            let known =
+                |c: &CopyRecord| theirs.copies.iter().any(|t| t.device == c.device && t.shard == c.shard);
+            merged.copies.extend(ours.copies.iter().filter(|c| !known(c)));
+            merged.expires = ours.expires.max(merged.expires);
+            new_version = version.saturating_add(1);
+        }
+        let stays = |c: &CopyRecord| merged.copies.iter().any(|m| m.device == c.device && m.shard == c.shard);
+        let gone = ours.copies.iter().filter(|c| !stays(c));
+        let released = gone.filter_map(|c| Some((c.device, ours.shard(c.shard.into())?.address))).collect();
+        self.put_version(&merged, new_version)?;
+        Ok(Merged { changed: true, released })
     }
 
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
+        self.0.open_table(VERSIONS)?.remove(id.as_bytes().as_slice())?;
+        self.put(REMOVED, id.as_bytes(), &files::now())
+    }
+
+    /// Forgets what was removed before a date: nobody has it any more.
+    pub(crate) fn forget_removed(&self, before: UnixSeconds) -> Result<(), BookError> {
+        self.0.open_table(REMOVED)?.retain(|_, at| decode::<UnixSeconds>(at).is_ok_and(|at| at >= before))?;
         Ok(())
+    }
+
+    pub(crate) fn put_mandate<T: Serialize>(&self, mandate: &T) -> Result<(), BookError> {
+        self.put(SINGLES, MANDATE, mandate)
     }
 
     pub(crate) fn put_device<T: Serialize>(&self, uid: &Uid, record: &T) -> Result<(), BookError> {
@@ -320,7 +464,7 @@ impl Changes {
 
     /// Forgets everything: the recovery key is another one now.
     pub(crate) fn clear(&self) -> Result<(), BookError> {
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, VERSIONS, REMOVED, SINGLES] {
             self.0.open_table(table)?.retain(|_, _| false)?;
         }
         Ok(())
@@ -358,6 +502,48 @@ mod tests {
         want.extend([3; 32]);
         want.push(0);
         assert_eq!(encode(&group(7)), want);
+    }
+
+    #[test]
+    fn partners_agree_about_a_group_and_no_copy_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+        let (a, b) = (book("a"), book("b"));
+        let device = |n: u8| Uid::from_bytes([n; 32]);
+        let copy = |shard, n| CopyRecord { shard, device: device(n), failed: false };
+        let base = group(1);
+        let id = base.id().unwrap();
+        a.change(|c| c.put_group(&base)).unwrap();
+        let (version, record) = a.versioned(&id).unwrap().unwrap();
+        let stranger = b.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
+        assert!(!stranger.changed && b.group(&id).unwrap().is_none(), "only the owner brings groups");
+        assert!(b.change(|c| c.merge_group(version, &record, Say::Owner)).unwrap().changed);
+        assert_eq!(a.buckets().unwrap(), b.buckets().unwrap());
+        // Both repair at the same time.
+        let with = |more| GroupRecord { copies: vec![copy(0, 3), more], ..base.clone() };
+        a.change(|c| c.put_group(&with(copy(1, 4)))).unwrap();
+        b.change(|c| c.put_group(&with(copy(2, 5)))).unwrap();
+        assert_ne!(a.buckets().unwrap(), b.buckets().unwrap());
+        let (version, record) = a.versioned(&id).unwrap().unwrap();
+        let merged = b.change(|c| c.merge_group(version, &record, Say::Owner)).unwrap();
+        assert!(merged.changed && merged.released.is_empty());
+        let (version, record) = b.versioned(&id).unwrap().unwrap();
+        assert_eq!(record.copies.len(), 3);
+        a.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
+        assert_eq!(a.buckets().unwrap(), b.buckets().unwrap());
+        // One moves a copy; the other learns what it may release. Only the owner moves the date.
+        let moved = GroupRecord { expires: UnixSeconds(9), copies: vec![copy(0, 6)], ..base.clone() };
+        b.change(|c| c.put_group(&moved)).unwrap();
+        let (version, record) = b.versioned(&id).unwrap().unwrap();
+        let merged = a.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
+        assert_eq!(merged.released.len(), 3);
+        assert_eq!(merged.released[0], (device(3), base.data[0].address));
+        assert_eq!(a.group(&id).unwrap().unwrap().expires, base.expires);
+        assert!(!a.change(|c| c.merge_group(1, &base, Say::Owner)).unwrap().changed, "an old version");
+        a.change(|c| c.remove_group(&id)).unwrap();
+        assert!(a.was_removed(&id).unwrap());
+        a.change(|c| c.forget_removed(files::now().plus(1))).unwrap();
+        assert!(!a.was_removed(&id).unwrap());
     }
 
     #[test]

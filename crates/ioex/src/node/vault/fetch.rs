@@ -42,12 +42,17 @@ const GRANT_SECONDS: u64 = SHARD_LIFE_SECONDS;
 
 /// A grant with which the node that has `reader` reads what was stored under it.
 pub(crate) fn fetch_grant(mesh: &Mesh, reader: &NodeKey) -> Result<SignedGrant, ApiError> {
+    fetch_grant_for(mesh.uid(), reader)
+}
+
+/// The same for another node.
+pub(crate) fn fetch_grant_for(subject: Uid, reader: &NodeKey) -> Result<SignedGrant, ApiError> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(internal)?;
     let now = files::now();
     let grant = Grant {
         id: GrantId(id),
-        subject: mesh.uid(),
+        subject,
         right: Right::Fetch,
         not_before: now,
         not_after: now.plus(GRANT_SECONDS),
@@ -108,15 +113,19 @@ type Part = Option<(u32, u32)>;
 
 impl Fetcher {
     pub(crate) fn new(mesh: &Mesh, reader: &NodeKey) -> Result<Self, ApiError> {
-        let grant = fetch_grant(mesh, reader)?;
-        Ok(Self {
+        Ok(Self::with_grant(mesh, fetch_grant(mesh, reader)?))
+    }
+
+    /// Fetches under a grant that somebody else gave.
+    pub(crate) fn with_grant(mesh: &Mesh, grant: SignedGrant) -> Self {
+        Self {
             mesh: mesh.clone(),
             grant,
             known: Arc::default(),
             direct: Arc::default(),
             relayed: Arc::default(),
             rebuilt: Arc::default(),
-        })
+        }
     }
 
     #[cfg(feature = "super")]

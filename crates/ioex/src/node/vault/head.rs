@@ -31,6 +31,13 @@ pub(super) fn head_error(e: HeadError) -> ApiError {
     fail(code, e.to_string())
 }
 
+/// Devices that say they hold the head of a repository.
+pub(super) async fn holders_of(node: &Node, repo: &Uid) -> Result<Vec<Uid>, ApiError> {
+    let directory = node.mesh.directory().map_err(super::super::convert::link_error)?;
+    let found = directory.find(head_address(repo)).await;
+    found.map_err(|e| fail(ErrorCode::Unreachable, e.to_string()))
+}
+
 impl Repo {
     fn read_sealed(&self, bytes: &[u8]) -> Result<Known, ApiError> {
         let sealed = SealedHead::open(bytes).map_err(|e| fail(ErrorCode::Manifest, e.to_string()))?;
@@ -70,9 +77,7 @@ impl Repo {
     }
 
     pub(super) async fn holders(&self, node: &Node) -> Result<Vec<Uid>, ApiError> {
-        let directory = node.mesh.directory().map_err(super::super::convert::link_error)?;
-        let found = directory.find(head_address(&self.keys.repo())).await;
-        found.map_err(|e| fail(ErrorCode::Unreachable, e.to_string()))
+        holders_of(node, &self.keys.repo()).await
     }
 
     async fn ask_holders(&self, node: &Node) -> Result<Option<(Vec<u8>, Known)>, ApiError> {

@@ -34,7 +34,7 @@ use super::{
 const MONTH_DAYS: u64 = 30;
 
 /// What changing a repository needs.
-pub(super) async fn placing(node: &Node, repo: &Repo) -> Result<(Placing, Redundancy), ApiError> {
+pub(super) async fn placing(node: &Node, reader: Uid) -> Result<(Placing, Redundancy), ApiError> {
     let grant = capability(node)?;
     let holders = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
     let redundancy = ioex_vault::choose(ioex_vault::Wanted::Auto, &holders)
@@ -43,7 +43,7 @@ pub(super) async fn placing(node: &Node, repo: &Repo) -> Result<(Placing, Redund
     let placing = Placing {
         mesh: node.mesh.clone(),
         grant,
-        reader: repo.keys.reader.uid(),
+        reader,
         expires: files::now().plus(SHARD_LIFE_SECONDS),
         placer: Arc::new(Mutex::new(Placer::new(&holders, fresh_seed()?))),
     };
@@ -97,7 +97,7 @@ pub(super) async fn renew(
             format!("a restore point is kept for 1 to {longest} days from now"),
         ));
     }
-    let (placing, redundancy) = placing(node, &repo).await?;
+    let (placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
     let expires = files::now().plus(days * DAY_SECONDS);
     let head = repo.newest_head(node).await?.head;
     let chosen: Vec<PointRef> = if queries.is_empty() {
@@ -210,7 +210,7 @@ pub(super) async fn forget_tagged(node: &Node, tag: &str, keep: Keep) -> Result<
 }
 
 async fn drop_points(node: &Node, repo: &Repo, gone: &[PointRef]) -> Result<(), ApiError> {
-    let (placing, redundancy) = placing(node, repo).await?;
+    let (placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
     let ids: HashSet<PointId> = gone.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
         head.points.retain(|p| !ids.contains(&p.id()));

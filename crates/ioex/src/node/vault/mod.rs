@@ -19,6 +19,8 @@ mod key;
 mod manage;
 #[cfg(feature = "full")]
 mod mount;
+#[cfg(feature = "super")]
+mod partner;
 mod pipe;
 #[cfg(feature = "super")]
 pub(crate) mod placing;
@@ -60,6 +62,11 @@ pub(crate) struct Vault {
     repo: Mutex<Option<Arc<Repo>>>,
     #[cfg(feature = "super")]
     pub(crate) queue: Queue,
+    #[cfg(feature = "super")]
+    partners: partner::Partners,
+    /// Something changed that partners should know.
+    #[cfg(feature = "super")]
+    wake: tokio::sync::Notify,
 }
 
 /// An open repository.
@@ -88,6 +95,10 @@ impl Vault {
             repo: Mutex::new(None),
             #[cfg(feature = "super")]
             queue: Queue::new(&data.join(VAULT_DIR)),
+            #[cfg(feature = "super")]
+            partners: partner::Partners::new(&data.join(VAULT_DIR)),
+            #[cfg(feature = "super")]
+            wake: tokio::sync::Notify::new(),
         }
     }
 
@@ -131,6 +142,8 @@ impl Repo {
 pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
     #[cfg(feature = "super")]
     if node.config.kind == ioex_base::NodeKind::Super {
+        // The first one of this process; there is no second.
+        let _ = node.mesh.respond_with(Arc::new(partner::Answering(Arc::downgrade(node))));
         return vec![
             tokio::spawn(queue::work(node.clone())),
             tokio::spawn(schedule::work(node.clone())),
@@ -192,6 +205,9 @@ async fn handle_super(
         }
         VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
         VaultRequest::Repair => done(watch::now(node).await?),
+        VaultRequest::PartnerAdd { uid } => done(partner::add(node, uid)?),
+        VaultRequest::PartnerRemove { uid } => done(partner::remove(node, uid).await?),
+        VaultRequest::PartnerList => done(partner::list(node)?),
         VaultRequest::ScheduleAdd(schedule) => done(schedule::add(node, schedule)?),
         VaultRequest::ScheduleList => done(schedule::list(node)?),
         VaultRequest::ScheduleRemove { name } => done(schedule::remove(node, &name)?),

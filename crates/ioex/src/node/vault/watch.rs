@@ -12,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use ioex_api::{ApiError, ErrorCode, vault::WatchReport};
-use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds};
+use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::{
     Holder, Placer, ShardRef,
     health::{
         Assessment, DeviceHealth, DeviceState, Observation, Rules, Standing, Verdict, assess, audits,
-        audits_due, round_counts, standing, warning,
+        audits_due, responsible, round_counts, standing, warning,
     },
     reconstruct,
 };
@@ -28,10 +28,11 @@ use tokio::task::JoinSet;
 use super::{
     super::{Node, files},
     Repo,
-    book::{CopyRecord, GroupRecord},
+    book::{Book, CopyRecord, GroupRecord},
     failure::{fail, fresh_seed, internal},
-    fetch::Fetcher,
-    manage,
+    fetch::{Fetcher, fetch_grant},
+    head_write::spread,
+    manage, partner,
     placing::{Placing, capability, find_holders},
     verify::{Ask, Dice, Told, audit},
 };
@@ -49,12 +50,18 @@ const RENEW_EVERY_SECONDS: u64 = 24 * 3_600;
 const REPAIRS_AT_ONCE: usize = 1;
 /// The head is brought to devices again when it has been there for so long, in seconds.
 const HEAD_EVERY_SECONDS: u64 = 24 * 3_600;
+/// For so long it is remembered that a group was removed, in seconds: until every lease on it ended, and
+/// every partner that was away has heard of it or dropped the group by itself.
+const REMOVED_KEPT_SECONDS: u64 = SHARD_LIFE_SECONDS + 2 * LEASE_GRACE_SECONDS;
 /// Repairs of one round; what is left comes in the next one.
 const REPAIRS_MAX: usize = 10_000;
 
+/// Pause between two looks whether partners should hear of something.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+
 /// What is remembered of a device between rounds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct DeviceRecord {
+pub(super) struct DeviceRecord {
     health: DeviceHealth,
     /// When it was last asked to prove something.
     asked: Option<UnixSeconds>,
@@ -65,10 +72,28 @@ struct DeviceRecord {
 /// What a device proved or not, and what it would give back.
 type Answers = (Vec<(Ask, bool)>, Vec<ContentAddress>);
 
-/// A round over everything in the book.
+/// What is watched over: the own repository, or a partner's.
+struct Charge<'a> {
+    repo: Uid,
+    book: &'a Book,
+    /// Lets this node read the shards.
+    read: SignedGrant,
+    /// Public reader key of the repository.
+    reader: Uid,
+    /// All who watch over it.
+    members: Vec<Uid>,
+    /// Only the owner reads the list of restore points.
+    own: Option<&'a Repo>,
+}
+
+/// A round over everything in a book.
 struct Round<'a> {
     node: &'a Node,
-    repo: &'a Repo,
+    charge: Charge<'a>,
+    /// Those who do a part of it now, this node among them.
+    living: Vec<Uid>,
+    /// Everything is looked after, whoever would.
+    all: bool,
     grant: SignedGrant,
     rules: Rules,
     now: UnixSeconds,
@@ -81,54 +106,152 @@ struct Round<'a> {
 
 /// Rounds, as long as the node runs.
 pub(crate) async fn work(node: Arc<Node>) {
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_AFTER, ROUND_EVERY);
+    let start = tokio::time::Instant::now();
+    let mut tick = tokio::time::interval_at(start + FIRST_AFTER, ROUND_EVERY);
+    let mut look = tokio::time::interval_at(start + LOOK_EVERY, LOOK_EVERY);
+    let mut told = None;
     loop {
+        let due = tokio::select! {
+            _ = tick.tick() => true,
+            _ = look.tick() => false,
+            () = node.vault.wake.notified() => { told = None; false },
+            () = node.stop.cancelled() => return,
+        };
+        let rounds = async {
+            // What was stored since the last time must not depend on this node alone.
+            let generation = node.vault.existing().map(|repo| repo.book.generation());
+            if due || generation != told {
+                partner::exchange(&node, false).await;
+                told = generation;
+            }
+            if due {
+                rounds(&node).await;
+            }
+        };
         tokio::select! {
-            _ = tick.tick() => {}
+            () = rounds => {}
             () = node.stop.cancelled() => return,
         }
-        let Some(repo) = node.vault.existing() else { continue };
-        // A backup that runs changes the book itself; the next round is soon enough.
-        let Ok(_work) = repo.work.try_lock() else { continue };
-        tokio::select! {
-            done = round(&node, &repo, false) => match done {
-                Ok(report) if report.lost_groups > 0 => {
-                    node.mesh.warn(format!("{} groups of backups cannot be read any more", report.lost_groups));
-                }
-                Ok(report) => tracing::info!("watched over {} groups: {report:?}", report.groups),
-                Err(e) => tracing::info!("could not watch over backups: {e}"),
-            },
-            () = node.stop.cancelled() => return,
+    }
+}
+
+async fn rounds(node: &Node) {
+    // What is being changed is left to the next round, which is soon enough.
+    if let Some(repo) = node.vault.existing()
+        && let Ok(_work) = repo.work.try_lock()
+    {
+        tell(node, "", round(node, own_charge(node, &repo), false).await);
+    }
+    for watched in node.vault.partners.watched() {
+        if let Ok(_work) = watched.work.try_lock()
+            && let Ok(Some(charge)) = watched_charge(&watched)
+        {
+            tell(node, " of a partner", round(node, Ok(charge), false).await);
         }
+    }
+}
+
+fn tell(node: &Node, whose: &str, done: Result<WatchReport, ApiError>) {
+    match done {
+        Ok(report) if report.lost_groups > 0 => {
+            node.mesh
+                .warn(format!("{} groups of backups{whose} cannot be read any more", report.lost_groups));
+        }
+        Ok(report) => tracing::info!("watched over {} groups{whose}: {report:?}", report.groups),
+        Err(e) => tracing::info!("could not watch over backups{whose}: {e}"),
     }
 }
 
 /// See [`ioex_api::vault::VaultRequest::Repair`].
 pub(super) async fn now(node: &Node) -> Result<WatchReport, ApiError> {
-    let repo = node.vault.repo()?;
-    let _work = repo.work.lock().await;
-    round(node, &repo, true).await
+    let watched = node.vault.partners.watched();
+    partner::exchange(node, true).await;
+    let mut report = WatchReport::default();
+    if watched.is_empty() || node.vault.existing().is_some() {
+        let repo = node.vault.repo()?;
+        let _work = repo.work.lock().await;
+        report = round(node, own_charge(node, &repo), true).await?;
+    }
+    for watched in watched {
+        let _work = watched.work.lock().await;
+        if let Some(charge) = watched_charge(&watched)? {
+            report = sum(report, round(node, Ok(charge), true).await?);
+        }
+    }
+    // What was repaired is known to the others at once.
+    partner::exchange(node, false).await;
+    Ok(report)
+}
+
+fn sum(a: WatchReport, b: WatchReport) -> WatchReport {
+    WatchReport {
+        devices: a.devices + b.devices,
+        silent: a.silent + b.silent,
+        asked: a.asked + b.asked,
+        faults: a.faults + b.faults,
+        groups: a.groups + b.groups,
+        repaired_groups: a.repaired_groups + b.repaired_groups,
+        unrepaired_groups: a.unrepaired_groups + b.unrepaired_groups,
+        lost_groups: a.lost_groups + b.lost_groups,
+        placed_shards: a.placed_shards + b.placed_shards,
+        placed_bytes: a.placed_bytes + b.placed_bytes,
+        handed_over: a.handed_over + b.handed_over,
+        seconds: a.seconds + b.seconds,
+    }
+}
+
+fn own_charge<'a>(node: &Node, repo: &'a Repo) -> Result<Charge<'a>, ApiError> {
+    Ok(Charge {
+        repo: repo.keys.repo(),
+        book: &repo.book,
+        read: fetch_grant(&node.mesh, &repo.keys.reader)?,
+        reader: repo.keys.reader.uid(),
+        members: partner::own_members(node),
+        own: Some(repo),
+    })
+}
+
+fn watched_charge(watched: &partner::Watched) -> Result<Option<Charge<'_>>, ApiError> {
+    let Some(mandate) = watched.mandate()? else { return Ok(None) };
+    Ok(Some(Charge {
+        repo: watched.repo,
+        book: &watched.book,
+        read: mandate.read,
+        reader: mandate.reader,
+        members: mandate.members,
+        own: None,
+    }))
 }
 
 /// One round; with `all`, every device is asked now.
-async fn round(node: &Node, repo: &Repo, all: bool) -> Result<WatchReport, ApiError> {
-    let started = Instant::now();
+async fn round(
+    node: &Node,
+    charge: Result<Charge<'_>, ApiError>,
+    all: bool,
+) -> Result<WatchReport, ApiError> {
+    let (started, charge) = (Instant::now(), charge?);
     let grant = capability(node)?;
     let now = files::now();
     let mut groups = Vec::new();
-    repo.book.each_group(|_, group| groups.push(group))?;
+    charge.book.each_group(|_, group| groups.push(group))?;
     let (over, groups): (Vec<_>, Vec<_>) =
         groups.into_iter().partition(|g| g.expires.plus(LEASE_GRACE_SECONDS) < now);
-    repo.book.change(|c| over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id)))?;
+    charge.book.change(|c| {
+        over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id))?;
+        c.forget_removed(UnixSeconds(now.0.saturating_sub(REMOVED_KEPT_SECONDS)))
+    })?;
     let mut devices = HashMap::new();
     for uid in groups.iter().flat_map(|g| &g.copies).map(|c| c.device) {
         if let std::collections::hash_map::Entry::Vacant(new) = devices.entry(uid) {
-            new.insert(repo.book.device(&uid)?.unwrap_or_default());
+            new.insert(charge.book.device(&uid)?.unwrap_or_default());
         }
     }
+    let living = node.vault.partners.living(node.mesh.uid(), &charge.members);
     let mut round = Round {
         node,
-        repo,
+        charge,
+        living,
+        all,
         grant,
         rules: Rules::default(),
         now,
@@ -137,7 +260,7 @@ async fn round(node: &Node, repo: &Repo, all: bool) -> Result<WatchReport, ApiEr
         handed_over: HashSet::new(),
         report: WatchReport::default(),
     };
-    round.ask(all).await?;
+    round.ask().await?;
     round.renew().await?;
     round.mend().await?;
     round.warn_of_ends()?;
@@ -147,6 +270,11 @@ async fn round(node: &Node, repo: &Repo, all: bool) -> Result<WatchReport, ApiEr
 }
 
 impl Round<'_> {
+    /// Whether a device or group is this node's to look after.
+    fn is_mine(&self, name: &[u8; 32]) -> bool {
+        self.all || responsible(&self.living, name) == Some(self.node.mesh.uid())
+    }
+
     /// What a device should have: group, copy, shard.
     fn held(&self) -> BTreeMap<Uid, Vec<(usize, usize, ShardRef)>> {
         let mut out: BTreeMap<Uid, Vec<(usize, usize, ShardRef)>> = BTreeMap::new();
@@ -161,14 +289,17 @@ impl Round<'_> {
     }
 
     /// Has devices prove what they have, and notes what came of it.
-    async fn ask(&mut self, all: bool) -> Result<(), ApiError> {
+    async fn ask(&mut self) -> Result<(), ApiError> {
         let mut dice = Dice::new()?;
         let mut running = JoinSet::new();
         let mut waiting = Vec::new();
         for (uid, held) in self.held() {
+            if !self.is_mine(uid.as_bytes()) {
+                continue;
+            }
             let record = self.devices.entry(uid).or_default();
             let mut due = audits_due(&self.rules, &record.health, record.asked, self.now);
-            if all {
+            if self.all {
                 due = due.max(ioex_net::proto::AUDIT_ASKS_MAX);
             }
             if due == 0 {
@@ -217,11 +348,12 @@ impl Round<'_> {
         for (uid, answers) in told {
             self.note(uid, answers, counts);
         }
-        let devices = &self.devices;
-        Ok(self
-            .repo
-            .book
-            .change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
+        let part = |(uid, _): &(&Uid, &DeviceRecord)| self.is_mine(uid.as_bytes());
+        let mine: Vec<(Uid, DeviceRecord)> =
+            self.devices.iter().filter(part).map(|(uid, record)| (*uid, record.clone())).collect();
+        self.charge.book.change(|c| mine.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?;
+        partner::tell_devices(self.node, self.charge.repo, &self.charge.members, &mine).await;
+        Ok(())
     }
 
     fn note(&mut self, uid: Uid, told: Option<Answers>, counts: bool) {
@@ -303,7 +435,7 @@ impl Round<'_> {
             let Some(uid) = done.map_err(internal)? else { continue };
             if let Some(record) = self.devices.get_mut(&uid) {
                 record.renewed = Some(self.now);
-                self.repo.book.change(|c| c.put_device(&uid, record))?;
+                self.charge.book.change(|c| c.put_device(&uid, record))?;
             }
         }
         Ok(())
@@ -322,6 +454,9 @@ impl Round<'_> {
     async fn mend(&mut self) -> Result<(), ApiError> {
         let mut work = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
+            if !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
+                continue;
+            }
             self.report.groups += 1;
             let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
             let mut missing = match self.assess(group).verdict {
@@ -363,7 +498,7 @@ impl Round<'_> {
         work.truncate(REPAIRS_MAX);
         let known: HashSet<Uid> = self.devices.keys().copied().collect();
         let holders = find_holders(&self.node.mesh, &self.grant, &known).await?;
-        let fetcher = Fetcher::new(&self.node.mesh, &self.repo.keys.reader)?;
+        let fetcher = Fetcher::with_grant(&self.node.mesh, self.charge.read.clone());
         let placer = Arc::new(Mutex::new(Placer::new(
             &usable(&holders, &self.devices, &self.rules, self.now),
             fresh_seed()?,
@@ -484,7 +619,7 @@ impl Round<'_> {
             }
             new.copies.push(CopyRecord { shard, device, failed: false });
         }
-        self.repo.book.change(|c| c.put_group(&new))?;
+        self.charge.book.change(|c| c.put_group(&new))?;
         if let Some(known) = self.groups.get_mut(at) {
             *known = new;
         }
@@ -500,16 +635,17 @@ impl Round<'_> {
 
     /// Warns the owner of restore points that end soon.
     fn warn_of_ends(&self) -> Result<(), ApiError> {
-        let Some(known) = self.repo.local_head()? else { return Ok(()) };
+        let Some(repo) = self.charge.own else { return Ok(()) };
+        let Some(known) = repo.local_head()? else { return Ok(()) };
         for point in &known.head.points {
             let id = point.id();
-            let last = self.repo.book.warned(id)?;
+            let last = repo.book.warned(id)?;
             if let Some(warning) = warning(point.expires, last, self.now) {
                 self.node.mesh.warn(format!(
                     "restore point {id} ends within {} days: `ioex backup renew {id}` keeps it",
                     warning.days
                 ));
-                self.repo.book.change(|c| c.put_warned(id, self.now))?;
+                self.charge.book.change(|c| c.put_warned(id, self.now))?;
             }
         }
         Ok(())
@@ -517,16 +653,16 @@ impl Round<'_> {
 
     /// The head's leases are renewed with it.
     async fn keep_head(&self) -> Result<(), ApiError> {
-        if self.repo.book.head()?.is_none() {
+        let Charge { repo, book, reader, own, .. } = &self.charge;
+        let Some(head) = book.head()? else { return Ok(()) };
+        let last = book.head_kept()?;
+        let kept = last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now);
+        if kept || (own.is_none() && !self.is_mine(repo.as_bytes())) {
             return Ok(());
         }
-        let last = self.repo.book.head_kept()?;
-        if last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now) {
-            return Ok(());
-        }
-        let (placing, redundancy) = manage::placing(self.node, self.repo).await?;
-        self.repo.keep_head(self.node, &placing, redundancy).await?;
-        Ok(self.repo.book.change(|c| c.put_head_kept(self.now))?)
+        let (placing, redundancy) = manage::placing(self.node, *reader).await?;
+        spread(self.node, repo, &placing, redundancy, &head).await;
+        Ok(book.change(|c| c.put_head_kept(self.now))?)
     }
 }
 

@@ -1,0 +1,227 @@
+//! The answering side of an exchange between partners.
+
+use std::sync::{Arc, Weak};
+
+use ioex_base::{ContentAddress, Right, SealedHead, Uid};
+use ioex_net::{
+    proto::No,
+    questions::{Replying, Responder},
+};
+
+use super::{
+    super::{
+        Repo,
+        book::{BUCKETS, Book, BookError, Say},
+    },
+    Node, WATCHED_MAX, Watched, own_members, release,
+    wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply},
+};
+use crate::node::files;
+
+/// Answers partners for as long as the node lives.
+pub(in super::super) struct Answering(pub(in super::super) Weak<Node>);
+
+impl Responder for Answering {
+    fn reply(&self, from: Uid, question: Vec<u8>) -> Replying {
+        let node = self.0.clone();
+        Box::pin(async move {
+            let node = node.upgrade().ok_or(No::Failed)?;
+            // Whoever is a friend and no partner learns nothing.
+            if !node.vault.partners.uids().contains(&from) {
+                return Err(No::NotFound);
+            }
+            let question: Question = wire::decode(&question).ok_or(No::BadRequest)?;
+            node.vault.partners.note_heard(from);
+            let worker = node.clone();
+            let answered = tokio::task::spawn_blocking(move || answer(&worker, from, question)).await;
+            let (reply, released) = answered.unwrap_or(Err(No::Failed))?;
+            if !released.is_empty() {
+                tokio::spawn(async move { release(&node, released).await });
+            }
+            Ok(wire::encode(&reply))
+        })
+    }
+}
+
+/// A repository that is asked about.
+enum Place {
+    Own(Arc<Repo>),
+    Watched(Arc<Watched>, Mandate),
+}
+
+impl Place {
+    fn book(&self) -> &Book {
+        match self {
+            Self::Own(repo) => &repo.book,
+            Self::Watched(watched, _) => &watched.book,
+        }
+    }
+
+    /// What `from` may say about it; `None` when it has no say.
+    fn say(&self, node: &Node, from: Uid) -> Option<Say> {
+        match self {
+            Self::Own(_) => own_members(node).contains(&from).then_some(Say::Copies),
+            Self::Watched(_, mandate) if mandate.owner == from => Some(Say::Owner),
+            Self::Watched(_, mandate) => mandate.members.contains(&from).then_some(Say::Copies),
+        }
+    }
+}
+
+fn failed(e: BookError) -> No {
+    tracing::warn!("a partner could not be answered: {e}");
+    No::Failed
+}
+
+fn place(node: &Node, repo: &Uid) -> Result<Place, No> {
+    if let Some(own) = node.vault.existing().filter(|own| own.keys.repo() == *repo) {
+        return Ok(Place::Own(own));
+    }
+    let watched = node.vault.partners.watched_one(repo).ok_or(No::NotFound)?;
+    let mandate = watched.mandate().map_err(failed)?.ok_or(No::NotFound)?;
+    Ok(Place::Watched(watched, mandate))
+}
+
+/// Takes a mandate: who shows a grant for this node that the repository's reader key signed has that key.
+fn take_mandate(node: &Node, from: Uid, repo: Uid, mandate: &Mandate) -> Result<(), No> {
+    let head = SealedHead::open(&mandate.head).map_err(|_| No::BadRequest)?;
+    let granted = mandate.read.check(&node.mesh.uid(), files::now()).map_err(|_| No::BadRequest)?;
+    let valid = head.repo == repo
+        && mandate.owner == from
+        && mandate.read.issuer == mandate.reader
+        && granted.right == Right::Fetch
+        && mandate.members.contains(&from)
+        && mandate.members.len() <= super::PARTNERS_MAX + 1;
+    if !valid {
+        return Err(No::BadRequest);
+    }
+    let partners = &node.vault.partners;
+    let watched = match partners.watched_one(&repo) {
+        Some(watched) => watched,
+        None if partners.watched().len() >= WATCHED_MAX => return Err(No::NoSpace),
+        None => partners.open(repo).map_err(|_| No::Failed)?,
+    };
+    let known: Option<Mandate> = watched.mandate().map_err(failed)?;
+    if known.as_ref().is_some_and(|known| known.reader != mandate.reader) {
+        return Err(No::BadRequest);
+    }
+    let newer = match watched.book.head().map_err(failed)? {
+        Some(known) => SealedHead::open(&known).map_or(true, |known| known.seq < head.seq),
+        None => true,
+    };
+    let kept = watched.book.change(|c| {
+        c.put_mandate(mandate)?;
+        if newer { c.put_head(&mandate.head) } else { Ok(()) }
+    });
+    kept.map_err(failed)
+}
+
+type Answered = (Reply, Vec<(Uid, ContentAddress)>);
+
+fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
+    let done = |reply| Ok((reply, Vec::new()));
+    match question {
+        Question::Compare { repo, mandate, buckets } => {
+            if buckets.len() != BUCKETS {
+                return Err(No::BadRequest);
+            }
+            let is_own = node.vault.existing().is_some_and(|own| own.keys.repo() == repo);
+            if let (Some(mandate), false) = (&mandate, is_own) {
+                take_mandate(node, from, repo, mandate)?;
+            }
+            let place = place(node, &repo)?;
+            place.say(node, from).ok_or(No::NotFound)?;
+            let own = place.book().buckets().map_err(failed)?;
+            let differ = (0u8..=u8::MAX).zip(own.iter().zip(&buckets)).filter(|(_, (a, b))| a != b);
+            done(Reply::Buckets(differ.map(|(n, _)| n).collect()))
+        }
+        Question::List { repo, bucket } => {
+            let place = place(node, &repo)?;
+            place.say(node, from).ok_or(No::NotFound)?;
+            let mut out = Vec::new();
+            let take = |id: ContentAddress, version| {
+                if id.as_bytes()[0] == bucket {
+                    out.push((id, version));
+                }
+            };
+            place.book().each_version(take).map_err(failed)?;
+            if out.len() > BUCKET_MAX {
+                tracing::warn!("a repository has more groups than partners can compare");
+                return Err(No::NoSpace);
+            }
+            done(Reply::Entries(out))
+        }
+        Question::Put { repo, records } => {
+            let place = place(node, &repo)?;
+            let say = place.say(node, from).ok_or(No::NotFound)?;
+            let mut released = Vec::new();
+            let merged = place.book().change(|c| {
+                for (version, record) in &records {
+                    released.extend(c.merge_group(*version, record, say)?.released);
+                }
+                Ok(())
+            });
+            merged.map_err(failed)?;
+            Ok((Reply::Done, released))
+        }
+        Question::Drop { repo, groups } => {
+            let place = place(node, &repo)?;
+            if groups.len() > NAMES_MAX || place.say(node, from) != Some(Say::Owner) {
+                return Err(No::BadRequest);
+            }
+            let mut released = Vec::new();
+            for id in &groups {
+                let Some(group) = place.book().group(id).map_err(failed)? else { continue };
+                let copies = group.copies.iter();
+                released
+                    .extend(copies.filter_map(|c| Some((c.device, group.shard(c.shard.into())?.address))));
+            }
+            let removed = place.book().change(|c| groups.iter().try_for_each(|id| c.remove_group(id)));
+            removed.map_err(failed)?;
+            Ok((Reply::Done, released))
+        }
+        Question::Get { repo, groups } => {
+            let place = place(node, &repo)?;
+            place.say(node, from).ok_or(No::NotFound)?;
+            let (mut out, mut room) = (Vec::new(), RECORDS_MAX_BYTES);
+            for id in groups.iter().take(NAMES_MAX) {
+                let Some(record) = place.book().versioned(id).map_err(failed)? else { continue };
+                let bytes = ioex_base::wire::encode(&record).len();
+                if bytes > room {
+                    break;
+                }
+                room -= bytes;
+                out.push(record);
+            }
+            done(Reply::Records(out))
+        }
+        Question::Devices { repo, devices } => {
+            let place = place(node, &repo)?;
+            place.say(node, from).ok_or(No::NotFound)?;
+            if devices.len() > DEVICES_MAX {
+                return Err(No::BadRequest);
+            }
+            let members = match &place {
+                Place::Own(_) => own_members(node),
+                Place::Watched(_, mandate) => mandate.members.clone(),
+            };
+            let living = node.vault.partners.living(node.mesh.uid(), &members);
+            // Each speaks for its own part.
+            let part = |uid: &Uid| ioex_vault::health::responsible(&living, uid.as_bytes()) == Some(from);
+            let put = place.book().change(|c| {
+                let mut own = devices.iter().filter(|(uid, _)| part(uid));
+                own.try_for_each(|(uid, record)| c.put_device(uid, record))
+            });
+            put.map_err(failed)?;
+            done(Reply::Done)
+        }
+        Question::Leave { repo } => {
+            let place = place(node, &repo)?;
+            if !matches!(place, Place::Watched(..)) || place.say(node, from) != Some(Say::Owner) {
+                return Err(No::BadRequest);
+            }
+            drop(place);
+            node.vault.partners.leave(&repo).map_err(|_| No::Failed)?;
+            done(Reply::Done)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Super nodes that watch over each other's backups, so that none of them is needed.
+//!
+//! Partners are friends that named each other. The owner's super node gives each partner the book of its
+//! groups (where which shard lies, nothing of what is in it), a grant to read the encrypted shards, and
+//! the encrypted list of restore points. With that a partner audits, renews, repairs and keeps the
+//! list, as `super::watch` does for the own repository. Who looks after which device follows from
+//! [`ioex_vault::health::responsible`]; a partner that falls silent has its part taken over.
+//!
+//! Every member of such a group keeps a book. Books are compared in parts by hashes, and only records
+//! that differ move. The owner says which groups there are; where their shards lie anybody says who
+//! repairs.
+
+mod answer;
+mod sync;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use data_encoding::HEXLOWER;
+use ioex_api::{
+    ApiError, Empty, ErrorCode,
+    vault::{Partner, PartnerList},
+};
+use ioex_base::{ContentAddress, NodeKind, Uid, UnixSeconds};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{Node, files},
+    Repo,
+    book::{Book, BookError},
+    failure::{fail, internal, io_error},
+    placing::capability,
+};
+
+pub(super) use self::{
+    answer::Answering,
+    sync::{exchange, tell_devices},
+    wire::Mandate,
+};
+
+/// File with the partners, in the repository's folder.
+const FILE: &str = "partners.json";
+/// Folder with the books of other owners' repositories.
+const WATCHED_DIR: &str = "watched";
+/// A partner that could not be reached is left alone for so long, unless the owner asks for it.
+const TROUBLE_REST: Duration = Duration::from_secs(60);
+/// Most partners of a node.
+const PARTNERS_MAX: usize = 8;
+/// Most repositories of others that a node watches over.
+pub(super) const WATCHED_MAX: usize = 64;
+
+/// A partner, as it is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    uid: Uid,
+    added: UnixSeconds,
+}
+
+/// The repository of another owner that this node watches over as well.
+pub(super) struct Watched {
+    pub(super) repo: Uid,
+    pub(super) book: Book,
+    /// Held by whatever looks after it: one at a time.
+    pub(super) work: tokio::sync::Mutex<()>,
+}
+
+/// The partners, and what is watched for them.
+pub(crate) struct Partners {
+    dir: PathBuf,
+    started: UnixSeconds,
+    list: Mutex<Option<Vec<Kept>>>,
+    heard: Mutex<HashMap<Uid, UnixSeconds>>,
+    /// When and why the last exchange failed.
+    troubles: Mutex<HashMap<Uid, (Instant, String)>>,
+    watched: Mutex<HashMap<Uid, Arc<Watched>>>,
+}
+
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Partners {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            started: files::now(),
+            list: Mutex::default(),
+            heard: Mutex::default(),
+            troubles: Mutex::default(),
+            watched: Mutex::default(),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<Kept>, ApiError> {
+        let mut list = locked(&self.list);
+        if let Some(list) = &*list {
+            return Ok(list.clone());
+        }
+        let path = self.dir.join(FILE);
+        let read = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| fail(ErrorCode::Io, format!("{} is damaged: {e}", path.display())))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(io_error(&path)(e)),
+        };
+        *list = Some(read);
+        Ok(list.clone().unwrap_or_default())
+    }
+
+    fn write(&self, new: Vec<Kept>) -> Result<(), ApiError> {
+        files::private_dir(&self.dir).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
+        let path = self.dir.join(FILE);
+        let bytes = serde_json::to_vec_pretty(&new).map_err(internal)?;
+        let beside = path.with_extension("new");
+        let put = || {
+            fs::write(&beside, &bytes)?;
+            fs::File::open(&beside)?.sync_all()?;
+            fs::rename(&beside, &path)
+        };
+        put().map_err(io_error(&path))?;
+        *locked(&self.list) = Some(new);
+        Ok(())
+    }
+
+    /// The partners; none when they cannot be read.
+    pub(super) fn uids(&self) -> Vec<Uid> {
+        self.read().unwrap_or_default().iter().map(|p| p.uid).collect()
+    }
+
+    fn note_heard(&self, uid: Uid) {
+        locked(&self.heard).insert(uid, files::now());
+        locked(&self.troubles).remove(&uid);
+    }
+
+    /// Whether an exchange with it failed a moment ago.
+    fn is_in_trouble(&self, uid: &Uid) -> bool {
+        locked(&self.troubles).get(uid).is_some_and(|(at, _)| at.elapsed() < TROUBLE_REST)
+    }
+
+    /// The members that live. Whom nobody heard of since the start gets the benefit of the doubt.
+    pub(super) fn living(&self, own: Uid, members: &[Uid]) -> Vec<Uid> {
+        let heard = locked(&self.heard);
+        let of = |uid: &Uid| (*uid, heard.get(uid).copied().unwrap_or(self.started));
+        let others: Vec<_> = members.iter().filter(|uid| **uid != own).map(of).collect();
+        ioex_vault::health::living(own, &others, files::now())
+    }
+
+    /// The repositories of others, opened when they are first asked for.
+    pub(super) fn watched(&self) -> Vec<Arc<Watched>> {
+        let folder = match fs::read_dir(self.dir.join(WATCHED_DIR)) {
+            Ok(folder) => folder,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+            Err(e) => {
+                tracing::warn!("what is watched for partners cannot be read: {e}");
+                return Vec::new();
+            }
+        };
+        let repo = |name: &str| -> Option<Uid> {
+            let bytes = HEXLOWER.decode(name.strip_suffix(".redb")?.as_bytes()).ok()?;
+            Some(Uid::from_bytes(bytes.try_into().ok()?))
+        };
+        let mut repos: Vec<Uid> =
+            folder.flatten().filter_map(|e| repo(e.file_name().to_str()?)).take(WATCHED_MAX).collect();
+        repos.sort_unstable();
+        let open = |uid: Uid| match self.open(uid) {
+            Ok(watched) => Some(watched),
+            Err(e) => {
+                tracing::warn!("the book of {} cannot be used: {e}", uid.short());
+                None
+            }
+        };
+        repos.into_iter().filter_map(open).collect()
+    }
+
+    /// The repository `repo` of another owner, if it is watched over.
+    fn watched_one(&self, repo: &Uid) -> Option<Arc<Watched>> {
+        self.watched().into_iter().find(|w| w.repo == *repo)
+    }
+
+    fn path_of(&self, repo: &Uid) -> PathBuf {
+        self.dir.join(WATCHED_DIR).join(format!("{}.redb", HEXLOWER.encode(repo.as_bytes())))
+    }
+
+    /// Opens its book, or makes it.
+    fn open(&self, repo: Uid) -> Result<Arc<Watched>, ApiError> {
+        let mut open = locked(&self.watched);
+        if let Some(watched) = open.get(&repo) {
+            return Ok(watched.clone());
+        }
+        let folder = self.dir.join(WATCHED_DIR);
+        files::private_dir(&folder).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
+        let book = Book::open(&self.path_of(&repo))?;
+        let watched = Arc::new(Watched { repo, book, work: tokio::sync::Mutex::new(()) });
+        open.insert(repo, watched.clone());
+        Ok(watched)
+    }
+
+    /// Stops watching over a repository; its leases end by themselves.
+    fn leave(&self, repo: &Uid) -> std::io::Result<()> {
+        locked(&self.watched).remove(repo);
+        match fs::remove_file(self.path_of(repo)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Watched {
+    /// On whose behalf.
+    pub(super) fn mandate(&self) -> Result<Option<Mandate>, BookError> {
+        self.book.mandate()
+    }
+}
+
+fn only_super(node: &Node) -> Result<(), ApiError> {
+    if node.config.kind == NodeKind::Super {
+        return Ok(());
+    }
+    Err(fail(ErrorCode::NotAllowed, "only super nodes watch over backups: start one with --kind super"))
+}
+
+/// See [`ioex_api::vault::VaultRequest::PartnerAdd`].
+pub(super) fn add(node: &Node, uid: Uid) -> Result<PartnerList, ApiError> {
+    only_super(node)?;
+    if !node.mesh.friends().iter().any(|f| f.uid == uid) {
+        return Err(fail(
+            ErrorCode::NotFriend,
+            "a partner is a friend: befriend the other super node first with `ioex friend add`",
+        ));
+    }
+    let partners = &node.vault.partners;
+    let mut list = partners.read()?;
+    if list.iter().all(|p| p.uid != uid) {
+        if list.len() >= PARTNERS_MAX {
+            return Err(fail(ErrorCode::NoSpace, format!("at most {PARTNERS_MAX} partners are possible")));
+        }
+        list.push(Kept { uid, added: files::now() });
+        partners.write(list)?;
+    }
+    node.vault.wake.notify_one();
+    self::list(node)
+}
+
+/// See [`ioex_api::vault::VaultRequest::PartnerRemove`].
+pub(super) async fn remove(node: &Node, uid: Uid) -> Result<Empty, ApiError> {
+    let partners = &node.vault.partners;
+    let mut list = partners.read()?;
+    let before = list.len();
+    list.retain(|p| p.uid != uid);
+    if list.len() == before {
+        return Err(fail(ErrorCode::NotFound, format!("{} is no partner of this node", uid.short())));
+    }
+    if let Some(repo) = node.vault.existing() {
+        sync::say_goodbye(node, uid, repo.keys.repo()).await;
+    }
+    for watched in partners.watched() {
+        let theirs = watched.mandate()?.is_some_and(|m| m.owner == uid);
+        if theirs {
+            partners.leave(&watched.repo).map_err(io_error(&partners.path_of(&watched.repo)))?;
+        }
+    }
+    partners.write(list)?;
+    Ok(Empty {})
+}
+
+/// See [`ioex_api::vault::VaultRequest::PartnerList`].
+pub(super) fn list(node: &Node) -> Result<PartnerList, ApiError> {
+    let partners = &node.vault.partners;
+    let mut watched = Vec::new();
+    for w in partners.watched() {
+        let mut groups = 0;
+        w.book.each_version(|_, _| groups += 1)?;
+        watched.extend(w.mandate()?.map(|m| (m.owner, groups)));
+    }
+    let living = partners.living(node.mesh.uid(), &partners.uids());
+    let (heard, troubles) = (locked(&partners.heard), locked(&partners.troubles));
+    let partner = |kept: &Kept| Partner {
+        uid: kept.uid,
+        added: kept.added,
+        heard: heard.get(&kept.uid).copied(),
+        silent: !living.contains(&kept.uid),
+        watched_groups: watched.iter().filter(|(owner, _)| *owner == kept.uid).map(|(_, n)| *n).sum(),
+        trouble: troubles.get(&kept.uid).map(|(_, why)| why.clone()),
+    };
+    Ok(PartnerList { partners: partners.read()?.iter().map(partner).collect() })
+}
+
+/// Lets go of copies that are needed no more, as far as this node leases them.
+async fn release(node: &Node, released: Vec<(Uid, ContentAddress)>) {
+    let Ok(grant) = capability(node) else { return };
+    let mut by_device: HashMap<Uid, Vec<ContentAddress>> = HashMap::new();
+    for (device, address) in released {
+        by_device.entry(device).or_default().push(address);
+    }
+    for (device, addresses) in by_device {
+        for part in addresses.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
+            if let Err(e) = node.mesh.shard_release(device, &grant, part.to_vec()).await {
+                tracing::debug!("{} was not told what it may delete: {e}", device.short());
+                break;
+            }
+        }
+    }
+}
+
+/// All who watch over the own repository.
+pub(super) fn own_members(node: &Node) -> Vec<Uid> {
+    let mut members = node.vault.partners.uids();
+    members.push(node.mesh.uid());
+    members.sort_unstable();
+    members
+}
+
+/// The mandate for `partner` to watch over the own repository.
+fn mandate_for(node: &Node, repo: &Repo, partner: Uid) -> Result<Option<Mandate>, ApiError> {
+    let Some(head) = repo.book.head()? else { return Ok(None) };
+    Ok(Some(Mandate {
+        owner: node.mesh.uid(),
+        reader: repo.keys.reader.uid(),
+        read: super::fetch::fetch_grant_for(partner, &repo.keys.reader)?,
+        members: own_members(node),
+        head,
+    }))
+}

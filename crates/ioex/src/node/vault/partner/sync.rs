@@ -1,0 +1,216 @@
+//! The asking side of an exchange between partners.
+
+use std::{collections::HashMap, time::Instant};
+
+use ioex_api::{ApiError, ErrorCode};
+use ioex_base::{ContentAddress, Uid};
+use ioex_net::questions::QuestionError;
+
+use super::{
+    super::{
+        Node,
+        book::{BUCKETS, Book, Merged, Say},
+        failure::fail,
+        watch::DeviceRecord,
+    },
+    locked, mandate_for, release,
+    wire::{self, DEVICES_MAX, Mandate, NAMES_MAX, Question, Reply},
+};
+
+/// Why an exchange did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error(transparent)]
+    Ask(#[from] QuestionError),
+    #[error("it answered something else than it was asked")]
+    WrongAnswer,
+    #[error(transparent)]
+    Book(#[from] super::super::book::BookError),
+    #[error("{0}")]
+    Own(String),
+}
+
+async fn ask(node: &Node, partner: Uid, question: &Question) -> Result<Reply, SyncError> {
+    let reply = node.mesh.ask_friend(partner, wire::encode(question)).await?;
+    node.vault.partners.note_heard(partner);
+    wire::decode(&reply).ok_or(SyncError::WrongAnswer)
+}
+
+async fn tell(node: &Node, partner: Uid, question: &Question) -> Result<(), SyncError> {
+    match ask(node, partner, question).await? {
+        Reply::Done => Ok(()),
+        _ => Err(SyncError::WrongAnswer),
+    }
+}
+
+/// Whose book is compared.
+struct Side<'a> {
+    node: &'a Node,
+    partner: Uid,
+    repo: Uid,
+    book: &'a Book,
+    /// What the partner may say about this repository.
+    theirs: Say,
+    owned: bool,
+}
+
+impl Side<'_> {
+    async fn compare(&self, mandate: Option<Mandate>) -> Result<(), SyncError> {
+        let question = Question::Compare {
+            repo: self.repo,
+            mandate: mandate.map(Box::new),
+            buckets: self.book.buckets()?,
+        };
+        let Reply::Buckets(differ) = ask(self.node, self.partner, &question).await? else {
+            return Err(SyncError::WrongAnswer);
+        };
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let mut own: Vec<HashMap<ContentAddress, u64>> = vec![HashMap::new(); BUCKETS];
+        self.book.each_version(|id, version| {
+            if let Some(bucket) = own.get_mut(usize::from(id.as_bytes()[0])) {
+                bucket.insert(id, version);
+            }
+        })?;
+        for bucket in differ {
+            let ours = own.get_mut(usize::from(bucket)).map(std::mem::take).unwrap_or_default();
+            self.bucket(bucket, ours).await?;
+        }
+        Ok(())
+    }
+
+    async fn bucket(&self, bucket: u8, mut ours: HashMap<ContentAddress, u64>) -> Result<(), SyncError> {
+        let (repo, node) = (self.repo, self.node);
+        let Reply::Entries(theirs) = ask(node, self.partner, &Question::List { repo, bucket }).await? else {
+            return Err(SyncError::WrongAnswer);
+        };
+        let (mut get, mut put, mut drop) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, version) in theirs {
+            match ours.remove(&id) {
+                Some(own) if own < version => get.push(id),
+                Some(own) if own > version => put.push(id),
+                // Both changed it, or neither did: who takes it sees which.
+                Some(_) => put.push(id),
+                None if self.book.was_removed(&id)? => drop.push(id),
+                None => get.push(id),
+            }
+        }
+        put.extend(ours.into_keys());
+        for part in drop.chunks(NAMES_MAX).filter(|_| self.owned) {
+            tell(node, self.partner, &Question::Drop { repo, groups: part.to_vec() }).await?;
+        }
+        while !get.is_empty() {
+            let groups: Vec<ContentAddress> = get.iter().copied().take(NAMES_MAX).collect();
+            let Reply::Records(records) = ask(node, self.partner, &Question::Get { repo, groups }).await?
+            else {
+                return Err(SyncError::WrongAnswer);
+            };
+            let before = get.len();
+            let mut released = Vec::new();
+            for (version, record) in records {
+                get.retain(|id| Some(*id) != record.id());
+                let merged: Merged = self.book.change(|c| c.merge_group(version, &record, self.theirs))?;
+                released.extend(merged.released);
+            }
+            if get.len() == before {
+                // What it does not have any more it dropped meanwhile.
+                break;
+            }
+            release(node, released).await;
+        }
+        let mut records = Vec::new();
+        for id in put {
+            records.extend(self.book.versioned(&id)?);
+        }
+        for page in wire::pages(records) {
+            tell(node, self.partner, &Question::Put { repo, records: page }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Exchanges the books of everything that is watched together, with everybody who does; with `all`, also
+/// with those that could not be reached a moment ago.
+pub(in super::super) async fn exchange(node: &Node, all: bool) {
+    let mut partners = node.vault.partners.uids();
+    partners.retain(|uid| all || !node.vault.partners.is_in_trouble(uid));
+    if let Some(repo) = node.vault.existing() {
+        for partner in &partners {
+            let done = async {
+                let mandate = mandate_for(node, &repo, *partner).map_err(own)?;
+                // Before the first backup there is nothing to watch over.
+                let Some(mandate) = mandate else { return Ok(()) };
+                let (repo_uid, book) = (repo.keys.repo(), &repo.book);
+                // A machine that took the recovery key over learns from its partners what was stored.
+                let theirs = Say::Owner;
+                let side = Side { node, partner: *partner, repo: repo_uid, book, theirs, owned: true };
+                side.compare(Some(mandate)).await
+            };
+            note(node, *partner, done.await);
+        }
+    }
+    for watched in node.vault.partners.watched() {
+        let Ok(Some(mandate)) = watched.mandate() else { continue };
+        for member in mandate.members.iter().filter(|m| **m != node.mesh.uid()) {
+            if !partners.contains(member) || node.vault.partners.is_in_trouble(member) {
+                continue;
+            }
+            let theirs = if *member == mandate.owner { Say::Owner } else { Say::Copies };
+            let side = Side {
+                node,
+                partner: *member,
+                repo: watched.repo,
+                book: &watched.book,
+                theirs,
+                owned: false,
+            };
+            note(node, *member, side.compare(None).await);
+        }
+    }
+}
+
+fn own(e: ApiError) -> SyncError {
+    SyncError::Own(e.message)
+}
+
+fn note(node: &Node, partner: Uid, result: Result<(), SyncError>) {
+    if let Err(e) = result {
+        tracing::info!("no exchange with the partner {}: {e}", partner.short());
+        locked(&node.vault.partners.troubles).insert(partner, (Instant::now(), e.to_string()));
+    }
+}
+
+/// Tells the others what came of looking after devices.
+pub(in super::super) async fn tell_devices(
+    node: &Node,
+    repo: Uid,
+    members: &[Uid],
+    devices: &[(Uid, DeviceRecord)],
+) {
+    let partners = &node.vault.partners;
+    let known = partners.uids();
+    for member in members.iter().filter(|m| known.contains(m) && !partners.is_in_trouble(m)) {
+        for part in devices.chunks(DEVICES_MAX) {
+            let question = Question::Devices { repo, devices: part.to_vec() };
+            let told = tell(node, *member, &question).await;
+            if told.is_err() {
+                note(node, *member, told);
+                break;
+            }
+        }
+    }
+}
+
+/// Tells a partner that it need not watch any more. It notices by itself when the leases end.
+pub(super) async fn say_goodbye(node: &Node, partner: Uid, repo: Uid) {
+    if let Err(e) = tell(node, partner, &Question::Leave { repo }).await {
+        tracing::info!("{} was not told that it need not watch any more: {e}", partner.short());
+    }
+}
+
+impl From<SyncError> for ApiError {
+    fn from(e: SyncError) -> Self {
+        fail(ErrorCode::Unreachable, e.to_string())
+    }
+}

@@ -1,0 +1,101 @@
+//! What super nodes that watch together ask each other.
+
+use ioex_base::{ContentAddress, SignedGrant, Uid, wire};
+use ioex_net::questions::{QUESTION_MAX_BYTES, REPLY_MAX_BYTES};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::super::{book::GroupRecord, watch::DeviceRecord};
+
+/// Version of these messages.
+const VERSION: u8 = 1;
+/// Bytes of records in one message, with room for what is around them.
+pub(super) const RECORDS_MAX_BYTES: usize = REPLY_MAX_BYTES - 1_024;
+/// Names of groups in one question.
+pub(super) const NAMES_MAX: usize = 1_024;
+/// Groups with one first byte of their names that two partners can compare: 64 KiB of names and
+/// versions. Times [`BUCKETS`](super::super::book::BUCKETS) these are some 400,000 groups, or 1.6 TB as
+/// whole copies, 32 TB with twenty data shards in each.
+pub(super) const BUCKET_MAX: usize = REPLY_MAX_BYTES / 42;
+/// Devices in one question.
+pub(super) const DEVICES_MAX: usize = 1_024;
+
+/// What the owner of a repository gives to a partner with the first question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Mandate {
+    /// The owner's super node.
+    pub(crate) owner: Uid,
+    /// Public reader key of the repository.
+    pub(crate) reader: Uid,
+    /// Lets the partner read shards, which are encrypted, to make lost ones anew.
+    pub(crate) read: SignedGrant,
+    /// All who watch, the owner among them.
+    pub(crate) members: Vec<Uid>,
+    /// The list of restore points, encrypted and signed.
+    pub(crate) head: Vec<u8>,
+}
+
+/// A group with its version.
+pub(super) type Versioned = (u64, GroupRecord);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// Where do our books differ? Reply: [`Reply::Buckets`].
+    Compare {
+        repo: Uid,
+        /// From the owner only.
+        mandate: Option<Box<Mandate>>,
+        buckets: Vec<u64>,
+    },
+    /// Which groups are in a part? Reply: [`Reply::Entries`].
+    List { repo: Uid, bucket: u8 },
+    /// Take these. Reply: [`Reply::Done`].
+    Put { repo: Uid, records: Vec<Versioned> },
+    /// These are needed no more. From the owner only. Reply: [`Reply::Done`].
+    Drop { repo: Uid, groups: Vec<ContentAddress> },
+    /// Give me these. Reply: [`Reply::Records`], of as many as fit.
+    Get { repo: Uid, groups: Vec<ContentAddress> },
+    /// What came of my looking after these devices. Reply: [`Reply::Done`].
+    Devices { repo: Uid, devices: Vec<(Uid, DeviceRecord)> },
+    /// The owner watches without you from now on. Reply: [`Reply::Done`].
+    Leave { repo: Uid },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    Buckets(Vec<u8>),
+    Entries(Vec<(ContentAddress, u64)>),
+    Records(Vec<Versioned>),
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.append(&mut wire::encode(value));
+    out
+}
+
+/// `None` for what is damaged, too long or of another version.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => wire::decode(body, QUESTION_MAX_BYTES).ok(),
+        _ => None,
+    }
+}
+
+/// Cuts records into messages.
+pub(super) fn pages(records: Vec<Versioned>) -> Vec<Vec<Versioned>> {
+    let mut out: Vec<Vec<Versioned>> = Vec::new();
+    let mut room = 0;
+    for record in records {
+        let bytes = wire::encode(&record).len();
+        if bytes > room {
+            out.push(Vec::new());
+            room = RECORDS_MAX_BYTES;
+        }
+        room = room.saturating_sub(bytes);
+        if let Some(page) = out.last_mut() {
+            page.push(record);
+        }
+    }
+    out
+}
