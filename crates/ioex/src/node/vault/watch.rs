@@ -217,11 +217,13 @@ impl Round<'_> {
         for (uid, answers) in told {
             self.note(uid, answers, counts);
         }
-        let devices = &self.devices;
-        Ok(self
-            .repo
-            .book
-            .change(|c| devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?)
+        let (devices, groups) = (&self.devices, &self.groups);
+        Ok(self.repo.book.change(|c| {
+            devices.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
+            // Also of groups that need no repair: the same loss must not be another fault next time.
+            let failed = groups.iter().filter(|g| g.copies.iter().any(|copy| copy.failed));
+            failed.into_iter().try_for_each(|g| c.put_group(g))
+        })?)
     }
 
     fn note(&mut self, uid: Uid, told: Option<Answers>, counts: bool) {
