@@ -37,6 +37,9 @@ pub(crate) const BENCH: &[Need] = &[need("iperf3", &["iperf3"])];
 pub(crate) const BACKUP: &[Need] =
     &[need("restic", &["restic"]), need("borg", &["borgbackup"]), need("taskset", &["util-linux"])];
 
+/// To have a real scanner look at backups. Its signatures are the lab's own.
+pub(crate) const CLAMAV: &[Need] = &[need("clamd", &["clamav-daemon"])];
+
 /// Makes sure that everything in `needs` is there.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     ensure_with(needs, |program| sh::find(program).is_some())

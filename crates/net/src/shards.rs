@@ -1,6 +1,8 @@
 //! Placing shards and heads on devices, keeping them there and reading them back, under grants
 //! (the super node's and the restorer's side; the device's side is in `serve`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ioex_base::{
     ContentAddress, SealError, SealedHead, SignedGrant, Uid, UnixSeconds,
@@ -47,6 +49,18 @@ pub enum PlaceError {
     WrongAnswer,
 }
 
+/// A device that was asked something has answered within this. Proofs take longest: the device may
+/// have to read some hundred megabytes for them, from a slow disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits for an answer, not for ever: a device that keeps the connection alive and says nothing must
+/// not hold up whoever looks after all the others.
+async fn in_time<T>(
+    answer: impl Future<Output = Result<Answer<T>, LinkError>>,
+) -> Result<Answer<T>, LinkError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(LinkError::Timeout))
+}
+
 fn yes<T>(answer: Answer<T>) -> Result<T, PlaceError> {
     match answer {
         Answer::Yes(value) => Ok(value),
@@ -70,7 +84,7 @@ impl Mesh {
     /// # Errors
     /// When the device cannot be reached or refuses the grant.
     pub async fn shard_capacity(&self, device: Uid, grant: &SignedGrant) -> Result<Capacity, PlaceError> {
-        yes(self.links()?.ask(device, Door::Grant, &Open::Capacity(grant.clone())).await?)
+        yes(in_time(self.links()?.ask(device, Door::Grant, &Open::Capacity(grant.clone()))).await?)
     }
 
     /// Stores a shard on `device`; returns once it is on the device's disk.
@@ -115,7 +129,7 @@ impl Mesh {
         at_most(AUDIT_ASKS_MAX, asks.len())?;
         let asked = asks.len();
         let open = Open::Audit(Audit { grant: grant.clone(), asks });
-        let told: AuditAnswer = yes(self.links()?.ask(device, Door::Grant, &open).await?)?;
+        let told: AuditAnswer = yes(in_time(self.links()?.ask(device, Door::Grant, &open)).await?)?;
         let short = |proof: &Option<Vec<u8>>| proof.as_ref().is_none_or(|p| p.len() <= PROOF_MAX_BYTES);
         let fits = told.proofs.len() == asked && told.handover.len() <= HANDOVER_MAX;
         (fits && told.proofs.iter().all(short)).then_some(told).ok_or(PlaceError::WrongAnswer)
@@ -135,7 +149,7 @@ impl Mesh {
     ) -> Result<u32, PlaceError> {
         at_most(LEASES_AT_ONCE_MAX, addresses.len())?;
         let open = Open::Release(Release { grant: grant.clone(), addresses });
-        yes(self.links()?.ask(device, Door::Grant, &open).await?)
+        yes(in_time(self.links()?.ask(device, Door::Grant, &open)).await?)
     }
 
     /// Keeps shards and heads on `device` until `expires`, without moving them. Returns for each
@@ -155,7 +169,7 @@ impl Mesh {
         at_most(LEASES_AT_ONCE_MAX, addresses.len())?;
         let asked = addresses.len();
         let open = Open::Renew(Renew { grant: grant.clone(), reader, expires, addresses });
-        let held: Vec<bool> = yes(self.links()?.ask(device, Door::Grant, &open).await?)?;
+        let held: Vec<bool> = yes(in_time(self.links()?.ask(device, Door::Grant, &open)).await?)?;
         (held.len() == asked).then_some(held).ok_or(PlaceError::WrongAnswer)
     }
 
@@ -238,5 +252,20 @@ impl Mesh {
         }
         let links = self.links()?;
         fetch::whole(&links, device, &Access::Granted(grant.clone()), address, bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_says_nothing_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        let silent = in_time(std::future::pending::<Result<Answer<u32>, LinkError>>()).await;
+        assert!(matches!(silent, Err(LinkError::Timeout)));
+        assert_eq!(begun.elapsed(), ANSWER_TIMEOUT);
+        let told = in_time(std::future::ready(Ok(Answer::Yes(5)))).await;
+        assert!(matches!(told, Ok(Answer::Yes(5))));
     }
 }

@@ -3,6 +3,7 @@
 //! [`nat`] has the kinds of NAT, [`world`] builds the internet, routers and hosts, and each
 //! scenario is a file of its own.
 
+mod clamav;
 mod expiry;
 mod kinds;
 pub(crate) mod nat;
@@ -10,6 +11,7 @@ mod pairs;
 mod relay;
 mod restart;
 mod roam;
+mod vault_kill;
 pub(crate) mod world;
 
 use std::time::Instant;
@@ -22,7 +24,8 @@ use crate::{install, table, up};
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Scenarios: nat-kinds, nat, roam, relay-killed, bootstrap-restart, mapping-expiry [default: all]
+    /// Scenarios: nat-kinds, nat, roam, relay-killed, bootstrap-restart, mapping-expiry,
+    /// clamav, vault-kill [default: all]
     scenarios: Vec<String>,
     /// Only a few pairs of NATs
     #[arg(long)]
@@ -56,6 +59,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("relay-killed", relay::run),
     ("bootstrap-restart", restart::run),
     ("mapping-expiry", expiry::run),
+    ("clamav", clamav::run),
+    ("vault-kill", vault_kill::run),
 ];
 
 /// Runs the scenarios that were named, or all (with `--quick`: the NATs and a few pairs only).

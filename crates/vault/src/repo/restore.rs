@@ -248,6 +248,10 @@ impl TreeWriter {
         for (chunk, targets) in &wanted.chunks {
             written += self.write(&mut decoder, chunk, targets, parts)?;
         }
+        // Only now: a shard whose later chunks are wrong comes again, and each chunk counts once.
+        for (number, _) in wanted.chunks.iter().flat_map(|(_, targets)| targets) {
+            self.count(*number)?;
+        }
         self.note(index, written)
     }
 
@@ -267,18 +271,25 @@ impl TreeWriter {
             return Err(TreeError::Content { path: path() });
         }
         for (number, offset) in targets {
-            let file = self.plan.files.get(*number as usize).zip(self.left.get(*number as usize));
-            let Some((file, left)) = file else { continue };
+            let Some(file) = self.plan.files.get(*number as usize) else { continue };
             let (handle, path) = self.open_file(file)?;
             handle.write_all_at(plain, *offset).map_err(at(&path))?;
-            // Whoever writes the last chunk sees all the others written.
-            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.dress(&handle, file).map_err(at(&path))?;
-            }
         }
         let bytes = plain.len() as u64 * targets.len() as u64;
         self.written.fetch_add(bytes, Ordering::Relaxed);
         Ok(bytes)
+    }
+
+    /// Counts a chunk of a file as written; the last one completes it.
+    fn count(&self, number: u32) -> Result<(), TreeError> {
+        let file = self.plan.files.get(number as usize).zip(self.left.get(number as usize));
+        let Some((file, left)) = file else { return Ok(()) };
+        // Whoever counts the last chunk sees all the others written.
+        if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let (handle, path) = self.open_file(file)?;
+            self.dress(&handle, file).map_err(at(&path))?;
+        }
+        Ok(())
     }
 
     fn done(&self) -> MutexGuard<'_, Done> {

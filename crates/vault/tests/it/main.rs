@@ -1,5 +1,6 @@
 //! Whole files through packing, sealing, placing and restoring.
 
+mod golden;
 mod pack;
 mod repo;
 mod restore;

@@ -291,6 +291,35 @@ fn a_restore_goes_on_and_never_replaces() {
 }
 
 #[test]
+fn wrong_parts_that_come_again_do_not_complete_a_file_early() {
+    let mut world = World::new();
+    world.write("noise", &noise(6 << 20, 1));
+    let file = world.tree().join("noise");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_234_567_890, 5);
+    fs::File::open(&file).unwrap().set_modified(old).unwrap();
+    let point = world.backup("one", None);
+    let out = world.dir.path().join("out");
+    let plan = world.plan(&point, &Selection::default()).unwrap();
+    let writer = TreeWriter::open(plan, &world.keys, &out).unwrap();
+    let plan = writer.plan();
+    let several = plan.shards.iter().position(|wanted| wanted.chunks.len() > 1).unwrap();
+    // The first chunk is right, the last one is not, as often as the file has chunks.
+    let mut wrong = world.parts(plan, several as u32);
+    let (start, bytes) = wrong.last_mut().unwrap();
+    let last = &plan.shards[several].chunks.last().unwrap().0;
+    bytes[(last.offset - *start) as usize] ^= 1;
+    for _ in 0..plan.files[0].chunks {
+        assert!(writer.accept(several as u32, &wrong).is_err());
+    }
+    for at in writer.missing() {
+        writer.accept(at, &world.parts(writer.plan(), at)).unwrap();
+    }
+    writer.finish(&out).unwrap();
+    assert_eq!(described(&out.join("tree")), described(&world.tree()));
+}
+
+#[test]
 fn what_is_refused_or_unreadable_is_named_and_the_rest_goes_on() {
     let mut world = filled();
     let walk = Walk::new(&[world.tree()], &[], false).unwrap();

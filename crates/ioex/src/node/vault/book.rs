@@ -6,8 +6,11 @@
 //! Values are postcard with a version byte in front, as in `ioex_net`'s state.
 
 use std::{
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ioex_base::{ContentAddress, Uid, UnixSeconds, wire};
@@ -64,6 +67,8 @@ pub(crate) enum BookError {
     Io(#[from] std::io::Error),
     #[error("the book of backups was written by a newer program (format {0}): update this one")]
     Version(u8),
+    #[error("the book of backups is closed: is its disk full?")]
+    Closed,
     #[error("the book of backups is damaged: {0}")]
     Damaged(#[from] wire::WireError),
 }
@@ -147,9 +152,15 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
 /// The book.
 #[derive(Debug)]
 pub(crate) struct Book {
-    db: Database,
-    /// Grows with every change of groups.
+    path: PathBuf,
+    /// `None` when opening it again failed; the next access tries once more.
+    db: RwLock<Option<Database>>,
+    /// Another number after every change.
     generation: AtomicU64,
+}
+
+fn open_file(path: &Path) -> Result<Database, BookError> {
+    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 /// Changes that become true together.
@@ -177,13 +188,45 @@ impl Book {
     pub(crate) fn open(path: &Path) -> Result<Self, BookError> {
         use std::os::unix::fs::OpenOptionsExt as _;
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        let write = db.begin_write()?;
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, VERSIONS, REMOVED, SINGLES] {
-            write.open_table(table)?;
+        let db = RwLock::new(Some(open_file(path)?));
+        let book = Self { path: path.to_owned(), db, generation: AtomicU64::new(0) };
+        book.change(|changes| {
+            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, VERSIONS, REMOVED, SINGLES] {
+                changes.0.open_table(table)?;
+            }
+            Ok(())
+        })?;
+        Ok(book)
+    }
+
+    /// Begins a transaction and works in it. The file refuses everything after a write that failed,
+    /// for example because the disk was full; then it is opened again: the disk may have room now.
+    fn with<T, R>(
+        &self,
+        begin: impl Fn(&Database) -> Result<T, redb::TransactionError>,
+        work: impl FnOnce(T) -> Result<R, BookError>,
+    ) -> Result<R, BookError> {
+        let begun = |db: &Option<Database>| match db.as_ref().map(&begin) {
+            None | Some(Err(redb::TransactionError::Storage(redb::StorageError::PreviousIo))) => None,
+            Some(begun) => Some(begun),
+        };
+        // Held while the transaction lives: the file is closed only when nobody uses it.
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begun) = begun(&db) {
+            return work(begun?);
         }
-        write.commit()?;
-        Ok(Self { db, generation: AtomicU64::new(0) })
+        drop(db);
+        {
+            let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have been here before.
+            if begun(&db).is_none() {
+                *db = None;
+                *db = Some(open_file(&self.path)?);
+            }
+        }
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let begun = db.as_ref().map(&begin).ok_or(BookError::Closed)?;
+        work(begun?)
     }
 
     /// Makes changes that are on disk when this returns.
@@ -191,11 +234,13 @@ impl Book {
         &self,
         work: impl FnOnce(&Changes) -> Result<T, BookError>,
     ) -> Result<T, BookError> {
-        let changes = Changes(self.db.begin_write()?);
-        let out = work(&changes)?;
-        changes.0.commit()?;
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        Ok(out)
+        self.with(Database::begin_write, |write| {
+            let changes = Changes(write);
+            let out = work(&changes)?;
+            changes.0.commit()?;
+            self.generation.fetch_add(1, Ordering::Relaxed);
+            Ok(out)
+        })
     }
 
     /// Another number after every change.
@@ -204,10 +249,10 @@ impl Book {
     }
 
     fn get<T: DeserializeOwned>(&self, table: Bytes, key: &[u8]) -> Result<Option<T>, BookError> {
-        match self.db.begin_read()?.open_table(table)?.get(key)? {
+        self.with(ReadableDatabase::begin_read, |read| match read.open_table(table)?.get(key)? {
             Some(value) => decode(value.value()).map(Some),
             None => Ok(None),
-        }
+        })
     }
 
     fn each<T: DeserializeOwned>(
@@ -215,11 +260,13 @@ impl Book {
         table: Bytes,
         mut take: impl FnMut(&[u8], T),
     ) -> Result<(), BookError> {
-        for row in self.db.begin_read()?.open_table(table)?.iter()? {
-            let (key, value) = row?;
-            take(key.value(), decode(value.value())?);
-        }
-        Ok(())
+        self.with(ReadableDatabase::begin_read, |read| {
+            for row in read.open_table(table)?.iter()? {
+                let (key, value) = row?;
+                take(key.value(), decode(value.value())?);
+            }
+            Ok(())
+        })
     }
 
     /// The segment stored at `address`, if it is here.
@@ -261,15 +308,16 @@ impl Book {
 
     /// Every group's name and version.
     pub(crate) fn each_version(&self, mut take: impl FnMut(ContentAddress, u64)) -> Result<(), BookError> {
-        let read = self.db.begin_read()?;
-        let versions = read.open_table(VERSIONS)?;
-        for row in read.open_table(GROUPS)?.iter()? {
-            let (key, _) = row?;
-            let Ok(id) = key.value().try_into() else { continue };
-            let version = versions.get(key.value())?.map_or(Ok(0), |v| decode(v.value()))?;
-            take(ContentAddress::from_bytes(id), version);
-        }
-        Ok(())
+        self.with(Database::begin_read, |read| {
+            let versions = read.open_table(VERSIONS)?;
+            for row in read.open_table(GROUPS)?.iter()? {
+                let (key, _) = row?;
+                let Ok(id) = key.value().try_into() else { continue };
+                let version = versions.get(key.value())?.map_or(Ok(0), |v| decode(v.value()))?;
+                take(ContentAddress::from_bytes(id), version);
+            }
+            Ok(())
+        })
     }
 
     /// For each part, a number that two books share when they agree about its groups.

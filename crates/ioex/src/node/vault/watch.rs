@@ -351,7 +351,13 @@ impl Round<'_> {
         let part = |(uid, _): &(&Uid, &DeviceRecord)| self.is_mine(uid.as_bytes());
         let mine: Vec<(Uid, DeviceRecord)> =
             self.devices.iter().filter(part).map(|(uid, record)| (*uid, record.clone())).collect();
-        self.charge.book.change(|c| mine.iter().try_for_each(|(uid, record)| c.put_device(uid, record)))?;
+        let groups = &self.groups;
+        self.charge.book.change(|c| {
+            mine.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
+            // Also of groups that need no repair: the same loss must not be another fault next time.
+            let failed = groups.iter().filter(|g| g.copies.iter().any(|copy| copy.failed));
+            failed.into_iter().try_for_each(|g| c.put_group(g))
+        })?;
         partner::tell_devices(self.node, self.charge.repo, &self.charge.members, &mine).await;
         Ok(())
     }

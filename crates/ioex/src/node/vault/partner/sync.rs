@@ -135,6 +135,7 @@ impl Side<'_> {
 pub(in super::super) async fn exchange(node: &Node, all: bool) {
     let mut partners = node.vault.partners.uids();
     partners.retain(|uid| all || !node.vault.partners.is_in_trouble(uid));
+    let mut failed = Vec::new();
     if let Some(repo) = node.vault.existing() {
         for partner in &partners {
             let done = async {
@@ -147,13 +148,17 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
                 let side = Side { node, partner: *partner, repo: repo_uid, book, theirs, owned: true };
                 side.compare(Some(mandate)).await
             };
-            note(node, *partner, done.await);
+            if !note(node, *partner, done.await) {
+                failed.push(*partner);
+            }
         }
     }
+    // Who did not answer is not waited for again.
+    partners.retain(|uid| !failed.contains(uid));
     for watched in node.vault.partners.watched() {
         let Ok(Some(mandate)) = watched.mandate() else { continue };
         for member in mandate.members.iter().filter(|m| **m != node.mesh.uid()) {
-            if !partners.contains(member) || node.vault.partners.is_in_trouble(member) {
+            if !partners.contains(member) {
                 continue;
             }
             let theirs = if *member == mandate.owner { Say::Owner } else { Say::Copies };
@@ -174,11 +179,12 @@ fn own(e: ApiError) -> SyncError {
     SyncError::Own(e.message)
 }
 
-fn note(node: &Node, partner: Uid, result: Result<(), SyncError>) {
-    if let Err(e) = result {
-        tracing::info!("no exchange with the partner {}: {e}", partner.short());
-        locked(&node.vault.partners.troubles).insert(partner, (Instant::now(), e.to_string()));
-    }
+/// Remembers how an exchange went; returns whether it went well.
+fn note(node: &Node, partner: Uid, result: Result<(), SyncError>) -> bool {
+    let Err(e) = result else { return true };
+    tracing::info!("no exchange with the partner {}: {e}", partner.short());
+    locked(&node.vault.partners.troubles).insert(partner, (Instant::now(), e.to_string()));
+    false
 }
 
 /// Tells the others what came of looking after devices.
