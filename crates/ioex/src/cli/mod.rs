@@ -17,7 +17,7 @@ pub use args::{
     ReceiveCommand, SendArgs,
 };
 pub use backup::{
-    BackupCommand, CreateArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,
+    BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs, ScheduleCommand,
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
