@@ -25,14 +25,21 @@ pub enum VaultRequest {
         /// Which.
         job: u64,
     },
-    /// All restore points. → [`PointList`].
-    List,
+    /// Restore points. → [`PointList`].
+    List {
+        /// Which.
+        #[serde(default)]
+        of: PointFilter,
+    },
     /// Restores. → [`TreeRestored`].
     Restore(RestoreTree),
     /// What lies in a restore point. Updates: [`Update::Listed`](crate::Update::Listed). → [`crate::Empty`].
     Ls {
         /// Which restore point.
         point: PointQuery,
+        /// Of which.
+        #[serde(default)]
+        of: PointFilter,
         /// Only below these paths.
         paths: Vec<PathBuf>,
     },
@@ -43,11 +50,17 @@ pub enum VaultRequest {
         old: PointQuery,
         /// The newer one.
         new: PointQuery,
+        /// Of which.
+        #[serde(default)]
+        of: PointFilter,
     },
     /// Checks that everything a restore needs is there. → [`Verified`].
     Verify {
         /// Which restore point.
         point: PointQuery,
+        /// Of which.
+        #[serde(default)]
+        of: PointFilter,
         /// How much of the content is fetched and compared, in percent.
         read_percent: u8,
     },
@@ -62,8 +75,11 @@ pub enum VaultRequest {
     Forget {
         /// Which.
         points: Vec<PointQuery>,
-        /// Or: what to keep of all others.
+        /// Or: what to keep of each source, a source being a machine with the paths that were backed up.
         keep: Keep,
+        /// Of which; all others are kept.
+        #[serde(default)]
+        of: PointFilter,
         /// Only says what would be dropped.
         dry_run: bool,
     },
@@ -71,13 +87,20 @@ pub enum VaultRequest {
     Prune {
         /// Only says what would be given back.
         dry_run: bool,
+        /// How much of what is stored may stay unused, in percent; unless it is given, as much as the node
+        /// finds right.
+        #[serde(default)]
+        max_unused: Option<u8>,
     },
     /// Looks after everything that was stored, now: audits, repairs. → [`WatchReport`].
     Repair,
-    /// Shows all restore points as folders, as long as the client stays. → [`crate::Empty`].
+    /// Shows restore points as folders, as long as the client stays. → [`crate::Empty`].
     Mount {
         /// An empty folder.
         dir: PathBuf,
+        /// Which.
+        #[serde(default)]
+        of: PointFilter,
     },
     /// The words of the recovery key. → [`RecoveryWords`].
     ExportKey,
@@ -129,6 +152,18 @@ pub enum PointQuery {
         /// The date.
         date: UnixSeconds,
     },
+}
+
+/// Some of all restore points: those that fit everything that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PointFilter {
+    /// Made on the machine with this name.
+    pub host: Option<String>,
+    /// Made of exactly these paths, in any order.
+    pub sources: Vec<PathBuf>,
+    /// With all of these words.
+    pub tags: Vec<String>,
 }
 
 /// A backup to make.
@@ -304,6 +339,9 @@ pub struct BackupReport {
 pub struct RestoreTree {
     /// Which restore point.
     pub point: PointQuery,
+    /// Of which.
+    #[serde(default)]
+    pub of: PointFilter,
     /// Only these paths: absolute ones as they were, or relative to the restore point's folder.
     pub paths: Vec<PathBuf>,
     /// Absolute path to write; must not exist.
@@ -413,16 +451,24 @@ pub struct Keep {
 }
 
 /// What pruning gave back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
-    /// Groups that nothing needs.
+    /// Groups that nothing needs, those included that were packed again.
     pub groups: u64,
     /// Bytes of them at devices.
     pub bytes: u64,
     /// Groups that are still needed.
     pub kept_groups: u64,
+    /// Groups of which little was needed, which was packed again.
+    pub repacked_groups: u64,
+    /// Bytes of that, one copy.
+    pub repacked_bytes: u64,
+    /// Small parts of the index that were joined.
+    pub joined_segments: u64,
     /// Devices that could not be told; their leases end by themselves.
     pub unreached: u64,
+    /// What the owner should know.
+    pub notes: Vec<String>,
 }
 
 /// What a round of watching came to.
@@ -504,8 +550,24 @@ pub struct Schedule {
     pub create: CreateBackup,
     /// Restore points of it beyond this many are forgotten; 0 keeps all until they end.
     pub keep: u32,
-    /// When it last ran.
+    /// When it was last put into the queue.
     pub last: Option<UnixSeconds>,
+    /// How its last run ended.
+    #[serde(default)]
+    pub result: Option<LastRun>,
+}
+
+/// How a schedule's run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The job; none when it could not even be put into the queue.
+    pub job: Option<u64>,
+    /// When it ended.
+    pub ended: UnixSeconds,
+    /// The restore point that it made.
+    pub point: Option<String>,
+    /// Why it made none.
+    pub error: Option<crate::ApiError>,
 }
 
 /// Schedules.

@@ -15,7 +15,7 @@ pub enum BackupCommand {
     )]
     Create(CreateArgs),
     /// List the restore points
-    List,
+    List(FilterArgs),
     /// Restore a restore point, or some paths of it
     Restore(RestoreArgs),
     /// List what lies in a restore point
@@ -33,6 +33,9 @@ pub enum BackupCommand {
         old: String,
         /// The newer one [default: the newest]
         new: Option<String>,
+        /// Of which.
+        #[command(flatten)]
+        of: FilterArgs,
     },
     /// Check that a restore point can be restored: its holders prove what they have
     Verify {
@@ -47,6 +50,9 @@ pub enum BackupCommand {
     Mount {
         /// An empty folder
         dir: PathBuf,
+        /// Which.
+        #[command(flatten)]
+        of: FilterArgs,
     },
     /// Keep restore points for longer
     Renew {
@@ -64,6 +70,10 @@ pub enum BackupCommand {
     Forget(ForgetArgs),
     /// Give back the space of what no restore point needs
     Prune {
+        /// Pack half-used groups again, until at most this much of what is stored is unused, in percent;
+        /// 100: never [default: 10]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
+        max_unused: Option<u8>,
         /// Only say what would be given back
         #[arg(long)]
         dry_run: bool,
@@ -173,6 +183,24 @@ pub struct PointArgs {
     /// restore point up to then [default: the newest]
     #[arg(long, value_name = "POINT")]
     pub point: Option<String>,
+    /// Of which.
+    #[command(flatten)]
+    pub of: FilterArgs,
+}
+
+/// Some of all restore points.
+#[derive(Debug, Default, Args)]
+pub struct FilterArgs {
+    /// Only restore points with this tag; may be repeated, then with all of them
+    #[arg(long, value_name = "WORD")]
+    pub tag: Vec<String>,
+    /// Only restore points of exactly this PATH, as it was given to `create`; may be repeated for those
+    /// of several
+    #[arg(long, value_name = "PATH")]
+    pub source: Vec<PathBuf>,
+    /// Only restore points of the machine with this name
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
 }
 
 /// What is restored, and where.
@@ -197,7 +225,7 @@ pub struct ForgetArgs {
     /// Names as in `ioex backup list`
     #[arg(value_name = "POINT")]
     pub points: Vec<String>,
-    /// Instead: keep the newest N
+    /// Instead: keep the newest N of each source (a machine with the paths that were backed up)
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "points")]
     pub keep_last: u32,
     /// Keep the newest of each of N days
@@ -209,6 +237,9 @@ pub struct ForgetArgs {
     /// Keep the newest of each of N months of 30 days
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "points")]
     pub keep_monthly: u32,
+    /// Of which; all others are kept.
+    #[command(flatten)]
+    pub of: FilterArgs,
     /// Only say what would be dropped
     #[arg(long)]
     pub dry_run: bool,

@@ -17,7 +17,7 @@ pub use args::{
     ReceiveCommand, SendArgs,
 };
 pub use backup::{
-    BackupCommand, CreateArgs, ForgetArgs, PartnerCommand, PointArgs, PriorityArg, RestoreArgs,
+    BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PartnerCommand, PointArgs, PriorityArg, RestoreArgs,
     ScheduleCommand,
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};

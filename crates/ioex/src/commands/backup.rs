@@ -11,9 +11,9 @@ use ioex_api::{
     BackupDone, Client, Empty, Holding, Request, RestoreDone, Update, Updates,
     frames::{FrameReader, FrameWriter},
     vault::{
-        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, PartnerList, PointList,
-        PointQuery, Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream,
-        TreeRestored, VaultRequest, Verified, WatchReport,
+        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PartnerList,
+        PointFilter, PointList, PointQuery, Priority, Pruned, RecoveryWords, RestoreTree, Schedule,
+        ScheduleList, Stream, TreeRestored, VaultRequest, Verified, WatchReport,
     },
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
@@ -21,8 +21,8 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use super::{Context, absolute, unexpected, who};
 use crate::{
     cli::{
-        BackupCommand, CreateArgs, ForgetArgs, PartnerCommand, PointArgs, PriorityArg, RestoreArgs,
-        ScheduleCommand,
+        BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PartnerCommand, PointArgs, PriorityArg,
+        RestoreArgs, ScheduleCommand,
     },
     exit::{Incomplete, Usage},
     progress,
@@ -38,22 +38,26 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
     let ask = |request| Request::Vault(Box::new(request));
     match command {
         BackupCommand::Create(args) => create(context, &client, &args).await?,
-        BackupCommand::List => {
-            let list: PointList = client.call(ask(VaultRequest::List)).await?;
+        BackupCommand::List(of) => {
+            let list: PointList = client.call(ask(VaultRequest::List { of: filter(&of)? })).await?;
             context.out.result(&list, points)?;
         }
         BackupCommand::Restore(args) => restore(context, &client, args).await?,
         BackupCommand::Ls { point, paths } => {
-            let request = ask(VaultRequest::Ls { point: query(&point)?, paths });
-            let mut updates = client.stream(request).await?;
+            let (query, of) = query(&point)?;
+            let mut updates = client.stream(ask(VaultRequest::Ls { point: query, of, paths })).await?;
             while let Some(update) = updates.next().await? {
+                warn(&update);
                 context.out.update(update, listed)?;
             }
-            let _: Empty = updates.finish().await?;
+            let done: Empty = updates.finish().await?;
+            if context.out.json() {
+                context.out.done(&done, |_| String::new())?;
+            }
         }
-        BackupCommand::Diff { old, new } => {
-            let (old, new) = (named(Some(&old))?, named(new.as_deref())?);
-            let mut updates = client.stream(ask(VaultRequest::Diff { old, new })).await?;
+        BackupCommand::Diff { old, new, of } => {
+            let (old, new, of) = (named(Some(&old))?, named(new.as_deref())?, filter(&of)?);
+            let mut updates = client.stream(ask(VaultRequest::Diff { old, new, of })).await?;
             while let Some(update) = updates.next().await? {
                 context.out.update(update, changed)?;
             }
@@ -67,7 +71,8 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
             })?;
         }
         BackupCommand::Verify { point, read_percent } => {
-            let request = ask(VaultRequest::Verify { point: query(&point)?, read_percent });
+            let (query, of) = query(&point)?;
+            let request = ask(VaultRequest::Verify { point: query, of, read_percent });
             let verified: Verified = follow(context, &client, request).await?.finish().await?;
             context.out.done(&verified, verification)?;
             if verified.unreadable > 0 {
@@ -75,8 +80,8 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
                 return Err(Incomplete(text).into());
             }
         }
-        BackupCommand::Mount { dir } => {
-            let request = ask(VaultRequest::Mount { dir: absolute(&dir)? });
+        BackupCommand::Mount { dir, of } => {
+            let request = ask(VaultRequest::Mount { dir: absolute(&dir)?, of: filter(&of)? });
             progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
             let _: Empty = client.call(request).await?;
         }
@@ -87,8 +92,8 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
             context.out.done(&list, points)?;
         }
         BackupCommand::Forget(args) => forget(context, &client, &args).await?,
-        BackupCommand::Prune { dry_run } => {
-            let pruned: Pruned = client.call(ask(VaultRequest::Prune { dry_run })).await?;
+        BackupCommand::Prune { dry_run, max_unused } => {
+            let pruned: Pruned = client.call(ask(VaultRequest::Prune { dry_run, max_unused })).await?;
             context.out.result(&pruned, |p| prune(p, dry_run))?;
         }
         BackupCommand::Repair => {
@@ -270,8 +275,10 @@ impl Drop for Pipe {
 }
 
 async fn restore(context: &Context, client: &Client, args: RestoreArgs) -> anyhow::Result<()> {
+    let (point, of) = query(&args.point)?;
     let mut wish = RestoreTree {
-        point: query(&args.point)?,
+        point,
+        of,
         paths: args.path,
         out: PathBuf::new(),
         pipe: None,
@@ -309,7 +316,8 @@ async fn forget(context: &Context, client: &Client, args: &ForgetArgs) -> anyhow
         monthly: args.keep_monthly,
     };
     let names = args.points.iter().map(|n| named(Some(n))).collect::<Result<_, _>>()?;
-    let request = VaultRequest::Forget { points: names, keep, dry_run: args.dry_run };
+    let of = filter(&args.of)?;
+    let request = VaultRequest::Forget { points: names, keep, of, dry_run: args.dry_run };
     let list: PointList = client.call(Request::Vault(Box::new(request))).await?;
     context.out.result(&list, |l| {
         let head = if args.dry_run {
@@ -327,7 +335,7 @@ async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) 
     match command {
         ScheduleCommand::Add { schedule: name, every, keep, create } => {
             let create = wish(&create)?;
-            let schedule = Schedule { name, every_seconds: every, create, keep, last: None };
+            let schedule = Schedule { name, every_seconds: every, create, keep, last: None, result: None };
             let added: Schedule = client.call(ask(VaultRequest::ScheduleAdd(schedule))).await?;
             context.out.result(&added, |s| {
                 format!(
@@ -340,12 +348,13 @@ async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) 
         ScheduleCommand::List => {
             let list: ScheduleList = client.call(ask(VaultRequest::ScheduleList)).await?;
             context.out.result(&list, |l| {
-                let mut table = Table::new(["name", "every", "last run", "paths"]);
+                let mut table = Table::new(["name", "every", "last run", "outcome", "paths"]);
                 for s in &l.schedules {
                     table.row([
                         s.name.clone(),
                         render::duration(s.every_seconds),
                         render::ago(s.last, render::now()),
+                        s.result.as_ref().map_or_else(String::new, last_run),
                         s.create.paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" "),
                     ]);
                 }
@@ -395,8 +404,27 @@ async fn partner(context: &Context, client: &Client, command: PartnerCommand) ->
     Ok(())
 }
 
-fn query(args: &PointArgs) -> anyhow::Result<PointQuery> {
-    named(args.point.as_deref())
+fn query(args: &PointArgs) -> anyhow::Result<(PointQuery, PointFilter)> {
+    Ok((named(args.point.as_deref())?, filter(&args.of)?))
+}
+
+/// Paths as a backup writes them down: links resolved, as far as they are there.
+fn filter(args: &FilterArgs) -> anyhow::Result<PointFilter> {
+    let path = |path: &PathBuf| path.canonicalize().or_else(|_| absolute(path));
+    Ok(PointFilter {
+        host: args.host.clone(),
+        sources: args.source.iter().map(path).collect::<Result<_, _>>()?,
+        tags: args.tag.clone(),
+    })
+}
+
+/// Says what a node notes beside its results, on stderr.
+fn warn(update: &Update) {
+    if let Update::Backup(progress) = update
+        && let Some(note) = &progress.note
+    {
+        progress::say(&render::printable(note));
+    }
 }
 
 /// A restore point by name, by date, or the newest.
@@ -509,6 +537,17 @@ fn prune(p: &Pruned, dry_run: bool) -> String {
         p.groups,
         p.kept_groups
     );
+    if p.repacked_groups > 0 {
+        let word = if dry_run { "would be packed again" } else { "were packed again" };
+        text += &format!(
+            "\n{} of these were half used: the {} that are needed of them {word}",
+            p.repacked_groups,
+            size::human(p.repacked_bytes)
+        );
+    }
+    for note in &p.notes {
+        text += &format!("\nNote: {}", render::printable(note));
+    }
     if p.unreached > 0 {
         text += &format!("\n{} devices could not be told: their leases end by themselves", p.unreached);
     }
@@ -542,8 +581,18 @@ fn state(state: JobState) -> &'static str {
     }
 }
 
+/// How a schedule's last run ended.
+fn last_run(run: &LastRun) -> String {
+    let what = match (&run.error, &run.point) {
+        (Some(error), _) => format!("failed: {}", render::printable(&error.message)),
+        (None, Some(point)) => point.clone(),
+        (None, None) => "done".to_owned(),
+    };
+    format!("{} {what}", date(run.ended))
+}
+
 fn jobs(list: &JobList) -> String {
-    let mut table = Table::new(["job", "state", "priority", "queued", "what", "outcome"]);
+    let mut table = Table::new(["job", "state", "priority", "queued", "ended", "what", "outcome"]);
     for job in &list.jobs {
         let what = match &job.create.stream {
             Some(stream) => format!("< {}", stream.name),
@@ -551,7 +600,7 @@ fn jobs(list: &JobList) -> String {
         };
         let outcome = match (&job.report, &job.error) {
             (Some(report), _) => report.point.id.clone(),
-            (None, Some(error)) => error.message.clone(),
+            (None, Some(error)) => render::printable(&error.message),
             (None, None) => String::new(),
         };
         table.row([
@@ -559,6 +608,7 @@ fn jobs(list: &JobList) -> String {
             state(job.state).to_owned(),
             format!("{:?}", job.create.priority).to_lowercase(),
             date(job.queued),
+            job.ended.map_or_else(String::new, date),
             what,
             outcome,
         ]);

@@ -26,6 +26,7 @@ use super::{
     restore::tell,
     vault::{
         failure::{fail, fresh_seed, internal, io_error},
+        inspect::Inspector,
         placing::{PlacedGroup, Placing, capability, find_holders},
     },
 };
@@ -75,6 +76,11 @@ pub(super) async fn put(
     let policy = Policy::Replicas(copies);
     let file = File::open(&path).map_err(io_error(&path))?;
     let total = file.metadata().map_err(io_error(&path))?.len();
+    let (inspector, looked_at) = (Inspector::new(&node.config.inspect), path.clone());
+    let looking = tokio::task::spawn_blocking(move || inspector.check(&looked_at));
+    if let Err(why) = looking.await.map_err(internal)? {
+        return Err(fail(ErrorCode::Refused, format!("{} was refused: {why}", path.display())));
+    }
     tell(sink, BackupStep::FindHolders, 0, 0, None, None).await;
     let mut holders = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
     holders.retain(|h| h.free_bytes > 0);

@@ -7,6 +7,8 @@ mod config;
 mod device;
 mod net;
 mod partner;
+mod points;
+mod prune;
 
 use std::{
     path::Path,
@@ -82,6 +84,10 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex backup create a b --policy rs=20/32/60/80 --exclude *.o -x --days 9 --tag t --priority urgent",
         "ioex backup create - --name dump.sql --no-wait",
         "ioex backup list",
+        "ioex backup list --tag t --tag u --source a --source b --host h",
+        "ioex backup restore out --source a --tag t --path a/b",
+        "ioex backup forget --keep-last 3 --source a",
+        "ioex backup diff 00ff latest --tag t",
         "ioex backup restore out --point 2026-11-24 --path a --path b --rate-limit 1MB",
         "ioex backup restore - --path a",
         "ioex backup ls --point 00ff a",
@@ -91,7 +97,7 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex backup renew --all --days 30",
         "ioex backup renew 00ff",
         "ioex backup forget --keep-daily 7 --keep-weekly 4 --dry-run",
-        "ioex backup prune --dry-run",
+        "ioex backup prune --dry-run --max-unused 5",
         "ioex backup repair",
         "ioex backup jobs",
         "ioex backup follow 1",

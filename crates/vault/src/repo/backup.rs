@@ -22,7 +22,7 @@ use std::{
 use super::{
     encode::{BATCH_BYTES, BATCH_CHUNKS, Batch, PackedShard, Stopped, assemble, encode},
     index::Index,
-    point::{PROBLEMS_MAX, Problem, Totals},
+    point::{LISTING_CHUNKS_MAX, PROBLEMS_MAX, PROBLEMS_MAX_BYTES, Problem, SEGMENTS_MAX, Totals},
     tree::{self, Content, Entry, ListingError, ListingReader, ListingWriter},
     walk::{Step, Walk},
     xattr,
@@ -36,6 +36,10 @@ use crate::{
 
 /// Batches that wait between two threads.
 const QUEUE: usize = 4;
+/// Segments of earlier restore points to which a new one refers at most: its own ones need room too.
+const REFERRED_SEGMENTS_MAX: usize = SEGMENTS_MAX - 1_024;
+/// Bytes of the lengths of a problem's path and reason, at most.
+const PROBLEM_LENGTHS_BYTES: usize = 6;
 
 /// What is backed up.
 pub enum Source {
@@ -114,6 +118,14 @@ pub enum BackupError {
     /// The listing of the restore point before is damaged.
     #[error(transparent)]
     Listing(#[from] ListingError),
+    /// One restore point cannot describe all of it.
+    #[error("a restore point has at most {max} {what}: back fewer folders up together")]
+    TooMuch {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
 }
 
 impl From<Stopped> for BackupError {
@@ -226,6 +238,7 @@ struct Reader<'a> {
     new: HashSet<ChunkId>,
     links: HashMap<(u64, u64), u64>,
     scratch: Vec<u8>,
+    problem_bytes: usize,
     out: Outcome,
 }
 
@@ -249,6 +262,7 @@ impl<'a> Reader<'a> {
             new: HashSet::new(),
             links: HashMap::new(),
             scratch: Vec::new(),
+            problem_bytes: 0,
             out: Outcome::default(),
         }
     }
@@ -271,6 +285,7 @@ impl<'a> Reader<'a> {
         listing.finish()?;
         // The listing is stored as every other content is.
         let (chunks, _) = self.chunks(Box::new(File::open(run.listing)?))?;
+        within("parts of its list of files", chunks.len(), LISTING_CHUNKS_MAX)?;
         self.out.listing = chunks;
         self.send()?;
         Ok(self.out)
@@ -285,6 +300,7 @@ impl<'a> Reader<'a> {
         if self.progress.stop.load(Ordering::Relaxed) {
             return Err(BackupError::Stopped);
         }
+        within("parts of the index", self.out.segments.len(), REFERRED_SEGMENTS_MAX)?;
         let (path, names, meta) = match step {
             Step::Failed { path, why } => {
                 self.problem(&path, why.to_string());
@@ -499,10 +515,17 @@ impl<'a> Reader<'a> {
 
     fn problem(&mut self, path: &Path, why: String) {
         self.out.problems_total += 1;
-        if self.out.problems.len() < PROBLEMS_MAX {
-            self.out.problems.push(Problem { path: path.as_os_str().as_bytes().to_vec(), why });
+        let path = path.as_os_str().as_bytes().to_vec();
+        let bytes = path.len() + why.len() + PROBLEM_LENGTHS_BYTES;
+        if self.out.problems.len() < PROBLEMS_MAX && self.problem_bytes + bytes <= PROBLEMS_MAX_BYTES {
+            self.problem_bytes += bytes;
+            self.out.problems.push(Problem { path, why });
         }
     }
+}
+
+fn within(what: &'static str, count: usize, max: usize) -> Result<(), BackupError> {
+    if count <= max { Ok(()) } else { Err(BackupError::TooMuch { what, max }) }
 }
 
 /// What became of one file.

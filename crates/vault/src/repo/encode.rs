@@ -57,12 +57,25 @@ pub(super) struct Encoded {
     chunks: Vec<Piece>,
 }
 
-struct Piece {
+/// What is known of a chunk before it lies in a shard.
+pub(super) struct Piece {
     id: ChunkId,
     plain_bytes: u32,
     stored_bytes: u32,
     codec: Codec,
     key: ChunkKey,
+}
+
+impl From<&ChunkRef> for Piece {
+    fn from(chunk: &ChunkRef) -> Self {
+        Self {
+            id: chunk.id,
+            plain_bytes: chunk.plain_bytes,
+            stored_bytes: chunk.stored_bytes,
+            codec: chunk.codec,
+            key: chunk.key.clone(),
+        }
+    }
 }
 
 /// Encodes batches until there are no more or nobody wants them.
@@ -129,13 +142,13 @@ pub(super) fn assemble(
 
 /// The shard that is being filled.
 #[derive(Default)]
-struct Filling {
+pub(super) struct Filling {
     open: Option<OpenShard>,
     chunks: Vec<ChunkRef>,
 }
 
 impl Filling {
-    fn push(
+    pub(super) fn push(
         &mut self,
         secrets: &Secrets,
         max: (usize, usize),
@@ -159,7 +172,7 @@ impl Filling {
         full
     }
 
-    fn close(&mut self, secrets: &Secrets) -> Option<PackedShard> {
+    pub(super) fn close(&mut self, secrets: &Secrets) -> Option<PackedShard> {
         let (shard, reference) = self.open.take()?.finish(secrets);
         Some(PackedShard { shard: reference, bytes: shard.bytes, chunks: std::mem::take(&mut self.chunks) })
     }

@@ -23,6 +23,8 @@ mod object;
 pub mod plan;
 mod point;
 mod recovery;
+#[cfg(feature = "pack")]
+pub mod repack;
 mod restore;
 mod segment;
 pub mod tree;
@@ -32,11 +34,15 @@ mod xattr;
 
 #[cfg(feature = "pack")]
 pub use encode::{PackedShard, Stopped};
-pub use head::{HEAD_BODY_MAX_BYTES, Head, HeadError, LABEL_MAX_BYTES, POINTS_MAX, PointRef};
+pub use head::{
+    FORGOTTEN_MAX, Forgotten, HEAD_BODY_MAX_BYTES, Head, HeadError, LABEL_MAX_BYTES, Origin, POINTS_MAX,
+    PointRef, Rewritten, Source, TagId,
+};
 pub use index::{Found, Index};
 pub use object::{OBJECT_MAX_BYTES, ObjectError, ObjectRef};
 pub use point::{
-    PATHS_MAX, PROBLEMS_MAX, ParsePointIdError, PointId, Problem, Root, RootError, SEGMENTS_MAX, Totals,
+    LISTING_CHUNKS_MAX, PATHS_MAX, PATHS_MAX_BYTES, PROBLEMS_MAX, PROBLEMS_MAX_BYTES, ParsePointIdError,
+    PointId, Problem, Root, RootError, SEGMENTS_MAX, Totals,
 };
 pub use recovery::{RECOVERY_WORDS, RecoveryKey, RecoveryKeyError, RepoKeys};
 pub use restore::{ChunkReader, TreeError, TreeWriter};

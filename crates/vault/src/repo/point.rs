@@ -15,13 +15,29 @@ use crate::{bounded::at_most, manifest::ChunkId};
 const HEADER: [u8; 2] = [2, 1];
 
 /// Most chunks of a listing: of some 32 GB.
-const LISTING_CHUNKS_MAX: usize = 64 * 1024;
+pub const LISTING_CHUNKS_MAX: usize = 64 * 1024;
 /// Most segments that one restore point refers to.
 pub const SEGMENTS_MAX: usize = 8_192;
 /// Most files that a restore point says were left out; more are only counted.
 pub const PROBLEMS_MAX: usize = 500;
 /// Most folders and files given to one backup, and most tags.
 pub const PATHS_MAX: usize = 256;
+/// Most bytes of the paths and tags that are given to one backup.
+pub const PATHS_MAX_BYTES: usize = 128 * 1024;
+/// Most bytes of what a restore point says was left out; more is only counted.
+pub const PROBLEMS_MAX_BYTES: usize = 192 * 1024;
+
+const OBJECT_REF_MAX_BYTES: usize = 32 + 4 + 4 + 4 + 1 + 32;
+const REST_MAX_BYTES: usize = 32 * 1024;
+const _: () = assert!(
+    LISTING_CHUNKS_MAX * 16
+        + SEGMENTS_MAX * OBJECT_REF_MAX_BYTES
+        + PATHS_MAX_BYTES
+        + PROBLEMS_MAX_BYTES
+        + REST_MAX_BYTES
+        <= OBJECT_MAX_BYTES,
+    "a root that keeps to these bounds is an object"
+);
 
 /// Names a restore point: the beginning of its root's address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -429,13 +429,27 @@ impl ChunkReader {
         Ok(Self { secrets: keys.owner.secrets(), decoder: Decoder::new()? })
     }
 
-    /// The plaintext of a chunk, given the bytes that are stored of it.
+    /// The plaintext of a chunk that lies in one of `parts`: fetched ranges of its shard, with where
+    /// they begin in it.
     ///
     /// # Errors
     /// [`ChunkError`]; [`ChunkError::Cipher`] also when it is another chunk than its name says.
-    pub fn read(&mut self, chunk: &ChunkRef, sealed: &[u8]) -> Result<Vec<u8>, ChunkError> {
-        let plain = self.decoder.decode_sealed(chunk, sealed)?;
+    pub fn read(&mut self, chunk: &ChunkRef, parts: &[(u32, Vec<u8>)]) -> Result<Vec<u8>, ChunkError> {
+        let plain = self.decoder.decode_sealed(chunk, slice(chunk, parts).ok_or(ChunkError::Range)?)?;
         if self.secrets.chunk_id(plain) == chunk.id { Ok(plain.to_vec()) } else { Err(ChunkError::Cipher) }
+    }
+
+    /// What is stored of a chunk that lies in one of `parts`, once it turned out to be that chunk.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn sealed<'p>(
+        &mut self,
+        chunk: &ChunkRef,
+        parts: &'p [(u32, Vec<u8>)],
+    ) -> Result<&'p [u8], ChunkError> {
+        self.read(chunk, parts)?;
+        slice(chunk, parts).ok_or(ChunkError::Range)
     }
 
     /// Checks the chunks of `wanted` against the fetched ranges; returns the bytes that hold.
@@ -445,8 +459,7 @@ impl ChunkReader {
     pub fn check(&mut self, wanted: &Wanted, parts: &[(u32, Vec<u8>)]) -> Result<u64, ChunkError> {
         let mut bytes = 0;
         for (chunk, _) in &wanted.chunks {
-            let sealed = slice(chunk, parts).ok_or(ChunkError::Range)?;
-            bytes += self.read(chunk, sealed)?.len() as u64;
+            bytes += self.read(chunk, parts)?.len() as u64;
         }
         Ok(bytes)
     }

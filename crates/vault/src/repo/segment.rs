@@ -3,6 +3,8 @@
 //! Version 1, frozen: `kind (1) = 1 | version (1) = 1 | postcard of Segment`, stored as an object
 //! (module `object`).
 
+use std::collections::BTreeMap;
+
 use ioex_base::{Uid, limits::SHARD_MAX_BYTES, wire};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +151,61 @@ impl Segment {
         self.chunks.extend(other.chunks.iter().map(moved));
     }
 
+    /// What is left of it when only some groups and chunks are needed; groups without chunks go too.
+    #[must_use]
+    pub fn filtered(
+        &self,
+        group: impl Fn(&Group) -> bool,
+        chunk: impl Fn(&Group, usize, &ChunkRef) -> bool,
+    ) -> Self {
+        let mut out = Self { devices: self.devices.clone(), ..Self::default() };
+        let mut chunks: BTreeMap<u32, Vec<&ChunkRef>> = BTreeMap::new();
+        for known in &self.chunks {
+            chunks.entry(known.shard).or_default().push(known);
+        }
+        let (mut before, mut kept) = (0u32, 0u32);
+        for known in &self.groups {
+            let shards = known.data.len() as u32;
+            if !group(known) {
+                before = before.saturating_add(shards);
+                continue;
+            }
+            let own: Vec<ChunkRef> = (chunks.range(before..before.saturating_add(shards)))
+                .flat_map(|(_, list)| list)
+                .filter(|c| chunk(known, (c.shard - before) as usize, c))
+                .map(|c| ChunkRef { shard: c.shard - before + kept, ..(*c).clone() })
+                .collect();
+            if !own.is_empty() {
+                out.groups.push(known.clone());
+                out.chunks.extend(own);
+                kept += shards;
+            }
+            before = before.saturating_add(shards);
+        }
+        out
+    }
+
+    /// Joins segments, in their order, into few that are objects.
+    #[must_use]
+    pub fn joined(parts: Vec<Self>) -> Vec<Self> {
+        let mut out: Vec<(Self, usize)> = Vec::new();
+        for part in parts.into_iter().filter(|part| !part.chunks.is_empty()) {
+            // Joined they are shorter than the sum: devices are named once.
+            let bytes = part.encode().len();
+            match out.last_mut() {
+                Some((last, sum))
+                    if last.chunks.len() + part.chunks.len() <= SEGMENT_CHUNKS_MAX
+                        && *sum + bytes <= OBJECT_MAX_BYTES =>
+                {
+                    last.append(&part);
+                    *sum += bytes;
+                }
+                _ => out.push((part, bytes)),
+            }
+        }
+        out.into_iter().map(|(segment, _)| segment).collect()
+    }
+
     /// The index of a device, added when it is new; `None` when there are too many.
     pub fn device(&mut self, uid: Uid) -> Option<u16> {
         let known = self.devices.iter().position(|known| *known == uid);
@@ -237,6 +294,24 @@ pub(crate) mod tests {
         assert!(bad(|s| s.groups[0].data[0].bytes = 0).is_err());
         assert!(bad(|s| s.devices.clear()).is_err());
         assert_eq!(Segment::decode(&[1, 2, 0, 0, 0]), Err(SegmentError::Version));
+    }
+
+    #[test]
+    fn what_is_left_of_a_segment_stands_in_its_place() {
+        let all = sample().filtered(|_| true, |_, _, _| true);
+        assert_eq!(all, sample());
+        let placed = sample().filtered(|_| true, |_, place, _| place == 1);
+        assert_eq!(placed.chunks.iter().map(|c| c.id).collect::<Vec<_>>(), [ChunkId([6; 16])]);
+        let second = sample().filtered(|g| !g.parity.is_empty(), |_, _, _| true);
+        assert_eq!(second.groups, sample().groups[1..]);
+        assert_eq!((second.chunks.len(), second.chunks[0].shard), (1, 1));
+        assert_eq!(second.chunks[0].id, sample().chunks[1].id);
+        let first = sample().filtered(|_| true, |_, _, c| c.id == ChunkId([5; 16]));
+        assert_eq!((first.groups.len(), first.chunks.len()), (1, 1));
+        let joined = Segment::joined(vec![second, Segment::default(), first]);
+        assert_eq!(joined.len(), 1);
+        assert_eq!(joined[0].chunks.iter().map(|c| c.shard).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(Segment::decode(&joined[0].encode()).as_ref(), Ok(&joined[0]));
     }
 
     #[test]

@@ -5,12 +5,17 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    sync::{Mutex, atomic::Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
 use ioex_base::ContentAddress;
 use ioex_vault::repo::{
-    Group, Index, PackedShard, RecoveryKey, RepoKeys, Segment, Stopped, TreeWriter, Walk,
+    Group, Index, PROBLEMS_MAX_BYTES, PackedShard, RecoveryKey, RepoKeys, Segment, Stopped, TreeWriter, Walk,
     backup::{self, BackupError, Outcome, Progress, Run, Source},
     plan::{Change, Plan, PlanError, Selection, diff},
     tree::ListingReader,
@@ -372,14 +377,84 @@ fn paths_in_another_order_than_their_chunks_are_restored() {
     assert_eq!(fs::read(out.join("a")).unwrap(), noise(50_000, 1));
 }
 
+/// Chunks that the reader has in its hands while it waits for room, by the order of the run: with one
+/// encoder there are a batch with whoever takes shards, four that are encoded, one with the encoder
+/// and four that wait for it. The next one does not fit.
+const BATCHES_IN_FLIGHT: usize = 1 + 4 + 1 + 4;
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Nothing here takes so long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_run_ends_when_nobody_takes_its_shards() {
-    // More than all queues hold, so that the reader waits for room when the others have ended.
+    let mut world = World::new();
+    world.write("large", &noise(48 << 20, 4));
+    let whole = world.backup("whole", None);
+    let lengths: Vec<Vec<usize>> =
+        whole.new.iter().map(|shard| shard.chunks.iter().map(|c| c.plain_bytes as usize).collect()).collect();
     for most in 0..3 {
-        let mut world = World::new();
-        world.write("large", &noise(48 << 20, 4));
-        let walk = Walk::new(&[world.tree()], &[], false).unwrap();
-        let run = world.backup_from("one", None, Source::Tree(walk), &|_| Ok(()), most);
-        assert!(matches!(run, Err(BackupError::Stopped)));
+        // The first chunk that does not fit the shard that is refused stands in some batch; so many
+        // bytes are read before the reader waits for room behind it.
+        let before: usize = lengths[..=most].iter().map(Vec::len).sum();
+        let (mut batch, mut bytes, mut in_hand, mut read) = (0, 0, 0, 0);
+        for (at, len) in lengths.iter().flatten().enumerate() {
+            if at == before {
+                in_hand = batch;
+            }
+            bytes += len;
+            if bytes >= BATCH_BYTES {
+                if at >= before && batch == in_hand + BATCHES_IN_FLIGHT {
+                    break;
+                }
+                (batch, bytes) = (batch + 1, 0);
+            }
+            read += *len as u64;
+        }
+        let (ended, end) = mpsc::channel();
+        let tree = world.tree();
+        let listing = world.dir.path().join("listing");
+        std::thread::spawn(move || {
+            let keys = RecoveryKey::from_bytes([5; 32]).keys();
+            let progress = Progress::default();
+            let taken = AtomicUsize::new(0);
+            let take = |_: PackedShard| {
+                if taken.fetch_add(1, Ordering::Relaxed) < most {
+                    return Ok(());
+                }
+                let begun = Instant::now();
+                while progress.bytes.load(Ordering::Relaxed) < read {
+                    assert!(begun.elapsed() < PATIENCE, "the queues are longer than this test believes");
+                    std::thread::yield_now();
+                }
+                // The reader has one chunk left to read before it waits.
+                Err(Stopped)
+            };
+            let run = Run {
+                source: Source::Tree(Walk::new(&[tree], &[], false).unwrap()),
+                before: None,
+                listing: &listing,
+                shard_bytes: 1 << 20,
+                shard_chunks: 200,
+                encoders: 1,
+                inspect: &|_| Ok(()),
+            };
+            let done = backup::run(&keys.owner, &Index::default(), run, &progress, &take);
+            ended.send(matches!(done, Err(BackupError::Stopped))).unwrap();
+        });
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "the run waits for ever after {most} shards");
     }
+}
+
+#[test]
+fn what_a_restore_point_cannot_say_is_only_counted() {
+    let mut world = World::new();
+    for n in 0..600 {
+        world.write(&format!("files/{n}"), b"x");
+    }
+    let walk = Walk::new(&[world.tree()], &[], false).unwrap();
+    let inspect = |_: &Path| Err("no".repeat(1_000));
+    let point = world.backup_from("one", None, Source::Tree(walk), &inspect, usize::MAX).unwrap();
+    assert_eq!(point.outcome.problems_total, 600);
+    let bytes: usize = point.outcome.problems.iter().map(|p| p.path.len() + p.why.len()).sum();
+    assert!(bytes <= PROBLEMS_MAX_BYTES && point.outcome.problems.len() > 50, "{bytes} bytes");
 }

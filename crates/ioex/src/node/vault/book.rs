@@ -33,7 +33,7 @@ type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// Stored segments, by address.
 const SEGMENTS: Bytes = TableDefinition::new("segments");
-/// Encoded roots of restore points, by name.
+/// Encoded roots of restore points, by address.
 const POINTS: Bytes = TableDefinition::new("points");
 /// What an unfinished run stored, by number.
 const PENDING: Bytes = TableDefinition::new("pending");
@@ -278,15 +278,26 @@ impl Book {
         Ok(found.map(|s| (s.object, s.segment)))
     }
 
-    /// The encoded root of a restore point, if it is here.
-    pub(crate) fn root(&self, id: PointId) -> Result<Option<Vec<u8>>, BookError> {
-        self.get(POINTS, &id.0)
+    /// The encoded root at `address`, if it is here.
+    pub(crate) fn root(&self, address: &ContentAddress) -> Result<Option<Vec<u8>>, BookError> {
+        self.get(POINTS, address.as_bytes())
     }
 
     /// What unfinished runs stored, one group each.
     pub(crate) fn pending(&self) -> Result<Vec<Segment>, BookError> {
         let mut out = Vec::new();
         self.each(PENDING, |_, segment| out.push(segment))?;
+        Ok(out)
+    }
+
+    /// The same, with the number of each.
+    pub(crate) fn pending_numbered(&self) -> Result<Vec<(u64, Segment)>, BookError> {
+        let mut out = Vec::new();
+        self.each(PENDING, |key, segment| {
+            if let Ok(key) = key.try_into() {
+                out.push((u64::from_be_bytes(key), segment));
+            }
+        })?;
         Ok(out)
     }
 
@@ -395,20 +406,32 @@ impl Changes {
         Ok(())
     }
 
-    pub(crate) fn put_root(&self, id: PointId, root: &[u8]) -> Result<(), BookError> {
-        self.put(POINTS, &id.0, &root)
+    pub(crate) fn put_root(&self, address: &ContentAddress, root: &[u8]) -> Result<(), BookError> {
+        self.put(POINTS, address.as_bytes(), &root)
     }
 
-    pub(crate) fn remove_root(&self, id: PointId) -> Result<(), BookError> {
-        self.0.open_table(POINTS)?.remove(id.0.as_slice())?;
+    /// Keeps only the roots that `keep` wants.
+    pub(crate) fn keep_roots(&self, keep: impl Fn(&ContentAddress) -> bool) -> Result<(), BookError> {
+        self.0.open_table(POINTS)?.retain(|key, _| {
+            key.try_into().is_ok_and(|key: [u8; 32]| keep(&ContentAddress::from_bytes(key)))
+        })?;
         Ok(())
     }
 
-    pub(crate) fn add_pending(&self, segment: &Segment) -> Result<(), BookError> {
+    /// Adds what was stored just now; returns its number.
+    pub(crate) fn add_pending(&self, segment: &Segment) -> Result<u64, BookError> {
         let mut table = self.0.open_table(PENDING)?;
         let last = table.last()?.and_then(|(key, _)| key.value().try_into().ok().map(u64::from_be_bytes));
         let next = last.map_or(0, |n| n.saturating_add(1));
         table.insert(next.to_be_bytes().as_slice(), encode(segment).as_slice())?;
+        Ok(next)
+    }
+
+    pub(crate) fn remove_pending(&self, numbers: &[u64]) -> Result<(), BookError> {
+        let mut table = self.0.open_table(PENDING)?;
+        for number in numbers {
+            table.remove(number.to_be_bytes().as_slice())?;
+        }
         Ok(())
     }
 
@@ -626,6 +649,9 @@ mod tests {
         assert_eq!(group(1).shard(2).map(|s| s.address), Some(ContentAddress::from_bytes([3; 32])));
         book.change(|c| c.remove_group(&ContentAddress::from_bytes([5; 32]))).unwrap();
         assert!(book.group(&ContentAddress::from_bytes([5; 32])).unwrap().is_none());
+        let numbered = book.pending_numbered().unwrap();
+        book.change(|c| c.remove_pending(&[numbered[0].0])).unwrap();
+        assert_eq!(book.pending_numbered().unwrap(), numbered[1..]);
         book.change(Changes::clear_pending).unwrap();
         assert!(book.pending().unwrap().is_empty());
     }

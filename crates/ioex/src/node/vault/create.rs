@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,8 +17,8 @@ use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIF
 use ioex_vault::{
     ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
     repo::{
-        Group, Head, Index, OBJECT_MAX_BYTES, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX,
-        Segment, Stopped, Totals, Walk,
+        Group, Head, Index, Origin, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, SEGMENTS_MAX,
+        Segment, Stopped, TagId, Totals, Walk,
         backup::{self, BackupError, Outcome, Progress, Run, Source},
         seal_object,
     },
@@ -32,6 +32,7 @@ use super::{
     failure::{fail, fresh_seed, internal, io_error},
     fetch::Fetcher,
     inspect::Inspector,
+    manage::Need,
     placing::{PlacedGroup, Placing, capability, find_holders},
     points,
     stream::PipeReader,
@@ -107,9 +108,9 @@ impl Placed {
 }
 
 /// A group that was placed.
-struct Stored {
-    record: GroupRecord,
-    segment: Segment,
+pub(super) struct Stored {
+    pub(super) record: GroupRecord,
+    pub(super) segment: Segment,
     placed: PlacedGroup,
 }
 
@@ -155,9 +156,10 @@ impl Job<'_> {
         let (outcome, index, renewed) = self.passes(&known, choice.redundancy, &placing, &mut placed).await?;
         let redundancy = choice.redundancy;
         self.says(BackupStep::Index, 0, 0);
-        let point = self.write_point(&outcome, &index, redundancy, &placing, &mut placed, created, expires);
-        let point = point.await?;
+        let (point, shortage) =
+            self.write_point(&outcome, &index, redundancy, &placing, (created, &mut placed)).await?;
         let mut notes = choice.notes;
+        notes.extend(shortage);
         if placed.short > 0 {
             notes.push(format!("{} groups are not complete yet: they will be repaired", placed.short));
         }
@@ -245,14 +247,14 @@ impl Job<'_> {
     }
 
     /// The listing of the newest restore point of the same paths, if it is here.
-    fn before(&self, known: &Head) -> Option<std::path::PathBuf> {
-        let subject = shortened(self.subject());
-        let same = |p: &&PointRef| p.label.split(" #").next() == Some(subject.as_str());
-        let point = known.points.iter().rfind(same)?;
+    fn before(&self, known: &Head, source: &Source) -> Option<PathBuf> {
+        let Source::Tree(walk) = source else { return None };
+        let origin = Origin::new(&hostname(), &paths_of(&walk.paths));
+        let point = known.points.iter().rfind(|p| p.origin == Some(origin))?;
         self.repo.kept_listing(point.id())
     }
 
-    /// The machine and the paths: by them the restore point before is found.
+    /// The machine and the paths, for people.
     fn subject(&self) -> String {
         let mut text = hostname();
         for path in &self.create.paths {
@@ -266,7 +268,7 @@ impl Job<'_> {
         text
     }
 
-    /// The same with the owner's words, for people.
+    /// The same with the owner's words.
     fn label(&self) -> String {
         let tags: String = self.create.tags.iter().map(|tag| format!(" #{tag}")).collect();
         shortened(self.subject() + &tags)
@@ -276,7 +278,12 @@ impl Job<'_> {
         if let Some(stream) = &self.create.stream {
             let pipe =
                 PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
-            return Ok(Source::Stream(stream.name.clone(), Box::new(FrameReader::new(pipe))));
+            // Behind the frames' end a refusal is an error as well, and there is no restore point.
+            let inspector = Inspector::new(&self.node.config.inspect);
+            let spool = self.repo.new_listing().with_extension("spool");
+            let input = inspector.stream(Box::new(FrameReader::new(pipe)), &spool);
+            let input = input.map_err(|e| fail(ErrorCode::Refused, e.to_string()))?;
+            return Ok(Source::Stream(stream.name.clone(), input));
         }
         let walk = Walk::new(&self.create.paths, &self.create.exclude, self.create.one_file_system);
         Ok(Source::Tree(walk.map_err(|e| fail(ErrorCode::BadRequest, e.to_string()))?))
@@ -293,7 +300,8 @@ impl Job<'_> {
         let (shards, mut packed) = mpsc::channel::<PackedShard>(SHARDS_WAITING_MAX);
         let packing = {
             let (repo, index, counts) = (self.repo.clone(), index.clone(), self.progress.clone());
-            let (before, source) = (self.before(known), self.source()?);
+            let source = self.source()?;
+            let before = self.before(known, &source);
             let inspector = Inspector::new(&self.node.config.inspect);
             let shard_bytes = redundancy.shard_bytes() as usize;
             // Whatever a group holds must fit one segment.
@@ -327,6 +335,7 @@ impl Job<'_> {
             BackupError::Stopped => fail(ErrorCode::Timeout, e.to_string()),
             BackupError::Io(e) => fail(ErrorCode::Io, e.to_string()),
             BackupError::Listing(e) => fail(ErrorCode::Io, e.to_string()),
+            BackupError::TooMuch { .. } => fail(ErrorCode::NoSpace, e.to_string()),
         })
     }
 
@@ -413,61 +422,32 @@ impl Job<'_> {
         let mut out = Vec::new();
         for (segment, group) in &outcome.groups {
             let Some((group, holders)) = index.group(*segment, *group) else { continue };
-            out.push(self.known_group(group, &holders, redundancy, placing)?);
+            let need = Need { group: group.clone(), holders };
+            out.push(self.repo.known_group(&need, redundancy, placing)?);
         }
         for segment in &outcome.segments {
             if let Some(object) = index.stored(*segment) {
-                let group = Group { data: vec![object.shard], ..Group::default() };
-                out.push(self.known_group(&group, &[], redundancy.for_index(), placing)?);
+                let need = Need::object(object.shard);
+                out.push(self.repo.known_group(&need, redundancy.for_index(), placing)?);
             }
         }
         Ok(out)
     }
 
-    /// What the book says of a group; for one of another machine's book, what its segment says.
-    fn known_group(
-        &self,
-        group: &Group,
-        holders: &[Vec<Uid>],
-        redundancy: Redundancy,
-        placing: &Placing,
-    ) -> Result<GroupRecord, ApiError> {
-        if let Some(first) = group.data.first()
-            && let Some(known) = self.repo.book.group(&first.address)?
-        {
-            return Ok(known);
-        }
-        let copy = |(at, list): (usize, &Vec<Uid>)| {
-            list.iter()
-                .map(move |uid| CopyRecord { shard: at as u16, device: *uid, failed: false })
-                .collect::<Vec<_>>()
-        };
-        Ok(GroupRecord {
-            redundancy,
-            data: group.data.clone(),
-            parity: group.parity.clone(),
-            reader: placing.reader,
-            expires: placing.expires,
-            copies: holders.iter().enumerate().flat_map(copy).collect(),
-        })
-    }
-
     /// Stores segments and root, adds the restore point to the head, and tidies up.
-    #[allow(clippy::too_many_arguments)]
+    /// Returns what the owner should know of the head beside it.
     async fn write_point(
         &self,
         outcome: &Outcome,
         index: &Index,
         redundancy: Redundancy,
         placing: &Placing,
-        placed: &mut Placed,
-        created: UnixSeconds,
-        expires: UnixSeconds,
-    ) -> Result<PointRef, ApiError> {
+        (created, placed): (UnixSeconds, &mut Placed),
+    ) -> Result<(PointRef, Option<String>), ApiError> {
         let repo = &self.repo;
         let mut segments = Vec::new();
         let mut new_segments = Vec::new();
-        for segment in merged(repo.book.pending()?) {
+        for segment in Segment::joined(repo.book.pending()?) {
             let (object, bytes) = seal_object(&repo.keys, &segment.encode()).map_err(internal)?;
             self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
             segments.push(object.clone());
@@ -476,12 +456,19 @@ impl Job<'_> {
         // Newer ones first, as readers take the first that knows a chunk.
         segments.extend(outcome.segments.iter().filter_map(|s| index.stored(*s).cloned()));
         let totals = Totals { stored_bytes: placed.stored_bytes, ..outcome.totals };
-        let bytes_of = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        if segments.len() > SEGMENTS_MAX {
+            let text = format!(
+                "a restore point has at most {SEGMENTS_MAX} parts of the index: back fewer folders up together"
+            );
+            return Err(fail(ErrorCode::NoSpace, text));
+        }
+        let (paths, host) = (paths_of(&outcome.paths), hostname());
+        let origin = Origin::new(&host, &paths);
         let root = Root {
             created,
-            host: hostname(),
-            base: bytes_of(&outcome.base),
-            paths: outcome.paths.iter().map(|p| bytes_of(p)).collect(),
+            host,
+            base: outcome.base.as_os_str().as_encoded_bytes().to_vec(),
+            paths,
             tags: self.create.tags.clone(),
             totals,
             problems: outcome.problems.clone(),
@@ -492,24 +479,33 @@ impl Job<'_> {
         let encoded = root.encode();
         let (object, bytes) = seal_object(&repo.keys, &encoded).map_err(internal)?;
         self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
-        let point = PointRef { created, expires, label: self.label(), totals, root: object };
+        let point = PointRef {
+            created,
+            expires: placing.expires,
+            label: self.label(),
+            origin: Some(origin),
+            tags: self.create.tags.iter().map(|tag| TagId::of(tag)).collect(),
+            totals,
+            root: object,
+            rewritten: None,
+        };
         let add = |head: &mut Head| {
             head.expire(created);
             head.add(point.clone())
         };
-        let head = repo.write_head(self.node, placing, redundancy, add).await?;
-        let kept: BTreeSet<PointId> = head.points.iter().map(PointRef::id).collect();
+        let written = repo.write_head(self.node, placing, redundancy, add).await?;
+        let kept: BTreeSet<PointId> = written.head.points.iter().map(PointRef::id).collect();
         let (listing, new) = (repo.listing_path(point.id()), repo.new_listing());
         let hash = points::listing_hash(&new).map_err(io_error(&new))?;
         std::fs::rename(&new, &listing).map_err(io_error(&listing))?;
         repo.book.change(|c| {
             c.clear_pending()?;
             c.put_listing_hash(point.id(), &hash)?;
-            c.put_root(point.id(), &encoded)?;
+            c.put_root(&point.root.shard.address, &encoded)?;
             new_segments.iter().try_for_each(|(object, segment)| c.put_segment(object, segment))
         })?;
         repo.forget_listings(|id| kept.contains(&id));
-        Ok(point)
+        Ok((point, written.shortage()))
     }
 
     async fn store_object(
@@ -528,7 +524,7 @@ impl Job<'_> {
 }
 
 /// Computes a group's parity and brings all of it to devices.
-async fn store(
+pub(super) async fn store(
     placing: Placing,
     redundancy: Redundancy,
     group: Vec<PackedShard>,
@@ -596,26 +592,6 @@ async fn find_copies(placing: &Placing, group: &mut GroupRecord) {
     group.copies = found;
 }
 
-/// Joins what a run stored into few segments, none longer than an object may be.
-fn merged(parts: Vec<Segment>) -> Vec<Segment> {
-    let mut out: Vec<(Segment, usize)> = Vec::new();
-    for part in parts {
-        // Joined they are shorter than the sum: devices are named once.
-        let bytes = part.encode().len();
-        match out.last_mut() {
-            Some((last, sum))
-                if last.chunks.len() + part.chunks.len() <= SEGMENT_CHUNKS_MAX
-                    && *sum + bytes <= OBJECT_MAX_BYTES =>
-            {
-                last.append(&part);
-                *sum += bytes;
-            }
-            _ => out.push((part, bytes)),
-        }
-    }
-    out.into_iter().map(|(segment, _)| segment).collect()
-}
-
 /// As much of a text as a head holds.
 fn shortened(mut text: String) -> String {
     let mut end = text.len().min(ioex_vault::repo::LABEL_MAX_BYTES);
@@ -626,6 +602,10 @@ fn shortened(mut text: String) -> String {
     text
 }
 
+fn paths_of(paths: &[PathBuf]) -> Vec<Vec<u8>> {
+    paths.iter().map(|path| path.as_os_str().as_encoded_bytes().to_vec()).collect()
+}
+
 fn hostname() -> String {
     let name = rustix::system::uname();
     let text = name.nodename().to_string_lossy().into_owned();
@@ -633,10 +613,10 @@ fn hostname() -> String {
 }
 
 impl GroupRecord {
-    /// Whether so many holders failed that it cannot be read any more.
+    /// Whether so many holders failed, or are not known, that it cannot be read any more.
     pub(super) fn is_lost(&self) -> bool {
         let living: HashSet<u16> = self.copies.iter().filter(|c| !c.failed).map(|c| c.shard).collect();
-        !self.copies.is_empty() && living.len() < usize::from(self.own_redundancy().k())
+        living.len() < usize::from(self.own_redundancy().k())
     }
 }
 

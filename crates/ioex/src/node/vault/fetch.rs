@@ -18,7 +18,10 @@ use ioex_base::{
     ContentAddress, Grant, GrantId, NodeKey, Right, SignedGrant, Uid, limits::SHARD_LIFE_SECONDS,
 };
 use ioex_net::{Mesh, PathKind};
-use ioex_vault::{Provider, ShardRef, rank, reconstruct, repo::plan::Wanted};
+use ioex_vault::{
+    Provider, ShardRef, rank, reconstruct,
+    repo::{ChunkReader, plan::Wanted},
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -287,6 +290,29 @@ impl Fetcher {
         Ok(out)
     }
 
+    /// The whole shard, verified, from whoever has it or from others of its group.
+    pub(crate) async fn whole(&self, wanted: &Wanted) -> Result<Vec<u8>, ApiError> {
+        let coded = !wanted.parity.is_empty();
+        let pauses: &[u64] = if coded { &CODED_ROUND_PAUSES_MS } else { &ROUND_PAUSES_MS };
+        match self.rounds(wanted.shard, None, &[], pauses).await {
+            Some(fetched) => Ok(fetched.bytes),
+            None if coded => self.rebuild(wanted).await,
+            None => Err(nobody(&wanted.shard.address)),
+        }
+    }
+
+    /// The only chunk that is wanted, decrypted. Ranges are not verified as they come: when what came
+    /// is not the chunk, the whole shard is fetched, which is.
+    pub(crate) async fn chunk(&self, reader: &mut ChunkReader, wanted: &Wanted) -> Result<Vec<u8>, ApiError> {
+        let (chunk, _) = wanted.chunks.first().ok_or_else(|| internal("no chunk is wanted"))?;
+        let parts = self.wanted(wanted).await?;
+        let read = match reader.read(chunk, &parts) {
+            Err(_) if !is_whole(wanted, &parts) => reader.read(chunk, &[(0, self.whole(wanted).await?)]),
+            read => read,
+        };
+        read.map_err(|e| fail(ErrorCode::Manifest, format!("shard {}: {e}", wanted.shard.address.short())))
+    }
+
     /// Computes a data shard from others of its group.
     async fn rebuild(&self, wanted: &Wanted) -> Result<Vec<u8>, ApiError> {
         let lens: Vec<usize> = wanted.data.iter().map(|s| s.bytes as usize).collect();
@@ -325,6 +351,11 @@ impl Fetcher {
         self.rebuilt.fetch_add(1, Ordering::Relaxed);
         Ok(shard)
     }
+}
+
+/// Whether all of a shard came, and was thus verified.
+pub(crate) fn is_whole(wanted: &Wanted, parts: &[(u32, Vec<u8>)]) -> bool {
+    parts.first().is_some_and(|(start, bytes)| *start == 0 && bytes.len() == wanted.shard.bytes as usize)
 }
 
 fn nobody(address: &ContentAddress) -> ApiError {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ioex_api::{ApiError, ErrorCode};
-use ioex_base::{ContentAddress, SealedHead, Uid, head_address, limits::SHARD_LIFE_SECONDS};
+use ioex_base::{SealedHead, Uid, head_address, limits::SHARD_LIFE_SECONDS};
 use ioex_net::proto::HeadAnswer;
 use ioex_vault::{
     Redundancy,
@@ -20,6 +20,36 @@ use super::{
 
 /// Tries to write the head when another machine writes at the same time.
 const WRITES_MAX: usize = 4;
+/// Times that further devices are looked for in the place of those that do not take a head.
+const WAVES_MAX: usize = 3;
+
+/// A head that was written.
+pub(super) struct Written {
+    pub(super) head: Head,
+    kept: usize,
+    wanted: usize,
+}
+
+impl Written {
+    /// A sentence when fewer devices have it than there should be.
+    pub(super) fn shortage(&self) -> Option<String> {
+        (self.kept < self.wanted).then(|| {
+            format!(
+                "only {} of {} copies of the list of restore points are stored: the watch brings it to more \
+                 devices when there are some",
+                self.kept, self.wanted
+            )
+        })
+    }
+}
+
+/// What became of a head that was brought to devices.
+struct Spread {
+    kept: usize,
+    wanted: usize,
+    /// One of them had another one of this number, or a newer one.
+    newer: bool,
+}
 
 impl Repo {
     /// Changes the head and brings it to devices. `change` may be called again when another machine
@@ -30,63 +60,80 @@ impl Repo {
         placing: &Placing,
         redundancy: Redundancy,
         change: impl Fn(&mut Head) -> Result<(), HeadError>,
-    ) -> Result<Head, ApiError> {
+    ) -> Result<Written, ApiError> {
         for _ in 0..WRITES_MAX {
             let mut known = self.newest_head(node).await?;
             change(&mut known.head).map_err(head_error)?;
             let body = known.head.seal(&self.keys).map_err(head_error)?;
             let seq = known.seq + 1;
             let bytes = SealedHead::sign(&self.keys.signer, seq, &body);
-            let (kept, newer) = spread(node, &self.keys.repo(), placing, redundancy, &bytes).await;
-            if newer {
+            let spread = spread(node, &self.keys.repo(), placing, redundancy, &bytes, false).await;
+            if spread.newer {
                 continue;
             }
-            if kept == 0 {
+            if spread.kept == 0 {
                 return Err(fail(
                     ErrorCode::NotEnoughHolders,
                     "no device took the list of restore points: try again when devices are reachable",
                 ));
             }
             self.book.change(|c| c.put_head(&bytes))?;
-            return Ok(known.head);
+            return Ok(Written { head: known.head, kept: spread.kept, wanted: spread.wanted });
         }
         Err(fail(ErrorCode::Timeout, "other machines kept changing this repository: try again"))
     }
 }
 
 /// Brings a head to those that hold one already and to others, until there are enough copies.
-/// Returns how many kept it, and whether one had a newer one.
+/// `again` says that it is no new one: who has it already counts.
 pub(super) async fn spread(
     node: &Node,
     repo: &Uid,
     placing: &Placing,
     redundancy: Redundancy,
     bytes: &[u8],
-) -> (usize, bool) {
-    let address: ContentAddress = head_address(repo);
-    let wanted = usize::from(redundancy.for_index().n());
+    again: bool,
+) -> Spread {
+    let (address, length) = (head_address(repo), bytes.len() as u64);
+    let redundancy = redundancy.for_index();
+    let mut out = Spread { kept: 0, wanted: usize::from(redundancy.n()), newer: false };
+    let seq = SealedHead::open(bytes).map(|sealed| sealed.seq).ok();
     let mut targets = holders_of(node, repo).await.unwrap_or_default();
     targets.truncate(ASKED_MAX);
-    let more = placing.choose(redundancy.for_index(), (address, bytes.len() as u64), &targets, wanted);
-    targets.extend(more);
+    targets.extend(placing.choose(redundancy, (address, length), &targets, &[], out.wanted));
     let expires = files::now().plus(SHARD_LIFE_SECONDS);
     let head = Bytes::copy_from_slice(bytes);
-    let mut puts = JoinSet::new();
-    for uid in targets {
-        let (placing, head) = (placing.clone(), head.clone());
-        puts.spawn(async move {
-            let put = placing.mesh.head_put(uid, &placing.grant, placing.reader, expires, &head);
-            tokio::time::timeout(ASK_TIMEOUT, put).await
-        });
-    }
-    let (mut kept, mut newer) = (0, false);
-    while let Some(put) = puts.join_next().await {
-        match put {
-            Ok(Ok(Ok(HeadAnswer::Kept))) => kept += 1,
-            Ok(Ok(Ok(HeadAnswer::Newer(_)))) => newer = true,
-            Ok(Ok(Err(e))) => tracing::info!("a device did not take the head: {e}"),
-            _ => {}
+    let (mut have, mut failed) = (Vec::new(), Vec::new());
+    for _ in 0..WAVES_MAX {
+        let mut puts = JoinSet::new();
+        for uid in std::mem::take(&mut targets) {
+            let (placing, head) = (placing.clone(), head.clone());
+            puts.spawn(async move {
+                let put = placing.mesh.head_put(uid, &placing.grant, placing.reader, expires, &head);
+                (uid, tokio::time::timeout(ASK_TIMEOUT, put).await)
+            });
+        }
+        while let Some(put) = puts.join_next().await {
+            match put {
+                Ok((uid, Ok(Ok(HeadAnswer::Kept)))) => have.push(uid),
+                Ok((uid, Ok(Ok(HeadAnswer::Newer(known))))) if again && Some(known) == seq => have.push(uid),
+                Ok((_, Ok(Ok(HeadAnswer::Newer(_))))) => out.newer = true,
+                Ok((uid, refused)) => {
+                    tracing::info!("{} did not take the head: {refused:?}", uid.short());
+                    failed.push(uid);
+                }
+                Err(e) => tracing::warn!("bringing a head to a device failed: {e}"),
+            }
+        }
+        out.kept = have.len();
+        if out.newer || out.kept >= out.wanted {
+            break;
+        }
+        // Others take the places of those that are away.
+        targets = placing.choose(redundancy, (address, length), &have, &failed, out.wanted);
+        if targets.is_empty() {
+            break;
         }
     }
-    (kept, newer)
+    out
 }

@@ -6,82 +6,250 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Write as _},
+    io::{self, Read, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
     time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use crate::config::Inspection;
 
 /// A scanner that says nothing for so long counts as down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// A command that looks at one file for longer than this is ended, and the file refused.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// What a command wrote is waited for so long after it ended: another process may still hold its output.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes sent to the scanner at a time.
 const BLOCK_BYTES: usize = 256 * 1024;
 /// Longest answer of a scanner that is looked at, in bytes.
 const ANSWER_MAX_BYTES: u64 = 4 * 1024;
+/// Longest output of a command that is looked at, in bytes.
+const OUTPUT_MAX_BYTES: u64 = 64 * 1024;
+/// Longest reason that is told, in characters.
+const REASON_MAX_CHARS: usize = 200;
+/// Most bytes of a stream that are kept on the disk for a command to look at: it wants a file.
+const SPOOL_MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
 
 /// Looks at files.
-pub(super) struct Inspector(Inspection);
+#[derive(Clone)]
+pub(crate) struct Inspector(Inspection);
 
 impl Inspector {
-    pub(super) fn new(inspection: &Inspection) -> Self {
+    pub(crate) fn new(inspection: &Inspection) -> Self {
         Self(inspection.clone())
     }
 
-    /// Why a file is refused, if it is.
-    pub(super) fn check(&self, path: &Path) -> Result<(), String> {
+    /// Why a file is refused, if it is. Blocks.
+    pub(crate) fn check(&self, path: &Path) -> Result<(), String> {
         match &self.0 {
             Inspection::None => Ok(()),
             Inspection::Clamd(socket) => {
                 clamd(socket, path).unwrap_or_else(|e| Err(format!("the scanner does not work: {e}")))
             }
-            Inspection::Command(words) => command(words, path),
+            Inspection::Command(words) => command(words, path, COMMAND_TIMEOUT),
         }
+    }
+
+    /// Looks at a stream while it is read: a refused one ends with an error instead of its end. `spool`
+    /// is where it may lie meanwhile.
+    pub(super) fn stream(
+        &self,
+        input: Box<dyn Read + Send>,
+        spool: &Path,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        let beside = match &self.0 {
+            Inspection::None => return Ok(input),
+            Inspection::Clamd(socket) => Beside::Clamd(begin(socket).map_err(refused)?),
+            Inspection::Command(words) => {
+                let (file, path) = (private(spool)?, spool.to_owned());
+                Beside::Spool { words: words.clone(), file, path, bytes: 0 }
+            }
+        };
+        Ok(Box::new(Inspected { input, beside: Some(beside) }))
+    }
+}
+
+fn refused(why: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("the stream was refused: {why}"))
+}
+
+/// A new file that only its owner reads.
+fn private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Left over from a killed node.
+    let _ = std::fs::remove_file(path);
+    File::options().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Where a stream goes beside the backup.
+enum Beside {
+    Clamd(UnixStream),
+    Spool { words: Vec<String>, file: File, path: PathBuf, bytes: u64 },
+}
+
+impl Beside {
+    fn take(&mut self, block: &[u8]) -> Result<(), String> {
+        match self {
+            Self::Clamd(daemon) => send(daemon, block).map_err(|e| match answer(daemon) {
+                // It found something, or has its limit, and did not wait for the end.
+                Ok(Err(why)) if !why.is_empty() => why,
+                _ => format!("the scanner does not work: {e}"),
+            }),
+            Self::Spool { file, bytes, .. } => {
+                *bytes += block.len() as u64;
+                if *bytes > SPOOL_MAX_BYTES {
+                    return Err(format!(
+                        "it is longer than {SPOOL_MAX_BYTES} bytes, which no command looks at"
+                    ));
+                }
+                file.write_all(block).map_err(|e| format!("it cannot be kept for the inspection: {e}"))
+            }
+        }
+    }
+
+    /// The answer at the stream's end.
+    fn verdict(&mut self) -> Result<(), String> {
+        match self {
+            Self::Clamd(daemon) => {
+                let asked = daemon.write_all(&0u32.to_be_bytes()).and_then(|()| answer(daemon));
+                asked.unwrap_or_else(|e| Err(format!("the scanner does not work: {e}")))
+            }
+            Self::Spool { words, path, .. } => command(words, path, COMMAND_TIMEOUT),
+        }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Self::Spool { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A stream that is looked at while it is read.
+struct Inspected {
+    input: Box<dyn Read + Send>,
+    /// Nothing once the verdict was good.
+    beside: Option<Beside>,
+}
+
+impl Read for Inspected {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(out)?;
+        if out.is_empty() {
+            return Ok(read);
+        }
+        if let Some(beside) = &mut self.beside {
+            if read == 0 {
+                beside.verdict().map_err(refused)?;
+                self.beside = None;
+            } else {
+                beside.take(out.get(..read).unwrap_or_default()).map_err(refused)?;
+            }
+        }
+        Ok(read)
     }
 }
 
 /// The daemon's INSTREAM command: blocks with their length before them, an empty one at the end.
-fn clamd(socket: &Path, path: &Path) -> std::io::Result<Result<(), String>> {
+fn clamd(socket: &Path, path: &Path) -> io::Result<Result<(), String>> {
     let mut file = File::open(path)?;
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(b"zINSTREAM\0")?;
+    let mut daemon = begin(socket)?;
     let mut block = vec![0; BLOCK_BYTES];
     loop {
         let read = file.read(&mut block)?;
-        stream.write_all(&(read as u32).to_be_bytes())?;
-        if read == 0 {
-            break;
-        }
         // A daemon that found something, or has its limit, may close before the end.
-        if stream.write_all(block.get(..read).unwrap_or_default()).is_err() {
+        if read == 0 || send(&mut daemon, block.get(..read).unwrap_or_default()).is_err() {
             break;
         }
     }
+    // It may be gone already, with an answer.
+    let _ = daemon.write_all(&0u32.to_be_bytes());
+    answer(&mut daemon)
+}
+
+fn begin(socket: &Path) -> io::Result<UnixStream> {
+    let mut daemon = UnixStream::connect(socket)?;
+    daemon.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    daemon.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    daemon.write_all(b"zINSTREAM\0")?;
+    Ok(daemon)
+}
+
+fn send(daemon: &mut UnixStream, block: &[u8]) -> io::Result<()> {
+    for part in block.chunks(BLOCK_BYTES) {
+        daemon.write_all(&(part.len() as u32).to_be_bytes())?;
+        daemon.write_all(part)?;
+    }
+    Ok(())
+}
+
+fn answer(daemon: &mut UnixStream) -> io::Result<Result<(), String>> {
     let mut answer = String::new();
-    stream.take(ANSWER_MAX_BYTES).read_to_string(&mut answer)?;
+    daemon.take(ANSWER_MAX_BYTES).read_to_string(&mut answer)?;
     let answer = answer.trim_end_matches(['\0', '\n']).trim_start_matches("stream: ").to_owned();
     Ok(if answer == "OK" { Ok(()) } else { Err(answer) })
 }
 
-fn command(words: &[String], path: &Path) -> Result<(), String> {
+/// Runs a command with an absolute path behind its arguments, which thus is none of its options.
+fn command(words: &[String], path: &Path, patience: Duration) -> Result<(), String> {
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    let ran = Command::new(program).args(arguments).arg(path).stdin(Stdio::null()).output();
-    let output = ran.map_err(|e| format!("{program} does not run: {e}"))?;
-    if output.status.success() {
+    let fails = |e: io::Error| format!("{program} does not run: {e}");
+    let path = std::path::absolute(path).map_err(fails)?;
+    let mut command = Command::new(program);
+    command.args(arguments).arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(fails)?;
+    let (told, said) = mpsc::channel();
+    if let Some(mut output) = child.stdout.take() {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = output.by_ref().take(OUTPUT_MAX_BYTES).read_to_end(&mut bytes);
+            let _ = told.send(bytes);
+            // The rest is read so that the command does not wait for room in the pipe.
+            let _ = io::copy(&mut output, &mut io::sink());
+        });
+    }
+    let ended = ends_within(child.id(), patience);
+    if !ended.map_err(fails)? {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("{program} took longer than {} seconds", patience.as_secs()));
+    }
+    if child.wait().map_err(fails)?.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = said.recv_timeout(OUTPUT_TIMEOUT).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
     let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-    Err(last.chars().take(200).collect())
+    Err(last.chars().take(REASON_MAX_CHARS).collect())
+}
+
+/// Whether a child that nobody has waited for yet ends in this time.
+fn ends_within(child: u32, patience: Duration) -> io::Result<bool> {
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    let child = pidfd_open(pid, PidfdFlags::empty())?;
+    let patience = Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    Ok(poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&patience))? > 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::BufRead as _, os::unix::net::UnixListener};
+    use std::{
+        io::{BufRead as _, Cursor},
+        os::unix::net::UnixListener,
+    };
 
     use super::*;
 
@@ -131,5 +299,81 @@ mod tests {
         });
         assert_eq!(inspector.check(&path), Err("Eicar-Test-Signature FOUND".into()));
         assert_eq!(daemon.join().unwrap(), BLOCK_BYTES + 5);
+    }
+
+    #[test]
+    fn a_command_that_never_ends_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"x").unwrap();
+        let words = ["sh", "-c", "read never < \"$0.pipe\""].map(String::from).to_vec();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("file.pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let why = command(&words, &path, Duration::from_millis(50)).unwrap_err();
+        assert!(why.contains("took longer"), "{why}");
+        let loud = ["sh", "-c", "yes | head -c 1000000; exit 3"].map(String::from).to_vec();
+        assert_eq!(command(&loud, &path, COMMAND_TIMEOUT), Err("y".into()), "much output is read");
+    }
+
+    #[test]
+    fn a_stream_is_looked_at_and_a_refused_one_has_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().join("spool");
+        let script = "if grep -q bad \"$1\"; then echo found: bad; exit 1; fi";
+        let words = ["sh", "-c", script, "sh"].map(String::from).to_vec();
+        let inspector = Inspector::new(&Inspection::Command(words));
+        let read = |bytes: &'static [u8]| {
+            let mut stream = inspector.stream(Box::new(Cursor::new(bytes)), &spool).unwrap();
+            let mut out = Vec::new();
+            stream.read_to_end(&mut out).map(|_| out)
+        };
+        assert_eq!(read(b"a good stream").unwrap(), b"a good stream");
+        assert_eq!(read(b"a bad one").unwrap_err().to_string(), "the stream was refused: found: bad");
+        assert!(!spool.exists());
+        let none = Inspector::new(&Inspection::Clamd(dir.path().join("no-socket")));
+        assert!(
+            none.stream(Box::new(io::empty()), &spool).is_err(),
+            "a scanner that is down is no open door"
+        );
+    }
+
+    #[test]
+    fn a_daemon_gets_a_stream_while_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("clamd");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = std::thread::spawn(move || {
+            for verdict in ["stream: OK\0", "stream: Eicar FOUND\0"] {
+                let (stream, _) = listener.accept().unwrap();
+                let mut reader = std::io::BufReader::new(&stream);
+                reader.read_until(0, &mut Vec::new()).unwrap();
+                loop {
+                    let mut length = [0; 4];
+                    reader.read_exact(&mut length).unwrap();
+                    let mut block = vec![0; u32::from_be_bytes(length) as usize];
+                    reader.read_exact(&mut block).unwrap();
+                    if block.is_empty() {
+                        break;
+                    }
+                }
+                (&stream).write_all(verdict.as_bytes()).unwrap();
+            }
+        });
+        let inspector = Inspector::new(&Inspection::Clamd(socket));
+        let read = || {
+            let bytes = Cursor::new(vec![7; BLOCK_BYTES + 9]);
+            let mut stream = inspector.stream(Box::new(bytes), Path::new("/nowhere")).unwrap();
+            let mut out = Vec::new();
+            stream.read_to_end(&mut out).map(|_| out.len())
+        };
+        assert_eq!(read().unwrap(), BLOCK_BYTES + 9);
+        assert!(read().unwrap_err().to_string().contains("Eicar"));
+        daemon.join().unwrap();
     }
 }

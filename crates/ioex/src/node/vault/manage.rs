@@ -1,19 +1,19 @@
-//! Keeping restore points longer, forgetting them, and giving space back.
+//! Keeping restore points longer, and forgetting them.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex},
 };
 
 use ioex_api::{
     ApiError, BackupProgress, BackupStep, ErrorCode, Sink, Update,
-    vault::{Keep, PointList, PointQuery, Pruned},
+    vault::{Keep, PointFilter, PointList, PointQuery},
 };
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
-    Placer, Redundancy,
+    Placer, Redundancy, ShardRef,
     repo::{
-        Head, Index, PointId, PointRef,
+        Group, Head, Index, PointId, PointRef, Source,
         tree::{Content, ListingReader},
     },
 };
@@ -22,12 +22,11 @@ use tokio::task::JoinSet;
 use super::{
     super::{Node, files},
     Repo,
-    book::GroupRecord,
+    book::{CopyRecord, GroupRecord},
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     placing::{Placing, capability, find_holders},
     points::{self, open_listing},
-    schedule,
 };
 
 /// Months of this many days, for keeping one a month.
@@ -50,33 +49,100 @@ pub(super) async fn placing(node: &Node, reader: Uid) -> Result<(Placing, Redund
     Ok((placing, redundancy))
 }
 
+/// A group that a restore point needs, as its index says.
+#[derive(Clone, Debug)]
+pub(super) struct Need {
+    pub(super) group: Group,
+    /// For each shard, who took it when it was stored.
+    pub(super) holders: Vec<Vec<Uid>>,
+}
+
+impl Need {
+    /// An object: a segment or a root.
+    pub(super) fn object(shard: ShardRef) -> Self {
+        Self { group: Group { data: vec![shard], ..Group::default() }, holders: Vec::new() }
+    }
+}
+
+/// By the address of their first shard.
+pub(super) type Needs = BTreeMap<ContentAddress, Need>;
+
+/// The numbers of a group of which only the shards are known: those of `wanted` if they fit, else the
+/// cautious ones: it is repaired as soon as half of what it can lose is lost.
+fn numbers(group: &Group, wanted: Redundancy) -> Redundancy {
+    let (data, parity) = (group.data.len(), group.parity.len());
+    if wanted.parity_for(data) == parity && data <= usize::from(wanted.k()) {
+        return wanted;
+    }
+    let number = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    let made = number(data + parity);
+    let fitting = || Redundancy::new(number(data), number(data + parity.div_ceil(2)), made, made).ok();
+    (parity > 0).then(fitting).flatten().unwrap_or_else(|| wanted.for_index())
+}
+
 impl Repo {
     /// The groups that a restore point needs: of its files, its listing, its segments and its root.
-    pub(super) async fn groups_of(
-        &self,
-        fetcher: &Fetcher,
-        point: &PointRef,
-    ) -> Result<BTreeSet<ContentAddress>, ApiError> {
+    pub(super) async fn groups_of(&self, fetcher: &Fetcher, point: &PointRef) -> Result<Needs, ApiError> {
         let root = self.root(fetcher, point).await?;
         let mut index = Index::default();
         self.load_segments(fetcher, &root, &mut index).await?;
         let listing = self.listing(fetcher, point, &root, &index).await?;
-        let damaged = |e: String| fail(ErrorCode::Manifest, e);
-        let mut out: BTreeSet<ContentAddress> = root.segments.iter().map(|s| s.shard.address).collect();
-        out.insert(point.root.shard.address);
-        let mut add = |id: &ioex_vault::ChunkId| {
-            let first = index.get(id).and_then(|found| found.group.data.first().map(|s| s.address));
-            out.extend(first);
-            first.map(|_| ()).ok_or_else(|| damaged("the index lacks a part".into()))
-        };
-        root.listing.iter().try_for_each(&mut add)?;
-        let mut reader = ListingReader::new(open_listing(&listing).map_err(internal)?);
-        while let Some(entry) = reader.next_entry().map_err(|e| damaged(e.to_string()))? {
-            if let Content::File { chunks, .. } = &entry.content {
-                chunks.iter().try_for_each(&mut add)?;
+        let mut out = Needs::new();
+        out.insert(point.root.shard.address, Need::object(point.root.shard));
+        out.extend(root.segments.iter().map(|s| (s.shard.address, Need::object(s.shard))));
+        let reading = move || {
+            let damaged = |e: String| fail(ErrorCode::Manifest, e);
+            let mut places = HashSet::new();
+            let mut add = |id: &ioex_vault::ChunkId| {
+                let found = index.get(id).ok_or_else(|| damaged("the index lacks a part".into()))?;
+                places.insert((found.segment, found.group_at));
+                Ok::<(), ApiError>(())
+            };
+            root.listing.iter().try_for_each(&mut add)?;
+            let mut reader = ListingReader::new(open_listing(&listing).map_err(internal)?);
+            while let Some(entry) = reader.next_entry().map_err(|e| damaged(e.to_string()))? {
+                if let Content::File { chunks, .. } = &entry.content {
+                    chunks.iter().try_for_each(&mut add)?;
+                }
             }
+            for (segment, group) in places {
+                if let Some((group, holders)) = index.group(segment, group)
+                    && let Some(first) = group.data.first()
+                {
+                    out.insert(first.address, Need { group: group.clone(), holders });
+                }
+            }
+            Ok(out)
+        };
+        tokio::task::spawn_blocking(reading).await.map_err(internal)?
+    }
+
+    /// What the book says of a group; of one that another machine placed, what its index says.
+    pub(super) fn known_group(
+        &self,
+        need: &Need,
+        redundancy: Redundancy,
+        placing: &Placing,
+    ) -> Result<GroupRecord, ApiError> {
+        let group = &need.group;
+        if let Some(first) = group.data.first()
+            && let Some(known) = self.book.group(&first.address)?
+        {
+            return Ok(known);
         }
-        Ok(out)
+        let copy = |(at, list): (usize, &Vec<Uid>)| {
+            list.iter()
+                .map(move |uid| CopyRecord { shard: at as u16, device: *uid, failed: false })
+                .collect::<Vec<_>>()
+        };
+        Ok(GroupRecord {
+            redundancy: numbers(group, redundancy),
+            data: group.data.clone(),
+            parity: group.parity.clone(),
+            reader: placing.reader,
+            expires: placing.expires,
+            copies: need.holders.iter().enumerate().flat_map(copy).collect(),
+        })
     }
 }
 
@@ -97,16 +163,22 @@ pub(super) async fn renew(
             format!("a restore point is kept for 1 to {longest} days from now"),
         ));
     }
-    let (placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
-    let expires = files::now().plus(days * DAY_SECONDS);
-    let head = repo.newest_head(node).await?.head;
+    let (mut placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
+    let now = files::now();
+    let expires = now.plus(days * DAY_SECONDS);
+    placing.expires = expires;
+    let known = repo.newest_head(node).await?;
+    let points = known.head.points;
     let chosen: Vec<PointRef> = if queries.is_empty() {
-        head.points.clone()
+        // What has ended may be gone already: it is renewed by its name only.
+        points::living(points, now)
     } else {
-        queries.iter().map(|q| points::select(&head.points, q).cloned()).collect::<Result<_, _>>()?
+        queries.iter().map(|q| points::select(&points, q, now).cloned()).collect::<Result<_, _>>()?
     };
+    let mut warnings: Vec<String> = known.warning.into_iter().collect();
+    warnings.extend(chosen.iter().filter_map(|point| points::ended(point, now)));
     let fetcher = Fetcher::new(&node.mesh, &repo.keys.reader)?;
-    let mut needed = BTreeSet::new();
+    let mut needed = Needs::new();
     for (at, point) in (0u64..).zip(&chosen) {
         needed.extend(repo.groups_of(&fetcher, point).await?);
         let done = BackupProgress {
@@ -118,11 +190,10 @@ pub(super) async fn renew(
         };
         let _ = sink.update(Update::Backup(done)).await;
     }
-    let mut groups = Vec::new();
-    for id in &needed {
-        groups.extend(repo.book.group(id)?);
-    }
-    let unknown = needed.len() - groups.len();
+    // Groups that another machine placed are found by what the index and the directory say, and are in
+    // this machine's book from now on.
+    let groups: Vec<GroupRecord> =
+        needed.values().map(|n| repo.known_group(n, redundancy, &placing)).collect::<Result<_, _>>()?;
     let lost = repo.renew_groups(&placing, groups, expires).await?;
     let ids: HashSet<PointId> = chosen.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
@@ -131,34 +202,38 @@ pub(super) async fn renew(
         }
         Ok(())
     };
-    let head = repo.write_head(node, &placing, redundancy, change).await?;
-    let mut warnings = Vec::new();
+    let written = repo.write_head(node, &placing, redundancy, change).await?;
     if !lost.is_empty() {
         warnings.push(format!(
             "{} groups were lost by their holders: `ioex backup verify` says more",
             lost.len()
         ));
     }
-    if unknown > 0 {
-        warnings.push(format!("{unknown} groups are not in this node's book; another one keeps them"));
-    }
+    warnings.extend(written.shortage());
     Ok(PointList {
         repo: Some(repo.keys.repo()),
-        points: head.points.iter().filter(|p| ids.contains(&p.id())).map(points::point).collect(),
+        points: written.head.points.iter().filter(|p| ids.contains(&p.id())).map(points::point).collect(),
         warnings,
     })
 }
 
-/// The points that `keep` does not want, of those in `points` (oldest first).
+/// The points that `keep` does not want, of those in `points` (oldest first). What is kept is counted
+/// for each source, which is a machine with the paths that were backed up.
 fn superfluous(points: &[PointRef], keep: Keep) -> Vec<PointRef> {
     let mut kept: HashSet<PointId> = HashSet::new();
-    kept.extend(points.iter().rev().take(keep.last as usize).map(PointRef::id));
-    for (count, days) in [(keep.daily, 1), (keep.weekly, 7), (keep.monthly, MONTH_DAYS)] {
-        let mut seen = BTreeSet::new();
-        for point in points.iter().rev() {
-            let UnixSeconds(seconds) = point.created;
-            if seen.len() < count as usize && seen.insert(seconds / (days * DAY_SECONDS)) {
-                kept.insert(point.id());
+    let mut by_source: BTreeMap<Source, Vec<&PointRef>> = BTreeMap::new();
+    for point in points {
+        by_source.entry(point.source()).or_default().push(point);
+    }
+    for points in by_source.values() {
+        kept.extend(points.iter().rev().take(keep.last as usize).map(|p| p.id()));
+        for (count, days) in [(keep.daily, 1), (keep.weekly, 7), (keep.monthly, MONTH_DAYS)] {
+            let mut seen = BTreeSet::new();
+            for point in points.iter().rev() {
+                let UnixSeconds(seconds) = point.created;
+                if seen.len() < count as usize && seen.insert(seconds / (days * DAY_SECONDS)) {
+                    kept.insert(point.id());
+                }
             }
         }
     }
@@ -170,11 +245,14 @@ pub(super) async fn forget(
     node: &Node,
     queries: &[PointQuery],
     keep: Keep,
+    of: &PointFilter,
     dry_run: bool,
 ) -> Result<PointList, ApiError> {
     let repo = node.vault.repo()?;
     let _work = repo.work.lock().await;
-    let head = repo.newest_head(node).await?.head;
+    let known = repo.newest_head(node).await?;
+    let mut warnings: Vec<String> = known.warning.into_iter().collect();
+    let points = points::among(known.head.points, of);
     let gone: Vec<PointRef> = if queries.is_empty() {
         if keep == Keep::default() {
             return Err(fail(
@@ -182,90 +260,45 @@ pub(super) async fn forget(
                 "name restore points, or say what to keep of the others, such as --keep-daily 7",
             ));
         }
-        superfluous(&head.points, keep)
+        superfluous(&points, keep)
     } else {
-        queries.iter().map(|q| points::select(&head.points, q).cloned()).collect::<Result<_, _>>()?
+        let now = files::now();
+        queries.iter().map(|q| points::select(&points, q, now).cloned()).collect::<Result<_, _>>()?
     };
     if !dry_run && !gone.is_empty() {
-        drop_points(node, &repo, &gone).await?;
+        warnings.extend(drop_points(node, &repo, &gone).await?);
     }
-    Ok(PointList {
-        repo: Some(repo.keys.repo()),
-        points: gone.iter().map(points::point).collect(),
-        warnings: Vec::new(),
-    })
+    Ok(PointList { repo: Some(repo.keys.repo()), points: gone.iter().map(points::point).collect(), warnings })
 }
 
 /// Forgets what a schedule does not keep.
 pub(super) async fn forget_tagged(node: &Node, tag: &str, keep: Keep) -> Result<(), ApiError> {
     let repo = node.vault.repo()?;
     let Some(known) = repo.local_head()? else { return Ok(()) };
-    let marked: Vec<PointRef> =
-        known.head.points.into_iter().filter(|p| p.label.ends_with(&format!("#{tag}"))).collect();
-    let gone = superfluous(&marked, keep);
-    if gone.is_empty() {
+    let of = PointFilter { tags: vec![tag.to_owned()], ..PointFilter::default() };
+    if superfluous(&points::among(known.head.points, &of), keep).is_empty() {
         return Ok(());
     }
-    forget(node, &schedule::ids(&gone), Keep::default(), false).await.map(drop)
+    forget(node, &[], keep, &of, false).await.map(drop)
 }
 
-async fn drop_points(node: &Node, repo: &Repo, gone: &[PointRef]) -> Result<(), ApiError> {
+/// Takes restore points out of the list; returns what the owner should know of that.
+async fn drop_points(node: &Node, repo: &Repo, gone: &[PointRef]) -> Result<Option<String>, ApiError> {
     let (placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
-    let ids: HashSet<PointId> = gone.iter().map(PointRef::id).collect();
+    let ids: Vec<PointId> = gone.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
-        head.points.retain(|p| !ids.contains(&p.id()));
+        head.forget(&ids);
         Ok(())
     };
-    repo.write_head(node, &placing, redundancy, change).await?;
-    repo.book.change(|c| ids.iter().try_for_each(|id| c.remove_root(*id)))?;
+    let written = repo.write_head(node, &placing, redundancy, change).await?;
+    let roots: HashSet<ContentAddress> = written.head.points.iter().map(|p| p.root.shard.address).collect();
+    repo.book.change(|c| c.keep_roots(|address| roots.contains(address)))?;
     repo.forget_listings(|id| !ids.contains(&id));
-    Ok(())
-}
-
-/// See [`ioex_api::vault::VaultRequest::Prune`].
-pub(super) async fn prune(node: &Node, dry_run: bool) -> Result<Pruned, ApiError> {
-    let repo = node.vault.repo()?;
-    let grant = capability(node)?;
-    let _work = repo.work.lock().await;
-    let fetcher = Fetcher::new(&node.mesh, &repo.keys.reader)?;
-    let mut head = repo.newest_head(node).await?.head;
-    head.expire(files::now());
-    let mut needed = BTreeSet::new();
-    let mut segments = HashSet::new();
-    for point in &head.points {
-        // What one restore point needs is not known: nothing may be given back.
-        needed.extend(repo.groups_of(&fetcher, point).await?);
-        segments.extend(repo.root(&fetcher, point).await?.segments.iter().map(|s| s.shard.address));
-    }
-    // What an interrupted run stored is used by the next one.
-    for pending in repo.book.pending()? {
-        needed.extend(pending.groups.iter().filter_map(|g| g.data.first().map(|s| s.address)));
-    }
-    let (mut out, mut gone) = (Pruned::default(), Vec::new());
-    repo.book.each_group(|id, group| {
-        if needed.contains(&id) {
-            out.kept_groups += 1;
-        } else {
-            out.groups += 1;
-            let size =
-                |c: &super::book::CopyRecord| group.shard(c.shard.into()).map_or(0, |s| u64::from(s.bytes));
-            out.bytes += group.copies.iter().map(size).sum::<u64>();
-            gone.push(group);
-        }
-    })?;
-    if dry_run || gone.is_empty() {
-        return Ok(out);
-    }
-    out.unreached = release(node, &grant, &gone).await;
-    repo.book.change(|c| {
-        c.keep_segments(|address| segments.contains(address))?;
-        gone.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id))
-    })?;
-    Ok(out)
+    Ok(written.shortage())
 }
 
 /// Ends this node's leases on groups; returns how many devices could not be told.
-async fn release(node: &Node, grant: &ioex_base::SignedGrant, groups: &[GroupRecord]) -> u64 {
+pub(super) async fn release(node: &Node, grant: &ioex_base::SignedGrant, groups: &[GroupRecord]) -> u64 {
     let mut by_device: HashMap<Uid, Vec<ContentAddress>> = HashMap::new();
     for group in groups {
         for copy in &group.copies {
@@ -296,20 +329,58 @@ async fn release(node: &Node, grant: &ioex_base::SignedGrant, groups: &[GroupRec
 
 #[cfg(test)]
 mod tests {
-    use ioex_vault::repo::{RecoveryKey, Totals, seal_object};
+    use ioex_vault::repo::{Origin, RecoveryKey, Totals, seal_object};
 
     use super::*;
 
     fn point(day: u64) -> PointRef {
+        point_of("/a", day)
+    }
+
+    fn point_of(path: &str, day: u64) -> PointRef {
         let keys = RecoveryKey::from_bytes([1; 32]).keys();
-        let (root, _) = seal_object(&keys, &day.to_le_bytes()).unwrap();
+        let name = [path.as_bytes(), &day.to_le_bytes()].concat();
+        let (root, _) = seal_object(&keys, &name).unwrap();
         PointRef {
             created: UnixSeconds(day * DAY_SECONDS + 5),
             expires: UnixSeconds(u64::MAX),
-            label: String::new(),
+            label: "the same for all".into(),
+            origin: Some(Origin::new("h", &[path.as_bytes().to_vec()])),
+            tags: Vec::new(),
             totals: Totals::default(),
             root,
+            rewritten: None,
         }
+    }
+
+    #[test]
+    fn each_source_keeps_its_own() {
+        let mut points: Vec<_> = (1..4).map(|day| point_of("/a", day)).collect();
+        points.extend((1..3).map(|day| point_of("/b", day)));
+        points.sort_by_key(|p| p.created);
+        let gone = superfluous(&points, Keep { last: 1, ..Keep::default() });
+        let gone: Vec<_> = gone.iter().map(|p| (p.source(), p.created.0 / DAY_SECONDS)).collect();
+        let [a, b] = ["/a", "/b"].map(|path| point_of(path, 1).source());
+        assert_eq!(gone, [(a.clone(), 1), (b, 1), (a, 2)]);
+    }
+
+    #[test]
+    fn a_group_of_another_machine_gets_numbers_that_fit_its_shards() {
+        let shard = |n: usize| ShardRef { address: ContentAddress::of(&[n as u8]), bytes: 16_384 };
+        let group = |data, parity| Group {
+            data: (0..data).map(shard).collect(),
+            parity: (data..data + parity).map(shard).collect(),
+            holders: Vec::new(),
+        };
+        let wanted = Redundancy::new(4, 6, 8, 10).unwrap();
+        assert_eq!(numbers(&group(4, 6), wanted), wanted);
+        assert_eq!(numbers(&group(2, 6), wanted), wanted, "a short one");
+        assert_eq!(numbers(&group(4, 2), wanted), Redundancy::new(4, 5, 6, 6).unwrap());
+        assert_eq!(numbers(&group(8, 6), wanted), Redundancy::new(8, 11, 14, 14).unwrap());
+        assert_eq!(numbers(&group(1, 0), wanted), wanted, "whole copies, as a short group has");
+        let copies = Redundancy::replicas(3).unwrap();
+        assert_eq!(numbers(&group(1, 0), copies), copies);
+        assert_eq!(numbers(&group(2, 2), copies), Redundancy::new(2, 3, 4, 4).unwrap());
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod head;
 #[cfg(feature = "super")]
 mod head_write;
 #[cfg(feature = "super")]
-mod inspect;
+pub(crate) mod inspect;
 mod key;
 #[cfg(feature = "super")]
 mod manage;
@@ -25,6 +25,8 @@ mod pipe;
 #[cfg(feature = "super")]
 pub(crate) mod placing;
 mod points;
+#[cfg(feature = "super")]
+mod prune;
 #[cfg(feature = "super")]
 mod queue;
 mod restore;
@@ -166,14 +168,14 @@ pub(super) async fn handle(
     sink: &Sink,
 ) -> Result<serde_json::Value, ApiError> {
     match request {
-        VaultRequest::List => done(points::list(node).await?),
+        VaultRequest::List { of } => done(points::list(node, &of).await?),
         VaultRequest::Restore(restore) => done(restore::run(node, restore, sink).await?),
-        VaultRequest::Ls { point, paths } => done(points::ls(node, &point, &paths, sink).await?),
-        VaultRequest::Diff { old, new } => done(points::diff(node, &old, &new, sink).await?),
+        VaultRequest::Ls { point, of, paths } => done(points::ls(node, (&point, &of), &paths, sink).await?),
+        VaultRequest::Diff { old, new, of } => done(points::diff(node, (&old, &new), &of, sink).await?),
         VaultRequest::ExportKey => done(key::export_key(node)?),
         VaultRequest::ImportKey { words, replace } => done(key::import_key(node, &words, replace).await?),
         #[cfg(feature = "full")]
-        VaultRequest::Mount { dir } => done(mount::run(node, &dir, sink).await?),
+        VaultRequest::Mount { dir, of } => done(mount::run(node, &dir, &of, sink).await?),
         #[cfg(feature = "super")]
         request => handle_super(node, request, sink).await,
         #[cfg(not(feature = "super"))]
@@ -196,14 +198,14 @@ async fn handle_super(
         VaultRequest::Jobs => done(node.vault.queue.list()),
         VaultRequest::Follow { job } => done(queue::follow(node, job, sink).await?),
         VaultRequest::Cancel { job } => done(node.vault.queue.cancel(job)?),
-        VaultRequest::Verify { point, read_percent } => {
-            done(verify::run(node, &point, read_percent, sink).await?)
+        VaultRequest::Verify { point, of, read_percent } => {
+            done(verify::run(node, (&point, &of), read_percent, sink).await?)
         }
         VaultRequest::Renew { points, days } => done(manage::renew(node, &points, days, sink).await?),
-        VaultRequest::Forget { points, keep, dry_run } => {
-            done(manage::forget(node, &points, keep, dry_run).await?)
+        VaultRequest::Forget { points, keep, of, dry_run } => {
+            done(manage::forget(node, &points, keep, &of, dry_run).await?)
         }
-        VaultRequest::Prune { dry_run } => done(manage::prune(node, dry_run).await?),
+        VaultRequest::Prune { dry_run, max_unused } => done(prune::prune(node, dry_run, max_unused).await?),
         VaultRequest::Repair => done(watch::now(node).await?),
         VaultRequest::PartnerAdd { uid } => done(partner::add(node, uid)?),
         VaultRequest::PartnerRemove { uid } => done(partner::remove(node, uid).await?),

@@ -17,7 +17,7 @@ use fuser::{
     INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyOpen, Request,
 };
-use ioex_api::{ApiError, Empty, ErrorCode, Sink};
+use ioex_api::{ApiError, Empty, ErrorCode, Sink, vault::PointFilter};
 use ioex_base::UnixSeconds;
 use ioex_net::Mesh;
 use ioex_vault::{
@@ -30,10 +30,10 @@ use ioex_vault::{
 };
 
 use super::{
-    super::Node,
+    super::{Node, files},
     Repo,
     failure::{fail, internal, io_error},
-    points::{Opened, open_listing},
+    points::{self, Opened, open_listing},
 };
 
 /// Threads that answer the kernel: reads wait for the network.
@@ -78,7 +78,7 @@ struct Points {
 }
 
 /// See [`ioex_api::vault::VaultRequest::Mount`].
-pub(super) async fn run(node: &Node, dir: &Path, sink: &Sink) -> Result<Empty, ApiError> {
+pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) -> Result<Empty, ApiError> {
     let meta = std::fs::metadata(dir).map_err(io_error(dir))?;
     let empty = meta.is_dir() && std::fs::read_dir(dir).map_err(io_error(dir))?.next().is_none();
     if !empty {
@@ -87,8 +87,10 @@ pub(super) async fn run(node: &Node, dir: &Path, sink: &Sink) -> Result<Empty, A
     }
     let repo = node.vault.repo()?;
     let head = repo.newest_head(node).await?.head;
-    let points = head.points.into_iter().map(|p| (folder_name(&p), p)).collect();
-    let files = Points {
+    // What has ended is perhaps deleted already: a folder that cannot be opened helps nobody.
+    let points = points::living(points::among(head.points, of), files::now());
+    let points = points.into_iter().map(|p| (folder_name(&p), p)).collect();
+    let shown = Points {
         runtime: tokio::runtime::Handle::current(),
         mesh: node.mesh.clone(),
         repo,
@@ -108,7 +110,7 @@ pub(super) async fn run(node: &Node, dir: &Path, sink: &Sink) -> Result<Empty, A
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let target = dir.to_owned();
-    let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(files, target, &config));
+    let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(shown, target, &config));
     // Dropped with this future, which ends when the client goes: then it is unmounted.
     let session: BackgroundSession = mounting.await.map_err(internal)?.map_err(|e| {
         fail(
@@ -333,13 +335,9 @@ impl Points {
             tracing::warn!("a file of a restore point cannot be read: {e}");
             Errno::EIO
         };
-        let parts = self.runtime.block_on(tree.opened.fetcher.wanted(&wanted)).map_err(|e| failed(&e))?;
-        let sealed = parts.first().and_then(|(start, bytes)| {
-            let from = found.chunk.offset.checked_sub(*start)? as usize;
-            bytes.get(from..from.checked_add(found.chunk.stored_bytes as usize)?)
-        });
         let mut reader = ChunkReader::new(&self.repo.keys).map_err(|e| failed(&e))?;
-        let plain = reader.read(found.chunk, sealed.unwrap_or_default()).map_err(|e| failed(&e))?;
+        let reading = tree.opened.fetcher.chunk(&mut reader, &wanted);
+        let plain = self.runtime.block_on(reading).map_err(|e| failed(&e))?;
         let plain = Arc::new(plain);
         let mut chunks = lock(&self.chunks);
         chunks.push_back((*id, plain.clone()));

@@ -203,16 +203,17 @@ impl Placing {
         out
     }
 
-    /// Up to `count` further devices, beside those that `keep` theirs.
+    /// As many further devices as make `count` with those that `keep` theirs, none of `avoid`.
     pub(crate) fn choose(
         &self,
         redundancy: Redundancy,
         what: (ContentAddress, u64),
         keep: &[Uid],
+        avoid: &[Uid],
         count: usize,
     ) -> Vec<Uid> {
         let count = count.saturating_sub(keep.len());
-        let found = self.with_placer(|placer| placer.more(redundancy, what, keep, &[], count));
+        let found = self.with_placer(|placer| placer.more(redundancy, what, keep, avoid, count));
         found.into_iter().map(|r| r.uid).collect()
     }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use ioex_api::{
-    ApiError, Empty, ErrorCode, Sink, Update,
-    vault::{self, Changed, DiffTotals, Listed, Point, PointList, PointQuery},
+    ApiError, BackupProgress, BackupStep, Empty, ErrorCode, Sink, Update,
+    vault::{self, Changed, DiffTotals, Listed, Point, PointFilter, PointList, PointQuery},
 };
 use ioex_base::UnixSeconds;
 use ioex_net::Mesh;
@@ -61,16 +61,41 @@ fn damaged(e: impl std::fmt::Display) -> ApiError {
     fail(ErrorCode::Manifest, e.to_string())
 }
 
-/// The restore point that a query names.
-pub(super) fn select<'p>(points: &'p [PointRef], query: &PointQuery) -> Result<&'p PointRef, ApiError> {
+/// Those of the restore points that fit everything that is asked for.
+pub(super) fn among(mut points: Vec<PointRef>, of: &PointFilter) -> Vec<PointRef> {
+    let sources: Vec<Vec<u8>> =
+        of.sources.iter().map(|p| p.as_os_str().as_encoded_bytes().to_vec()).collect();
+    points.retain(|p| {
+        of.tags.iter().all(|tag| p.has_tag(tag))
+            && of.host.as_ref().is_none_or(|host| p.origin.is_some_and(|o| o.is_of_host(host)))
+            && (sources.is_empty() || p.origin.is_some_and(|o| o.has_paths(&sources)))
+    });
+    points
+}
+
+/// Those that have not ended.
+pub(super) fn living(mut points: Vec<PointRef>, now: UnixSeconds) -> Vec<PointRef> {
+    points.retain(|p| p.expires >= now);
+    points
+}
+
+/// The restore point that a query names. One that has ended is found by its name only.
+pub(super) fn select<'p>(
+    points: &'p [PointRef],
+    query: &PointQuery,
+    now: UnixSeconds,
+) -> Result<&'p PointRef, ApiError> {
     let none = |text: String| fail(ErrorCode::NotFound, text);
     match query {
-        PointQuery::Latest => points.last().ok_or_else(|| {
-            none("this repository has no restore points: `ioex backup create` makes one".into())
+        PointQuery::Latest => points.iter().rfind(|p| p.expires >= now).ok_or_else(|| {
+            none(
+                "no such restore point: `ioex backup list` shows what there is, `ioex backup create` makes one"
+                    .into(),
+            )
         }),
         PointQuery::At { date } => points
             .iter()
-            .rfind(|p| p.created <= *date)
+            .rfind(|p| p.created <= *date && p.expires >= now)
             .ok_or_else(|| none("no restore point is as old as that: see `ioex backup list`".into())),
         PointQuery::Id { id } => {
             if id.len() < ID_CHARS_MIN {
@@ -91,6 +116,19 @@ pub(super) fn select<'p>(points: &'p [PointRef], query: &PointQuery) -> Result<&
     }
 }
 
+/// A sentence about a restore point that has ended.
+pub(super) fn ended(point: &PointRef, now: UnixSeconds) -> Option<String> {
+    (point.expires < now).then(|| {
+        let days = now.since(point.expires) / ioex_base::DAY_SECONDS;
+        format!(
+            "restore point {} ended {days} days ago: devices may have deleted parts of it, and `ioex backup \
+             renew {}` keeps what is left",
+            point.id(),
+            point.id()
+        )
+    })
+}
+
 /// Sentences about restore points that end soon.
 pub(super) fn warnings(points: &[PointRef], now: UnixSeconds) -> Vec<String> {
     let mut out = Vec::new();
@@ -109,16 +147,14 @@ pub(super) fn warnings(points: &[PointRef], now: UnixSeconds) -> Vec<String> {
 }
 
 /// See [`vault::VaultRequest::List`].
-pub(super) async fn list(node: &Node) -> Result<PointList, ApiError> {
+pub(super) async fn list(node: &Node, of: &PointFilter) -> Result<PointList, ApiError> {
     let repo = node.vault.repo()?;
-    let mut head = repo.newest_head(node).await?.head;
+    let known = repo.newest_head(node).await?;
     let now = files::now();
-    head.expire(now);
-    Ok(PointList {
-        repo: Some(repo.keys.repo()),
-        points: head.points.iter().map(point).collect(),
-        warnings: warnings(&head.points, now),
-    })
+    let points = living(among(known.head.points, of), now);
+    let mut all: Vec<String> = known.warning.into_iter().collect();
+    all.extend(warnings(&points, now));
+    Ok(PointList { repo: Some(repo.keys.repo()), points: points.iter().map(point).collect(), warnings: all })
 }
 
 impl Repo {
@@ -129,11 +165,12 @@ impl Repo {
 
     /// The root of a restore point, from here or from the network.
     pub(super) async fn root(&self, fetcher: &Fetcher, point: &PointRef) -> Result<Root, ApiError> {
-        let bytes = match self.book.root(point.id())? {
+        let address = &point.root.shard.address;
+        let bytes = match self.book.root(address)? {
             Some(bytes) => bytes,
             None => {
                 let bytes = self.object(fetcher, &point.root).await?;
-                self.book.change(|c| c.put_root(point.id(), &bytes))?;
+                self.book.change(|c| c.put_root(address, &bytes))?;
                 bytes
             }
         };
@@ -201,12 +238,7 @@ impl Repo {
         for id in &root.listing {
             let found = index.get(id).ok_or_else(|| damaged("the index lacks a part of the listing"))?;
             let wanted = plan::Plan::single(index, &found);
-            let parts = fetcher.wanted(&wanted).await?;
-            let sealed = parts.first().and_then(|(start, bytes)| {
-                let from = found.chunk.offset.checked_sub(*start)? as usize;
-                bytes.get(from..from + found.chunk.stored_bytes as usize)
-            });
-            let plain = reader.read(found.chunk, sealed.unwrap_or_default()).map_err(damaged)?;
+            let plain = fetcher.chunk(&mut reader, &wanted).await?;
             out.write_all(&plain).map_err(io_error(&new))?;
         }
         out.sync_all().map_err(io_error(&new))?;
@@ -224,9 +256,14 @@ impl Repo {
     }
 
     /// Everything that looking into a restore point needs.
-    pub(super) async fn open_point(&self, node: &Node, query: &PointQuery) -> Result<Opened, ApiError> {
-        let head = self.newest_head(node).await?.head;
-        self.look_into(&node.mesh, select(&head.points, query)?).await
+    pub(super) async fn open_point(
+        &self,
+        node: &Node,
+        query: &PointQuery,
+        of: &PointFilter,
+    ) -> Result<Opened, ApiError> {
+        let points = among(self.newest_head(node).await?.head.points, of);
+        self.look_into(&node.mesh, select(&points, query, files::now())?).await
     }
 
     /// The same, for a restore point at hand.
@@ -302,40 +339,83 @@ fn listed(names: &[Vec<u8>], entry: &Entry) -> Listed {
     }
 }
 
+/// Lines that are read ahead of whoever gets them.
+const LINES_AHEAD: usize = 64;
+
+/// Warns of a restore point that has ended.
+pub(super) async fn warn_of_end(opened: &Opened, sink: &Sink) {
+    if let Some(note) = ended(&opened.point, files::now()) {
+        let told = BackupProgress {
+            step: BackupStep::Locate,
+            done_bytes: 0,
+            total_bytes: 0,
+            note: Some(note),
+            holder: None,
+        };
+        let _ = sink.update(Update::Backup(told)).await;
+    }
+}
+
 /// See [`vault::VaultRequest::Ls`].
 pub(super) async fn ls(
     node: &Node,
-    query: &PointQuery,
+    (query, of): (&PointQuery, &PointFilter),
     paths: &[PathBuf],
     sink: &Sink,
 ) -> Result<Empty, ApiError> {
     let repo = node.vault.repo()?;
-    let opened = repo.open_point(node, query).await?;
+    let opened = repo.open_point(node, query, of).await?;
+    warn_of_end(&opened, sink).await;
     let below: Vec<Vec<Vec<u8>>> =
         paths.iter().map(|p| opened.relative(p).map(|p| tree::split(&p))).collect::<Result<_, _>>()?;
-    let mut reader = ListingReader::new(open_listing(&opened.listing).map_err(io_error(&opened.listing))?);
-    while let Some(entry) = reader.next_entry().map_err(damaged)? {
-        let names = reader.path();
-        if below.is_empty() || below.iter().any(|b| names.starts_with(b)) {
-            let line = Update::Listed(listed(names, &entry));
-            if sink.update(line).await.is_err() {
-                break;
+    let (tell, mut told) = tokio::sync::mpsc::channel(LINES_AHEAD);
+    let (listing, wanted) = (opened.listing.clone(), below.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut reader = ListingReader::new(open_listing(&listing).map_err(io_error(&listing))?);
+        let mut found = vec![false; wanted.len()];
+        while let Some(entry) = reader.next_entry().map_err(damaged)? {
+            let names = reader.path();
+            let mut shown = wanted.is_empty();
+            for (found, path) in found.iter_mut().zip(&wanted) {
+                if names.starts_with(path) {
+                    (*found, shown) = (true, true);
+                }
+            }
+            if shown && tell.blocking_send(listed(names, &entry)).is_err() {
+                // Nobody reads any more.
+                return Ok(vec![true; found.len()]);
             }
         }
+        Ok::<_, ApiError>(found)
+    });
+    while let Some(line) = told.recv().await {
+        if sink.update(Update::Listed(line)).await.is_err() {
+            break;
+        }
     }
-    Ok(Empty {})
+    drop(told);
+    let found = reading.await.map_err(internal)??;
+    // The base itself has no entry: its path is that of everything.
+    match found.iter().zip(paths).zip(&below).find(|((found, _), names)| !**found && !names.is_empty()) {
+        Some(((_, path), _)) => {
+            let text =
+                format!("nothing in restore point {} has the path {}", opened.point.id(), path.display());
+            Err(fail(ErrorCode::NotFound, text))
+        }
+        None => Ok(Empty {}),
+    }
 }
 
 /// See [`vault::VaultRequest::Diff`].
 pub(super) async fn diff(
     node: &Node,
-    old: &PointQuery,
-    new: &PointQuery,
+    (old, new): (&PointQuery, &PointQuery),
+    of: &PointFilter,
     sink: &Sink,
 ) -> Result<DiffTotals, ApiError> {
     let repo = node.vault.repo()?;
-    let (old, new) = (repo.open_point(node, old).await?, repo.open_point(node, new).await?);
-    let (tell, mut told) = tokio::sync::mpsc::channel(64);
+    let (old, new) = (repo.open_point(node, old, of).await?, repo.open_point(node, new, of).await?);
+    let (tell, mut told) = tokio::sync::mpsc::channel(LINES_AHEAD);
     let comparing = tokio::task::spawn_blocking(move || {
         let open = |path: &Path| open_listing(path).map(ListingReader::new).map_err(io_error(path));
         let counts = plan::diff(open(&old.listing)?, open(&new.listing)?, |change, names, a, b| {
@@ -369,4 +449,62 @@ pub(super) async fn diff(
         changed: count("changed"),
         attributes: count("attributes"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_vault::repo::{Origin, RecoveryKey, TagId, Totals, seal_object};
+
+    use super::*;
+
+    fn point(n: u8, host: &str, path: &str, tag: &str) -> PointRef {
+        let keys = RecoveryKey::from_bytes([1; 32]).keys();
+        PointRef {
+            created: UnixSeconds(u64::from(n)),
+            expires: UnixSeconds(100 + u64::from(n)),
+            label: String::new(),
+            origin: Some(Origin::new(host, &[path.as_bytes().to_vec()])),
+            tags: vec![TagId::of(tag)],
+            totals: Totals::default(),
+            root: seal_object(&keys, &[n]).unwrap().0,
+            rewritten: None,
+        }
+    }
+
+    #[test]
+    fn the_latest_is_that_of_the_source_that_is_asked_for() {
+        let long = "/a/path/of/which/a/label/shows/the/beginning/only/".repeat(4);
+        let points = vec![
+            point(1, "desk", &format!("{long}one"), "x"),
+            point(2, "desk", &format!("{long}two"), "x"),
+            point(3, "phone", &format!("{long}one"), "y"),
+        ];
+        let latest = |of: PointFilter| {
+            let found = among(points.clone(), &of);
+            select(&found, &PointQuery::Latest, UnixSeconds(50)).map(|p| p.created.0).map_err(|e| e.code)
+        };
+        let sources = vec![PathBuf::from(format!("{long}one"))];
+        assert_eq!(latest(PointFilter::default()), Ok(3));
+        assert_eq!(latest(PointFilter { sources: sources.clone(), ..PointFilter::default() }), Ok(3));
+        let desk = PointFilter { host: Some("desk".into()), sources, ..PointFilter::default() };
+        assert_eq!(latest(desk), Ok(1));
+        assert_eq!(latest(PointFilter { tags: vec!["x".into()], ..PointFilter::default() }), Ok(2));
+        let both = PointFilter { tags: vec!["x".into(), "y".into()], ..PointFilter::default() };
+        assert_eq!(latest(both), Err(ErrorCode::NotFound));
+    }
+
+    #[test]
+    fn what_has_ended_is_found_by_its_name_only_and_said_to_have_ended() {
+        let points = vec![point(1, "h", "/a", "t"), point(2, "h", "/a", "t")];
+        let find =
+            |query: PointQuery, now| select(&points, &query, UnixSeconds(now)).map(|p| p.created.0).ok();
+        assert_eq!(find(PointQuery::Latest, 102), Some(2));
+        assert_eq!(find(PointQuery::Latest, 103), None);
+        assert_eq!(find(PointQuery::At { date: UnixSeconds(1) }, 102), None);
+        let id = points[0].id().to_string();
+        assert_eq!(find(PointQuery::Id { id }, 103), Some(1));
+        assert!(ended(&points[0], UnixSeconds(101)).is_none());
+        assert!(ended(&points[0], UnixSeconds(102)).is_some());
+        assert_eq!(living(points, UnixSeconds(102)).len(), 1);
+    }
 }

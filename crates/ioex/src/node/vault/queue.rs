@@ -18,7 +18,7 @@ use ioex_api::{
     ApiError, BackupProgress, ErrorCode, Sink, Update,
     vault::{BackupReport, CreateBackup, Job, JobList, JobState, Priority},
 };
-use ioex_vault::repo::{PATHS_MAX, backup::Progress};
+use ioex_vault::repo::{PATHS_MAX, PATHS_MAX_BYTES, backup::Progress};
 use tokio::sync::{Notify, broadcast};
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     create, done,
     failure::{fail, internal},
     placing::capability,
+    schedule,
 };
 
 const JOBS_DIR: &str = "jobs";
@@ -272,6 +273,9 @@ pub(crate) async fn work(node: Arc<Node>) {
         let stopped = progress.stop.load(Ordering::Relaxed)
             && matches!(&result, Err(e) if e.code == ErrorCode::Timeout);
         queue.ended(job.id, result, stopped, cancelled.load(Ordering::Relaxed));
+        if let Ok(job) = queue.get(job.id) {
+            schedule::note(&node, &job);
+        }
     }
 }
 
@@ -316,6 +320,10 @@ pub(super) fn check(create: &CreateBackup) -> Result<(), ApiError> {
     }
     if create.tags.len() > PATHS_MAX {
         return bad(format!("at most {PATHS_MAX} tags are possible"));
+    }
+    let paths: usize = create.paths.iter().map(|p| p.as_os_str().len()).sum();
+    if paths + create.tags.iter().map(String::len).sum::<usize>() > PATHS_MAX_BYTES {
+        return bad(format!("paths and tags have more than {PATHS_MAX_BYTES} bytes: back fewer up together"));
     }
     match create.paths.iter().find(|p| p.symlink_metadata().is_err()) {
         Some(missing) => Err(fail(ErrorCode::NotFound, format!("{} is not there", missing.display()))),
@@ -400,6 +408,7 @@ mod tests {
             check(&create).map_err(|e| e.code)
         };
         assert_eq!(refused(|_| ()), Ok(()));
+        assert_eq!(refused(|c| c.tags.push("t".repeat(PATHS_MAX_BYTES))), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.paths.clear()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.policy = "many".into()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.paths = vec!["/no/such".into()]), Err(ErrorCode::NotFound));

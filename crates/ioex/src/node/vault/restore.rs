@@ -26,7 +26,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     super::Node,
     failure::{fail, internal, io_error},
-    fetch::Fetcher,
+    fetch::{Fetcher, is_whole},
     pipe::open_writer,
     points::{self, Opened, open_listing},
 };
@@ -73,7 +73,8 @@ pub(super) async fn run(node: &Node, wish: RestoreTree, sink: &Sink) -> Result<T
     }
     tell(sink, BackupStep::Locate, 0, 0).await;
     let repo = node.vault.repo()?;
-    let opened = repo.open_point(node, &wish.point).await?;
+    let opened = repo.open_point(node, &wish.point, &wish.of).await?;
+    points::warn_of_end(&opened, sink).await;
     let paths: Vec<PathBuf> = wish.paths.iter().map(|p| opened.relative(p)).collect::<Result<_, _>>()?;
     let selection = Selection::of(&paths);
     let opened = Arc::new(opened);
@@ -113,20 +114,55 @@ async fn into_folder(
         let begin = move || TreeWriter::open(plan, &keys, &out);
         Arc::new(tokio::task::spawn_blocking(begin).await.map_err(internal)?.map_err(tree_error)?)
     };
-    let fetched = fetch_all(&opened.fetcher, &writer, wish.rate_limit, total, sink).await;
+    let kept = Keep(Some(writer));
+    let fetched = match &kept.0 {
+        Some(writer) => fetch_all(&opened.fetcher, writer, wish.rate_limit, total, sink).await,
+        None => Ok(0),
+    };
     let bytes = match fetched {
         Ok(bytes) => bytes,
         Err(e) => {
-            // What came so far is used by the next try.
-            let _ = tokio::task::spawn_blocking(move || writer.pause()).await;
+            kept.pause().await;
             return Err(e);
         }
     };
+    let writer = kept.done().ok_or_else(|| internal("a restore without a folder"))?;
     let writer = Arc::try_unwrap(writer).map_err(|_| internal("a shard is still being written"))?;
     let out = wish.out.clone();
     let ended = tokio::task::spawn_blocking(move || writer.finish(&out).map(|()| bytes).map_err(tree_error));
     tell(sink, BackupStep::Join, total, total).await;
     ended.await.map_err(internal)?
+}
+
+/// Keeps what came when a restore ends early: by an error, or because its client left.
+struct Keep(Option<Arc<TreeWriter>>);
+
+impl Keep {
+    fn done(mut self) -> Option<Arc<TreeWriter>> {
+        self.0.take()
+    }
+
+    /// Keeps it before this returns, so that the next try finds the folder free.
+    async fn pause(mut self) {
+        if let Some(writer) = self.0.take() {
+            let _ = tokio::task::spawn_blocking(move || keep(&writer)).await;
+        }
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        // Writing to the disk may take long: not here. A try that comes meanwhile is told to wait.
+        if let (Some(writer), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || keep(&writer));
+        }
+    }
+}
+
+fn keep(writer: &TreeWriter) {
+    if let Err(e) = writer.pause() {
+        tracing::warn!("what a restore had fetched could not be kept: {e}");
+    }
 }
 
 async fn fetch_all(
@@ -161,15 +197,13 @@ async fn fetch_all(
                 let Some(wanted) = writer.plan().shards.get(at as usize) else { return Ok(0) };
                 let parts = fetcher.wanted(wanted).await?;
                 let bytes: u64 = parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-                let (shard, whole) =
-                    (wanted.shard, wanted.ranges().len() == 1 && bytes == u64::from(wanted.shard.bytes));
-                let own = writer.clone();
+                let (own, whole) = (writer.clone(), is_whole(wanted, &parts));
                 let writing = tokio::task::spawn_blocking(move || own.accept(at, &parts));
                 match writing.await.map_err(internal)? {
-                    // Ranges are not verified as they come. Somebody else's whole shard is.
+                    // Ranges are not verified as they come. A whole shard is.
                     Err(TreeError::Chunk { .. } | TreeError::Content { .. }) if !whole => {
-                        let parts = vec![(0, fetcher.shard(shard, &[]).await?.bytes)];
-                        let writing = tokio::task::spawn_blocking(move || writer.accept(at, &parts));
+                        let (own, parts) = (writer.clone(), vec![(0, fetcher.whole(wanted).await?)]);
+                        let writing = tokio::task::spawn_blocking(move || own.accept(at, &parts));
                         writing.await.map_err(internal)?.map_err(tree_error)?;
                     }
                     other => other.map_err(tree_error)?,
@@ -314,11 +348,20 @@ impl<'o> StreamSource<'o> {
         let (chunk, address) = (found.chunk.clone(), found.shard.address);
         self.load(address).await?;
         let parts = self.cache.iter().find(|(known, _)| *known == address).map(|(_, parts)| parts);
-        let sealed = parts.into_iter().flatten().find_map(|(start, bytes)| {
-            let from = chunk.offset.checked_sub(*start)? as usize;
-            bytes.get(from..from.checked_add(chunk.stored_bytes as usize)?)
-        });
-        self.reader.read(&chunk, sealed.unwrap_or_default()).map_err(|e| damaged(e.to_string()))
+        let wanted = self.at.get(&address).and_then(|at| self.plan.shards.get(*at));
+        let (parts, wanted) = parts.zip(wanted).ok_or_else(|| internal("a shard that no plan wants"))?;
+        let read = match self.reader.read(&chunk, parts) {
+            Err(_) if !is_whole(wanted, parts) => {
+                let whole = vec![(0, self.opened.fetcher.whole(wanted).await?)];
+                let read = self.reader.read(&chunk, &whole);
+                // What else is wanted of it is as wrong.
+                self.cache.retain(|(known, _)| *known != address);
+                self.cache.push_back((address, whole));
+                read
+            }
+            read => read,
+        };
+        read.map_err(|e| damaged(e.to_string()))
     }
 }
 

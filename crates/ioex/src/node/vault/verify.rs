@@ -8,7 +8,7 @@ use std::{
 
 use ioex_api::{
     ApiError, BackupProgress, BackupStep, ErrorCode, Sink, Update,
-    vault::{PointQuery, Verified},
+    vault::{PointFilter, PointQuery, Verified},
 };
 use ioex_base::{ContentAddress, SignedGrant, Uid};
 use ioex_net::Mesh;
@@ -112,7 +112,7 @@ fn asks_for(groups: &[GroupRecord], dice: &mut Dice) -> HashMap<Uid, Vec<Ask>> {
 /// See [`ioex_api::vault::VaultRequest::Verify`].
 pub(super) async fn run(
     node: &Node,
-    query: &PointQuery,
+    (query, of): (&PointQuery, &PointFilter),
     read_percent: u8,
     sink: &Sink,
 ) -> Result<Verified, ApiError> {
@@ -123,7 +123,7 @@ pub(super) async fn run(
     let repo = node.vault.repo()?;
     // What holders prove is written into the book.
     let _work = repo.work.lock().await;
-    let opened = repo.open_point(node, query).await?;
+    let opened = repo.open_point(node, query, of).await?;
     let needed = repo.groups_of(&opened.fetcher, &opened.point).await?;
     let mut out = Verified {
         point: points::point(&opened.point),
@@ -136,9 +136,10 @@ pub(super) async fn run(
         seconds: 0.0,
     };
     let groups: Vec<GroupRecord> =
-        needed.iter().filter_map(|id| repo.book.group(id).transpose()).collect::<Result<_, _>>()?;
-    let plan = Plan::new(|| open_listing(&opened.listing), &Selection::default(), &opened.index);
-    let plan = plan.map_err(plan_error)?;
+        needed.keys().filter_map(|id| repo.book.group(id).transpose()).collect::<Result<_, _>>()?;
+    let (fetcher, listing, index) = (opened.fetcher, opened.listing, opened.index);
+    let planning = move || Plan::new(|| open_listing(&listing), &Selection::default(), &index);
+    let plan = tokio::task::spawn_blocking(planning).await.map_err(internal)?.map_err(plan_error)?;
     let percent = match capability(node) {
         // Only who may place shards may ask for proofs. Others read something of every shard.
         Ok(grant) if groups.len() == needed.len() => {
@@ -146,12 +147,12 @@ pub(super) async fn run(
             u64::from(read_percent)
         }
         _ => {
-            sample(&opened.fetcher, &plan, &repo, &mut out, sink).await?;
+            sample(&fetcher, &plan, &repo, &mut out, sink).await?;
             u64::from(read_percent)
         }
     };
     if percent > 0 {
-        read(&opened.fetcher, plan, &repo, percent, &mut out, sink).await?;
+        read(&fetcher, plan, &repo, percent, &mut out, sink).await?;
     }
     out.seconds = started.elapsed().as_secs_f64();
     Ok(out)

@@ -667,7 +667,7 @@ impl Round<'_> {
             return Ok(());
         }
         let (placing, redundancy) = manage::placing(self.node, *reader).await?;
-        spread(self.node, repo, &placing, redundancy, &head).await;
+        spread(self.node, repo, &placing, redundancy, &head, true).await;
         Ok(book.change(|c| c.put_head_kept(self.now))?)
     }
 }
