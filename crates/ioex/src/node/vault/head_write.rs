@@ -44,7 +44,7 @@ impl Written {
 }
 
 /// What became of a head that was brought to devices.
-struct Spread {
+pub(super) struct Spread {
     kept: usize,
     wanted: usize,
     /// One of them had another one of this number, or a newer one.
