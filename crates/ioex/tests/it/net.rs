@@ -167,7 +167,7 @@ impl Net {
             ]),
         );
         permit(&boot, &super_node, &key, &capability);
-        let mut net = Self { dir, boot: boot, peers: Vec::new(), super_node, seed, block };
+        let mut net = Self { dir, boot, peers: Vec::new(), super_node, seed, block };
         for n in 0..peers {
             let node =
                 net.device(&format!("peer-{n}"), n as u32, &["--lend", lend, "--authority", &authority]);
