@@ -5,7 +5,12 @@ mod backup;
 mod clients;
 mod config;
 mod device;
+mod disk_full;
+mod harm;
+mod kill_device;
+mod kill_super;
 mod net;
+mod stall;
 
 use std::{
     path::Path,

@@ -256,6 +256,10 @@ pub(super) async fn prune(node: &Node, dry_run: bool) -> Result<Pruned, ApiError
     if dry_run || gone.is_empty() {
         return Ok(out);
     }
+    // Devices delete what is released. If this ends in the middle, that must not look like a loss: from
+    // now on nobody watches over these groups, and the next run still knows them.
+    let unwatched = |group: &GroupRecord| GroupRecord { expires: UnixSeconds(0), ..group.clone() };
+    repo.book.change(|c| gone.iter().try_for_each(|group| c.put_group(&unwatched(group))))?;
     out.unreached = release(node, &grant, &gone).await;
     repo.book.change(|c| {
         c.keep_segments(|address| segments.contains(address))?;
