@@ -5,10 +5,15 @@ mod backup;
 mod clients;
 mod config;
 mod device;
+mod disk_full;
+mod harm;
+mod kill_device;
+mod kill_super;
 mod net;
 mod partner;
 mod points;
 mod prune;
+mod stall;
 
 use std::{
     path::Path,

@@ -20,7 +20,7 @@ static NETWORKS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Node {
     pub(crate) data: PathBuf,
     flags: Vec<String>,
-    child: Option<Child>,
+    pub(crate) child: Option<Child>,
 }
 
 impl Node {

@@ -208,6 +208,10 @@ impl Repo {
         if gone.is_empty() {
             return Ok(0);
         }
+        // Devices delete what is released. If this ends in the middle, that must not look like a loss: from
+        // now on nobody watches over these groups, and the next run still knows them.
+        let unwatched = |group: &GroupRecord| GroupRecord { expires: UnixSeconds(0), ..group.clone() };
+        self.book.change(|c| gone.iter().try_for_each(|group| c.put_group(&unwatched(group))))?;
         let unreached = release(node, grant, gone).await;
         self.book
             .change(|c| gone.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id)))?;
