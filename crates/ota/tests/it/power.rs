@@ -35,10 +35,13 @@ struct Power {
     cache: Cache,
 }
 
+/// Where, and what.
+type Write = (usize, Vec<u8>);
+
 #[derive(Clone, Debug)]
 struct Disk {
     durable: Rc<RefCell<Vec<u8>>>,
-    pending: Rc<RefCell<Vec<(usize, Vec<u8>)>>>,
+    pending: Rc<RefCell<Vec<Write>>>,
     power: Rc<RefCell<Power>>,
 }
 
@@ -180,7 +183,7 @@ impl Box {
                 got == want
             })
         };
-        ["1.0", "2.0", "3.0"].into_iter().find(holds).map(|number| version(number))
+        ["1.0", "2.0", "3.0"].into_iter().find(holds).map(version)
     }
 
     fn power_returns(&self) {
