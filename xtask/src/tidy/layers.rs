@@ -16,7 +16,7 @@ const NETWORK: &[&str] =
 const RUNTIME: &[&str] = &["tokio", "ioex-net", "iroh", "iroh-*", "noq", "quinn", "mio"];
 
 /// Crates that decide and compute but leave waiting and moving bytes to others.
-const STILL: &[&str] = &["ioex-base", "ioex-store", "ioex-vault"];
+const STILL: &[&str] = &["ioex-base", "ioex-ota", "ioex-store", "ioex-vault"];
 
 /// What a device never carries.
 const NOT_ON_DEVICES: &[&str] = &["ioex-chain*", "ioex-site*", "ioex-evm*", "revm", "revm-*", "alloy-*"];

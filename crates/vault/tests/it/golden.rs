@@ -166,7 +166,7 @@ fn the_bytes_of_a_root_are_frozen() {
     assert_eq!(Root::decode(&bytes), Ok(root()));
 }
 
-/// A head's body as a program wrote it on 2026-11-24. How it is compressed may change with the
+/// A head's body of version 1, as a program wrote it on 2026-11-24. How it is compressed may change with the
 /// compressor's release; that it is read must not.
 const HEAD_BODY: &str = "\
     01e09b2442fe3161ccdcfed25b02622e52370302ec86738c1975b315351c685ded64c5ead625b2366745b38d6a69b6fd0763\
@@ -180,21 +180,18 @@ fn head() -> Head {
         created: UnixSeconds(1_800_000_000 + n),
         expires: UnixSeconds(1_807_776_000 + n),
         label: "host /home #daily".into(),
+        origin: None,
+        tags: Vec::new(),
         totals: totals(),
         root: root.clone(),
+        rewritten: None,
     };
-    Head { points: vec![point(0), point(3_600)] }
+    Head { points: vec![point(0), point(3_600)], forgotten: Vec::new() }
 }
 
 #[test]
 fn a_head_that_was_written_is_read() {
     let (head, (root, _)) = (head(), object());
-    let plain = wire::encode(&head);
-    assert_eq!(
-        (plain.len(), blake3::hash(&plain).to_hex().as_str()),
-        (227, "0fc22c35cd526f07b0ce1afbe1b7ee39b6b3bcd65dba5a4a03ca80e82e6f28c9"),
-        "the list in postcard"
-    );
     assert_eq!(PointId::of(&root).to_string(), hex(&root.shard.address.as_bytes()[..8]));
     let body = data_encoding::HEXLOWER.decode(HEAD_BODY.as_bytes()).unwrap();
     assert_eq!(Head::open(&body, &keys()).unwrap(), head);

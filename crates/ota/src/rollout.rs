@@ -1,0 +1,279 @@
+//! Who gets a version when.
+//!
+//! A rollout is part of the signed release, so every device can follow it alone; whoever matches
+//! devices with providers follows the same function. A device's place in the order is a hash of its UID and of
+//! the rollout's salt: stable for one version, different for the next, so that it is not always the
+//! same devices that go first. Raising the percentage only ever adds devices.
+
+use ioex_base::{Uid, UnixSeconds};
+use serde::{Deserialize, Serialize};
+
+/// Shares are counted in ten-thousandths: 100 devices of a million can go first.
+pub const WHOLE_PER_MYRIAD: u16 = 10_000;
+
+/// Most steps of a schedule.
+pub const STEPS_MAX: usize = 32;
+
+/// Most named devices that go first: the maker's own, and testers.
+pub const FIRST_MAX: usize = 1_000;
+
+/// From when on, how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// From this moment,
+    pub from: UnixSeconds,
+    /// this share of all devices, in ten-thousandths, may install.
+    pub per_myriad: u16,
+}
+
+/// What the maker wants just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Course {
+    /// Goes on by its steps.
+    #[default]
+    Running,
+    /// Nobody begins until it is resumed; its steps' dates stay.
+    Paused,
+    /// Over. Nobody begins any more.
+    Aborted,
+}
+
+/// When failures end a rollout by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRule {
+    /// Fewer results than this say nothing.
+    pub min_results: u32,
+    /// More failures than this, in ten-thousandths of the results, end it.
+    pub max_failed_per_myriad: u16,
+}
+
+impl Default for StopRule {
+    /// Three in a hundred, once fifty have tried.
+    fn default() -> Self {
+        Self { min_results: 50, max_failed_per_myriad: 300 }
+    }
+}
+
+/// A rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Makes the order of devices one of its own.
+    pub salt: String,
+    /// Shares over time, by date; before the first nobody begins but `first`.
+    pub steps: Vec<Step>,
+    /// Devices that do not wait for a step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<Uid>,
+    /// What the maker wants just now.
+    #[serde(default)]
+    pub course: Course,
+    /// When failures end it.
+    #[serde(default)]
+    pub stop: StopRule,
+}
+
+/// A rollout that contradicts itself.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidRollout {
+    /// No step, or too many.
+    #[error("a rollout has 1 to {STEPS_MAX} steps, not {0}")]
+    Steps(usize),
+    /// More than everybody.
+    #[error("{0} ten-thousandths are more than everybody")]
+    Share(u16),
+    /// Dates out of order, or a share that falls: devices that were told to begin cannot be told to unbegin.
+    #[error("the steps of a rollout go up, in time and in share")]
+    Order,
+    /// Too many named devices.
+    #[error("a rollout names at most {FIRST_MAX} devices, not {0}")]
+    First(usize),
+}
+
+/// Results that devices reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    /// Confirmed after their health check.
+    pub done: u64,
+    /// Failed to install, or went back.
+    pub failed: u64,
+}
+
+/// Whether a device may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Now.
+    Yes,
+    /// At this moment, as the steps stand.
+    At(UnixSeconds),
+    /// In none of the steps so far.
+    Later,
+    /// Paused.
+    Paused,
+    /// Aborted by the maker.
+    Aborted,
+    /// Ended because too many failed.
+    Stopped,
+}
+
+impl Rollout {
+    /// One step: this share from now on.
+    #[must_use]
+    pub fn at_once(salt: &str, per_myriad: u16) -> Self {
+        Self {
+            salt: salt.to_owned(),
+            steps: vec![Step { from: UnixSeconds(0), per_myriad }],
+            first: Vec::new(),
+            course: Course::Running,
+            stop: StopRule::default(),
+        }
+    }
+
+    /// Looks for contradictions.
+    ///
+    /// # Errors
+    /// [`InvalidRollout`].
+    pub fn check(&self) -> Result<(), InvalidRollout> {
+        if self.steps.is_empty() || self.steps.len() > STEPS_MAX {
+            return Err(InvalidRollout::Steps(self.steps.len()));
+        }
+        if let Some(step) = self.steps.iter().find(|step| step.per_myriad > WHOLE_PER_MYRIAD) {
+            return Err(InvalidRollout::Share(step.per_myriad));
+        }
+        let up = |pair: &[Step]| pair[0].from < pair[1].from && pair[0].per_myriad <= pair[1].per_myriad;
+        if !self.steps.windows(2).all(up) {
+            return Err(InvalidRollout::Order);
+        }
+        if self.first.len() > FIRST_MAX {
+            return Err(InvalidRollout::First(self.first.len()));
+        }
+        Ok(())
+    }
+
+    /// A device's place in the order, below [`WHOLE_PER_MYRIAD`].
+    #[must_use]
+    pub fn place(&self, device: &Uid) -> u16 {
+        let mut hasher = blake3::Hasher::new_derive_key("ioex 2026 rollout place");
+        hasher.update(device.as_bytes());
+        hasher.update(self.salt.as_bytes());
+        let mut number = [0; 8];
+        number.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        // The remainder's bias over 2^64 is nothing that a fleet can see.
+        u16::try_from(u64::from_le_bytes(number) % u64::from(WHOLE_PER_MYRIAD)).unwrap_or(0)
+    }
+
+    /// Whether `device` may begin. A device that began goes on, whatever this says later.
+    #[must_use]
+    pub fn admits(&self, device: &Uid, results: Results, now: UnixSeconds) -> Admission {
+        match self.course {
+            Course::Aborted => return Admission::Aborted,
+            Course::Paused => return Admission::Paused,
+            Course::Running => {}
+        }
+        if self.stop.tripped(results) {
+            return Admission::Stopped;
+        }
+        if self.first.contains(device) {
+            return Admission::Yes;
+        }
+        let place = self.place(device);
+        match self.steps.iter().find(|step| place < step.per_myriad) {
+            Some(step) if step.from <= now => Admission::Yes,
+            Some(step) => Admission::At(step.from),
+            None => Admission::Later,
+        }
+    }
+}
+
+impl StopRule {
+    /// Whether too many failed. Once it is so, whoever counts pauses the rollout in the channel.
+    #[must_use]
+    pub fn tripped(&self, results: Results) -> bool {
+        let all = u128::from(results.done) + u128::from(results.failed);
+        all >= u128::from(self.min_results.max(1))
+            && u128::from(results.failed) * u128::from(WHOLE_PER_MYRIAD)
+                > all * u128::from(self.max_failed_per_myriad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds(1_000);
+    const NONE: Results = Results { done: 0, failed: 0 };
+
+    fn uid(n: u32) -> Uid {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_le_bytes());
+        Uid::from_bytes(bytes)
+    }
+
+    #[test]
+    fn a_share_is_about_that_share_and_stable() {
+        let rollout = Rollout::at_once("2.0.0", 1_000);
+        let admitted = |rollout: &Rollout| {
+            (0..20_000).filter(|&n| rollout.admits(&uid(n), NONE, NOW) == Admission::Yes).collect::<Vec<_>>()
+        };
+        let first = admitted(&rollout);
+        assert!((1_800..2_200).contains(&first.len()), "{} of 20,000", first.len());
+        assert_eq!(first, admitted(&rollout));
+        let other = admitted(&Rollout::at_once("2.0.1", 1_000));
+        let both = first.iter().filter(|n| other.contains(n)).count();
+        assert!(both < 400, "{both} of {} go first again", first.len());
+    }
+
+    #[test]
+    fn the_order_of_devices_is_frozen() {
+        assert_eq!(Rollout::at_once("2.0.0", 1).place(&uid(7)), GOLDEN_PLACE);
+    }
+    const GOLDEN_PLACE: u16 = 341;
+
+    #[test]
+    fn steps_courses_and_named_devices() {
+        let mut rollout = Rollout::at_once("s", 0);
+        rollout.steps.push(Step { from: UnixSeconds(2_000), per_myriad: WHOLE_PER_MYRIAD });
+        rollout.first.push(uid(1));
+        assert_eq!(rollout.check(), Ok(()));
+        assert_eq!(rollout.admits(&uid(1), NONE, NOW), Admission::Yes);
+        assert_eq!(rollout.admits(&uid(2), NONE, NOW), Admission::At(UnixSeconds(2_000)));
+        assert_eq!(rollout.admits(&uid(2), NONE, UnixSeconds(2_000)), Admission::Yes);
+        rollout.course = Course::Paused;
+        assert_eq!(rollout.admits(&uid(1), NONE, UnixSeconds(2_000)), Admission::Paused);
+        rollout.course = Course::Aborted;
+        assert_eq!(rollout.admits(&uid(1), NONE, UnixSeconds(2_000)), Admission::Aborted);
+    }
+
+    #[test]
+    fn failures_stop_it_but_the_first_few_do_not() {
+        let rollout = Rollout::at_once("s", WHOLE_PER_MYRIAD);
+        let asked = |done, failed| rollout.admits(&uid(3), Results { done, failed }, NOW);
+        assert_eq!(asked(0, 49), Admission::Yes);
+        assert_eq!(asked(0, 50), Admission::Stopped);
+        assert_eq!(asked(97, 3), Admission::Yes);
+        assert_eq!(asked(96, 4), Admission::Stopped);
+        assert_eq!(asked(u64::MAX, u64::MAX), Admission::Stopped);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let mut rollout = Rollout::at_once("s", 500);
+        rollout.steps.push(Step { from: UnixSeconds(5), per_myriad: 400 });
+        assert_eq!(rollout.check(), Err(InvalidRollout::Order));
+        rollout.steps[1].per_myriad = 10_001;
+        assert_eq!(rollout.check(), Err(InvalidRollout::Share(10_001)));
+        rollout.steps.clear();
+        assert_eq!(rollout.check(), Err(InvalidRollout::Steps(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn raising_the_share_never_takes_anybody_out(n: u32, low in 0_u16..=10_000, high in 0_u16..=10_000) {
+            let (low, high) = (low.min(high), low.max(high));
+            let admits = |share| Rollout::at_once("s", share).admits(&uid(n), NONE, NOW);
+            prop_assert!(admits(low) != Admission::Yes || admits(high) == Admission::Yes);
+        }
+    }
+}
