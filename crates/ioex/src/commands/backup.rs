@@ -11,18 +11,18 @@ use ioex_api::{
     BackupDone, Client, Empty, Holding, Request, RestoreDone, Update, Updates,
     frames::{FrameReader, FrameWriter},
     vault::{
-        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PartnerList,
-        PointFilter, PointList, PointQuery, Priority, Pruned, RecoveryWords, RestoreTree, Schedule,
-        ScheduleList, Stream, TreeRestored, VaultRequest, Verified, WatchReport,
+        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PointFilter,
+        PointList, PointQuery, Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream,
+        TreeRestored, VaultRequest, Verified, WatchReport,
     },
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
 
-use super::{Context, absolute, unexpected, who};
+use super::{Context, absolute, backup_partner, unexpected, who};
 use crate::{
     cli::{
-        BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PartnerCommand, PointArgs, PriorityArg,
-        RestoreArgs, ScheduleCommand,
+        BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs,
+        ScheduleCommand,
     },
     exit::{Incomplete, Usage},
     progress,
@@ -104,7 +104,7 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
                 return Err(Incomplete(text).into());
             }
         }
-        BackupCommand::Partner(command) => partner(context, &client, command).await?,
+        BackupCommand::Partner(command) => backup_partner::run(context, &client, command).await?,
         BackupCommand::Jobs => {
             let list: JobList = client.call(ask(VaultRequest::Jobs)).await?;
             context.out.result(&list, jobs)?;
@@ -366,41 +366,6 @@ async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) 
             context.out.result(&Empty {}, |_| String::new())?;
         }
     }
-    Ok(())
-}
-
-async fn partner(context: &Context, client: &Client, command: PartnerCommand) -> anyhow::Result<()> {
-    let ask = |request| Request::Vault(Box::new(request));
-    let list: PartnerList = match command {
-        PartnerCommand::Add { uid } => {
-            let uid = who::uid(client, &uid).await?;
-            client.call(ask(VaultRequest::PartnerAdd { uid })).await?
-        }
-        PartnerCommand::List => client.call(ask(VaultRequest::PartnerList)).await?,
-        PartnerCommand::Remove { uid } => {
-            let uid = who::uid(client, &uid).await?;
-            let _: Empty = client.call(ask(VaultRequest::PartnerRemove { uid })).await?;
-            return Ok(context.out.result(&Empty {}, |_| String::new())?);
-        }
-    };
-    context.out.result(&list, |l| {
-        let mut table = Table::new(["partner", "since", "heard", "watched here", "state"]);
-        for p in &l.partners {
-            let state = match (&p.trouble, p.silent) {
-                (Some(why), _) => why.clone(),
-                (None, true) => "silent: others do its part".to_owned(),
-                (None, false) => "watches".to_owned(),
-            };
-            table.row([
-                p.uid.to_string(),
-                render::ago(Some(p.added), render::now()),
-                render::ago(p.heard, render::now()),
-                format!("{} groups", p.watched_groups),
-                state,
-            ]);
-        }
-        table.text_or("no partners: `ioex backup partner add UID` lets a friend's super node watch as well")
-    })?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::{
 
 mod authority;
 mod backup;
+mod backup_partner;
 #[cfg(feature = "full")]
 mod completions;
 mod device;
