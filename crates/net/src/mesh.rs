@@ -44,6 +44,8 @@ const TABLE_KEY: &[u8] = b"bootstraps";
 const WARNINGS_MAX: usize = 50;
 /// Instances of a friend that are remembered.
 const INSTANCES_KEPT: usize = 4;
+/// Pause before the network is tried again when a new stay did not begin.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
 /// How long tasks may take to end when the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -188,6 +190,10 @@ impl Mesh {
     /// When a port cannot be used.
     pub async fn go_online(&self) -> Result<(), OnlineError> {
         let _moving = self.inner.moving.lock().await;
+        self.enter().await
+    }
+
+    async fn enter(&self) -> Result<(), OnlineError> {
         if self.online_lock().is_some() || self.inner.stop.is_cancelled() {
             return Ok(());
         }
@@ -201,6 +207,10 @@ impl Mesh {
     /// Leaves the network: a phone in the background. State stays.
     pub async fn go_offline(&self) {
         let _moving = self.inner.moving.lock().await;
+        self.leave().await;
+    }
+
+    async fn leave(&self) {
         let online = self.inner.online.write().unwrap_or_else(PoisonError::into_inner).take();
         self.offers().stop_all();
         if let Some(online) = online {
@@ -209,6 +219,22 @@ impl Mesh {
         self.reached(|r| *r = Reached::default());
         for uid in std::mem::take(&mut *self.present()) {
             self.emit(MeshEvent::FriendConnection { uid, online: false, path: crate::links::PathKind::None });
+        }
+    }
+
+    /// Ends this stay in the network, if it still lasts, and begins another. Nobody comes between.
+    pub(crate) async fn restart(&self, stay: CancellationToken) {
+        let _moving = self.inner.moving.lock().await;
+        if stay.is_cancelled() {
+            return;
+        }
+        self.leave().await;
+        while let Err(e) = self.enter().await {
+            self.warn(format!("the network cannot be used after a relay was lost: {e}; trying again"));
+            tokio::select! {
+                () = self.inner.stop.cancelled() => return,
+                () = tokio::time::sleep(RESTART_PAUSE) => {}
+            }
         }
     }
 

@@ -450,13 +450,9 @@ async fn leave_home(mesh: &Mesh) {
 /// Leaves the network and joins it again: a new endpoint has no queue for a dead relay. Links are dialled
 /// and transfers go on by themselves.
 pub(crate) fn start_anew(mesh: &Mesh) {
+    let Some(stay) = mesh.with_online(|o| o.cancel.clone()) else { return };
     let again = mesh.clone();
-    mesh.spawn(async move {
-        again.go_offline().await;
-        if let Err(e) = again.go_online().await {
-            again.warn(format!("the network cannot be used after a relay was lost: {e}"));
-        }
-    });
+    mesh.spawn(async move { again.restart(stay).await });
 }
 
 /// Keeps the directory's record of this node fresh.

@@ -1,7 +1,7 @@
 //! Questions between friends that the mesh carries and does not understand: what a program above it
 //! makes of them is its own business, such as super nodes that watch over backups together.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use ioex_base::Uid;
 
@@ -17,6 +17,9 @@ pub const QUESTION_MAX_BYTES: usize = 256 * 1024;
 /// Longest reply in bytes.
 pub const REPLY_MAX_BYTES: usize = ANSWER_MAX_BYTES - 16;
 const _: () = assert!(QUESTION_MAX_BYTES + 16 < OPEN_MAX_BYTES);
+
+/// A friend that does not reply in this time does not reply.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A reply on its way.
 pub type Replying = Pin<Box<dyn Future<Output = Result<Vec<u8>, No>> + Send>>;
@@ -56,7 +59,12 @@ impl Mesh {
         if question.len() > QUESTION_MAX_BYTES {
             return Err(QuestionError::TooLong);
         }
-        match self.links()?.ask(friend, Door::Friend, &Open::Question(question)).await? {
+        let links = self.links()?;
+        let open = Open::Question(question);
+        let asking = links.ask(friend, Door::Friend, &open);
+        // A friend that keeps the connection alive and says nothing must not hold up anything else.
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asking).await.unwrap_or(Err(LinkError::Timeout));
+        match answer? {
             Answer::Yes(reply) => Ok(reply),
             Answer::No(no) => Err(no.into()),
         }

@@ -72,8 +72,9 @@ pub(crate) async fn run(mesh: Mesh) {
         let mut foreign = links.relayed();
         foreign.retain(|link| link.door != Door::Public && home != Some(link.relay));
         for relay in silence.look(&foreign, clock::monotonic_ms()) {
-            // Without a home the fault may be on this side.
-            if !mesh.joined() || answers(&relay).await {
+            // When the own home does not answer either, the fault is on this side.
+            let (Some(home), false) = (home, answers(&relay).await) else { continue };
+            if !answers(&home).await {
                 continue;
             }
             tracing::info!("the bootstrap {relay}, over which a friend is reached, is gone");

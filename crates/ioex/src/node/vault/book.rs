@@ -41,8 +41,8 @@ const PENDING: Bytes = TableDefinition::new("pending");
 const GROUPS: Bytes = TableDefinition::new("groups");
 /// What is known of devices, by UID.
 const DEVICES: Bytes = TableDefinition::new("devices");
-/// How often each group was changed; partners compare these. A group without one is at 0.
-const VERSIONS: Bytes = TableDefinition::new("versions");
+/// Copies that were given up, by group, device and shard, so that no partner brings them back.
+const LEFT: Bytes = TableDefinition::new("left");
 /// Groups that were removed, and when, so that no partner brings them back.
 const REMOVED: Bytes = TableDefinition::new("removed");
 /// Single values, by name.
@@ -149,6 +149,16 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
     }
 }
 
+/// Where it is noted that a copy was given up: group (32) | shard (2, big-endian) | device (32).
+fn left_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
+    [id.as_bytes().as_slice(), &shard.to_be_bytes(), device].concat()
+}
+
+fn left_of(key: &[u8]) -> Option<(u16, Uid)> {
+    let shard = key.get(32..34)?.try_into().ok()?;
+    Some((u16::from_be_bytes(shard), Uid::from_bytes(key.get(34..)?.try_into().ok()?)))
+}
+
 /// The book.
 #[derive(Debug)]
 pub(crate) struct Book {
@@ -166,19 +176,17 @@ fn open_file(path: &Path) -> Result<Database, BookError> {
 /// Changes that become true together.
 pub(crate) struct Changes(WriteTransaction);
 
-/// What a partner's record of a group came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Merged {
-    pub(crate) changed: bool,
-    /// Copies that are no longer needed: device and shard.
-    pub(crate) released: Vec<(Uid, ContentAddress)>,
-}
+/// A group with the copies of it that were given up: shard and device.
+pub(crate) type Exchanged = (Vec<(u16, Uid)>, GroupRecord);
 
 /// What a partner may say about groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Say {
-    /// The owner: everything.
+    /// The owner: which groups there are, and until when.
     Owner,
+    /// To an owner: where shards lie, and which groups it does not know of, such as what another machine
+    /// with the same words stored.
+    Adopt,
     /// Whoever watches as well: where the shards of known groups are.
     Copies,
 }
@@ -191,7 +199,7 @@ impl Book {
         let db = RwLock::new(Some(open_file(path)?));
         let book = Self { path: path.to_owned(), db, generation: AtomicU64::new(0) };
         book.change(|changes| {
-            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, VERSIONS, REMOVED, SINGLES] {
+            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, SINGLES] {
                 changes.0.open_table(table)?;
             }
             Ok(())
@@ -317,39 +325,48 @@ impl Book {
         })
     }
 
-    /// Every group's name and version.
-    pub(crate) fn each_version(&self, mut take: impl FnMut(ContentAddress, u64)) -> Result<(), BookError> {
-        self.with(Database::begin_read, |read| {
-            let versions = read.open_table(VERSIONS)?;
-            for row in read.open_table(GROUPS)?.iter()? {
-                let (key, _) = row?;
-                let Ok(id) = key.value().try_into() else { continue };
-                let version = versions.get(key.value())?.map_or(Ok(0), |v| decode(v.value()))?;
-                take(ContentAddress::from_bytes(id), version);
+    /// For each group its name and a number that follows from what partners have to agree about: its date
+    /// and its copies. What failed is each one's own finding.
+    pub(crate) fn each_digest(&self, mut take: impl FnMut(ContentAddress, u64)) -> Result<(), BookError> {
+        self.each_group(|id, group| {
+            let mut copies: Vec<_> = group.copies.iter().map(|c| (c.device, c.shard)).collect();
+            copies.sort_unstable();
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(id.as_bytes()).update(&group.expires.0.to_le_bytes());
+            for (device, shard) in copies {
+                hasher.update(device.as_bytes()).update(&shard.to_le_bytes());
             }
-            Ok(())
+            let mut first = [0; 8];
+            first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+            take(id, u64::from_le_bytes(first));
         })
     }
 
     /// For each part, a number that two books share when they agree about its groups.
     pub(crate) fn buckets(&self) -> Result<Vec<u64>, BookError> {
         let mut out = vec![0u64; BUCKETS];
-        self.each_version(|id, version| {
-            let hash = blake3::Hasher::new().update(id.as_bytes()).update(&version.to_le_bytes()).finalize();
-            let mut first = [0; 8];
-            first.copy_from_slice(&hash.as_bytes()[..8]);
+        self.each_digest(|id, digest| {
             if let Some(sum) = out.get_mut(usize::from(id.as_bytes()[0])) {
                 // The order must not matter.
-                *sum = sum.wrapping_add(u64::from_le_bytes(first));
+                *sum = sum.wrapping_add(digest);
             }
         })?;
         Ok(out)
     }
 
-    /// A group with its version.
-    pub(crate) fn versioned(&self, id: &ContentAddress) -> Result<Option<(u64, GroupRecord)>, BookError> {
+    /// A group as partners get it.
+    pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
         let Some(group) = self.group(id)? else { return Ok(None) };
-        Ok(Some((self.get(VERSIONS, id.as_bytes())?.unwrap_or(0), group)))
+        let left = self.with(ReadableDatabase::begin_read, |read| {
+            let table = read.open_table(LEFT)?;
+            let (from, to) = (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]));
+            let mut out = Vec::new();
+            for row in table.range(from.as_slice()..=to.as_slice())? {
+                out.extend(left_of(row?.0.value()));
+            }
+            Ok(out)
+        })?;
+        Ok(Some((left, group)))
     }
 
     /// Whether a group was removed here.
@@ -444,73 +461,113 @@ impl Changes {
         self.0.open_table(table)?.get(key)?.map(|value| decode(value.value())).transpose()
     }
 
-    fn put_version(&self, group: &GroupRecord, version: u64) -> Result<(), BookError> {
+    /// Writes a group down as it is now. Copies that it had before were given up.
+    pub(crate) fn put_group(&self, group: &GroupRecord) -> Result<(), BookError> {
         let Some(id) = group.id() else { return Ok(()) };
-        self.put(VERSIONS, id.as_bytes(), &version)?;
+        let before: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
+        if before.as_ref() == Some(group) {
+            return Ok(());
+        }
+        let stays = |c: &CopyRecord| group.copies.iter().any(|n| n.device == c.device && n.shard == c.shard);
+        let mut left = self.0.open_table(LEFT)?;
+        for c in before.iter().flat_map(|g| &g.copies).filter(|c| !stays(c)) {
+            let key = left_key(&id, c.shard, c.device.as_bytes());
+            left.insert(key.as_slice(), encode(&files::now()).as_slice())?;
+        }
+        for c in &group.copies {
+            left.remove(left_key(&id, c.shard, c.device.as_bytes()).as_slice())?;
+        }
+        drop(left);
+        self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
         self.put(GROUPS, id.as_bytes(), group)
     }
 
-    pub(crate) fn put_group(&self, group: &GroupRecord) -> Result<(), BookError> {
-        let Some(id) = group.id() else { return Ok(()) };
-        if self.known::<GroupRecord>(GROUPS, id.as_bytes())?.as_ref() == Some(group) {
-            return Ok(());
-        }
-        let version: u64 = self.known(VERSIONS, id.as_bytes())?.unwrap_or(0);
-        self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
-        self.put_version(group, version.saturating_add(1))
+    /// Changes a group as it is now: somebody else may have changed it since it was read.
+    pub(crate) fn update_group(
+        &self,
+        id: &ContentAddress,
+        change: impl FnOnce(&mut GroupRecord),
+    ) -> Result<(), BookError> {
+        let Some(mut group) = self.known::<GroupRecord>(GROUPS, id.as_bytes())? else { return Ok(()) };
+        change(&mut group);
+        self.put_group(&group)
     }
 
-    /// Takes a partner's record of a group. The higher version holds; of two that were changed at the
-    /// same time, both hold: a copy too many harms nobody, one that nobody knows of is lost.
-    pub(crate) fn merge_group(
-        &self,
-        version: u64,
-        theirs: &GroupRecord,
-        say: Say,
-    ) -> Result<Merged, BookError> {
-        let Some(id) = theirs.id() else { return Ok(Merged::default()) };
+    fn is_left(&self, id: &ContentAddress, copy: &CopyRecord) -> Result<bool, BookError> {
+        let key = left_key(id, copy.shard, copy.device.as_bytes());
+        Ok(self.known::<UnixSeconds>(LEFT, &key)?.is_some())
+    }
+
+    /// Adds what was learnt of a group: a later date, further copies, and which of them failed.
+    pub(crate) fn note_group(&self, learnt: &GroupRecord) -> Result<(), BookError> {
+        let Some(id) = learnt.id() else { return Ok(()) };
+        let Some(mut group) = self.known::<GroupRecord>(GROUPS, id.as_bytes())? else {
+            return self.put_group(learnt);
+        };
+        group.expires = group.expires.max(learnt.expires);
+        for new in &learnt.copies {
+            match group.copies.iter_mut().find(|c| c.device == new.device && c.shard == new.shard) {
+                Some(known) => known.failed = new.failed,
+                // What was given up meanwhile is not there, whatever was read before.
+                None if self.is_left(&id, new)? => {}
+                None => group.copies.push(*new),
+            }
+        }
+        self.put_group(&group)
+    }
+
+    /// Takes a partner's record of a group. Copies that either knows hold, unless one of them gave them
+    /// up: a copy too many harms nobody, one that nobody knows of is lost.
+    pub(crate) fn merge_group(&self, (left, theirs): &Exchanged, say: Say) -> Result<(), BookError> {
+        let Some(id) = theirs.id() else { return Ok(()) };
         let ours: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
         let Some(ours) = ours else {
-            if say == Say::Owner {
-                self.put_version(theirs, version)?;
-            }
-            return Ok(Merged { changed: say == Say::Owner, released: Vec::new() });
+            let removed = self.known::<UnixSeconds>(REMOVED, id.as_bytes())?.is_some();
+            let takes = say == Say::Owner || (say == Say::Adopt && !removed);
+            return if takes { self.put_group(theirs) } else { Ok(()) };
         };
-        let own_version: u64 = self.known(VERSIONS, id.as_bytes())?.unwrap_or(0);
-        if version < own_version || (version == own_version && ours == *theirs) {
-            return Ok(Merged::default());
+        if ours.data != theirs.data || ours.parity != theirs.parity {
+            return Ok(());
         }
-        let mut merged = if say == Say::Owner { theirs.clone() } else { ours.clone() };
-        merged.copies.clone_from(&theirs.copies);
-        let mut new_version = version;
-        if version == own_version {
-            let known =
-                |c: &CopyRecord| theirs.copies.iter().any(|t| t.device == c.device && t.shard == c.shard);
-            merged.copies.extend(ours.copies.iter().filter(|c| !known(c)));
-            merged.expires = ours.expires.max(merged.expires);
-            new_version = version.saturating_add(1);
+        let mut merged = ours.clone();
+        if say == Say::Owner {
+            merged.expires = theirs.expires;
         }
-        let stays = |c: &CopyRecord| merged.copies.iter().any(|m| m.device == c.device && m.shard == c.shard);
-        let gone = ours.copies.iter().filter(|c| !stays(c));
-        let released = gone.filter_map(|c| Some((c.device, ours.shard(c.shard.into())?.address))).collect();
-        self.put_version(&merged, new_version)?;
-        Ok(Merged { changed: true, released })
+        merged.copies.retain(|c| !left.contains(&(c.shard, c.device)));
+        for new in theirs.copies.iter().filter(|c| ours.shard(c.shard.into()).is_some()) {
+            let known = merged.copies.iter().any(|c| c.device == new.device && c.shard == new.shard);
+            if !known && !self.is_left(&id, new)? {
+                merged.copies.push(CopyRecord { failed: false, ..*new });
+            }
+        }
+        self.put_group(&merged)
     }
 
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
-        self.0.open_table(VERSIONS)?.remove(id.as_bytes().as_slice())?;
+        self.0.open_table(LEFT)?.retain_in(
+            left_key(id, 0, &[0; 32]).as_slice()..=left_key(id, u16::MAX, &[0xff; 32]).as_slice(),
+            |_, _| false,
+        )?;
         self.put(REMOVED, id.as_bytes(), &files::now())
     }
 
     /// Forgets what was removed before a date: nobody has it any more.
     pub(crate) fn forget_removed(&self, before: UnixSeconds) -> Result<(), BookError> {
-        self.0.open_table(REMOVED)?.retain(|_, at| decode::<UnixSeconds>(at).is_ok_and(|at| at >= before))?;
+        for table in [REMOVED, LEFT] {
+            self.0
+                .open_table(table)?
+                .retain(|_, at| decode::<UnixSeconds>(at).is_ok_and(|at| at >= before))?;
+        }
         Ok(())
     }
 
     pub(crate) fn put_mandate<T: Serialize>(&self, mandate: &T) -> Result<(), BookError> {
         self.put(SINGLES, MANDATE, mandate)
+    }
+
+    pub(crate) fn device<T: DeserializeOwned>(&self, uid: &Uid) -> Result<Option<T>, BookError> {
+        self.known(DEVICES, uid.as_bytes())
     }
 
     pub(crate) fn put_device<T: Serialize>(&self, uid: &Uid, record: &T) -> Result<(), BookError> {
@@ -535,7 +592,7 @@ impl Changes {
 
     /// Forgets everything: the recovery key is another one now.
     pub(crate) fn clear(&self) -> Result<(), BookError> {
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, VERSIONS, REMOVED, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, SINGLES] {
             self.0.open_table(table)?.retain(|_, _| false)?;
         }
         Ok(())
@@ -579,42 +636,76 @@ mod tests {
     fn partners_agree_about_a_group_and_no_copy_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
-        let (a, b) = (book("a"), book("b"));
+        let (owner, other) = (book("a"), book("b"));
         let device = |n: u8| Uid::from_bytes([n; 32]);
         let copy = |shard, n| CopyRecord { shard, device: device(n), failed: false };
         let base = group(1);
         let id = base.id().unwrap();
-        a.change(|c| c.put_group(&base)).unwrap();
-        let (version, record) = a.versioned(&id).unwrap().unwrap();
-        let stranger = b.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
-        assert!(!stranger.changed && b.group(&id).unwrap().is_none(), "only the owner brings groups");
-        assert!(b.change(|c| c.merge_group(version, &record, Say::Owner)).unwrap().changed);
-        assert_eq!(a.buckets().unwrap(), b.buckets().unwrap());
+        let agree = || owner.buckets().unwrap() == other.buckets().unwrap();
+        let give = |from: &Book, to: &Book, say| {
+            let record = from.exchanged(&id).unwrap().unwrap();
+            to.change(|c| c.merge_group(&record, say)).unwrap();
+        };
+        owner.change(|c| c.put_group(&base)).unwrap();
+        give(&owner, &other, Say::Copies);
+        assert!(other.group(&id).unwrap().is_none(), "only the owner brings groups");
+        give(&owner, &other, Say::Owner);
+        assert!(agree());
         // Both repair at the same time.
-        let with = |more| GroupRecord { copies: vec![copy(0, 3), more], ..base.clone() };
-        a.change(|c| c.put_group(&with(copy(1, 4)))).unwrap();
-        b.change(|c| c.put_group(&with(copy(2, 5)))).unwrap();
-        assert_ne!(a.buckets().unwrap(), b.buckets().unwrap());
-        let (version, record) = a.versioned(&id).unwrap().unwrap();
-        let merged = b.change(|c| c.merge_group(version, &record, Say::Owner)).unwrap();
-        assert!(merged.changed && merged.released.is_empty());
-        let (version, record) = b.versioned(&id).unwrap().unwrap();
-        assert_eq!(record.copies.len(), 3);
-        a.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
-        assert_eq!(a.buckets().unwrap(), b.buckets().unwrap());
-        // One moves a copy; the other learns what it may release. Only the owner moves the date.
-        let moved = GroupRecord { expires: UnixSeconds(9), copies: vec![copy(0, 6)], ..base.clone() };
-        b.change(|c| c.put_group(&moved)).unwrap();
-        let (version, record) = b.versioned(&id).unwrap().unwrap();
-        let merged = a.change(|c| c.merge_group(version, &record, Say::Copies)).unwrap();
-        assert_eq!(merged.released.len(), 3);
-        assert_eq!(merged.released[0], (device(3), base.data[0].address));
-        assert_eq!(a.group(&id).unwrap().unwrap().expires, base.expires);
-        assert!(!a.change(|c| c.merge_group(1, &base, Say::Owner)).unwrap().changed, "an old version");
-        a.change(|c| c.remove_group(&id)).unwrap();
-        assert!(a.was_removed(&id).unwrap());
-        a.change(|c| c.forget_removed(files::now().plus(1))).unwrap();
-        assert!(!a.was_removed(&id).unwrap());
+        owner.change(|c| c.update_group(&id, |g| g.copies.push(copy(1, 4)))).unwrap();
+        other.change(|c| c.update_group(&id, |g| g.copies.push(copy(2, 5)))).unwrap();
+        assert!(!agree());
+        give(&other, &owner, Say::Adopt);
+        give(&owner, &other, Say::Owner);
+        assert!(agree());
+        assert_eq!(other.group(&id).unwrap().unwrap().copies.len(), 3);
+        // One moves a copy while the other writes down something older: the copy stays moved.
+        let older = owner.group(&id).unwrap().unwrap();
+        let moves = |g: &mut GroupRecord| {
+            g.copies.retain(|c| c.device != device(3));
+            g.copies.push(copy(0, 6));
+        };
+        other.change(|c| c.update_group(&id, moves)).unwrap();
+        give(&other, &owner, Say::Adopt);
+        let later = GroupRecord { expires: UnixSeconds(2_000), ..older };
+        owner.change(|c| c.note_group(&later)).unwrap();
+        give(&owner, &other, Say::Owner);
+        let known = other.group(&id).unwrap().unwrap();
+        assert_eq!(known.expires, UnixSeconds(2_000));
+        assert!(known.copies.contains(&copy(0, 6)), "{known:?}");
+        assert!(agree());
+        // Only the owner moves the date, and says what is removed.
+        other.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5))).unwrap();
+        give(&other, &owner, Say::Adopt);
+        assert_eq!(owner.group(&id).unwrap().unwrap().expires, UnixSeconds(2_000));
+        owner.change(|c| c.remove_group(&id)).unwrap();
+        give(&other, &owner, Say::Adopt);
+        assert!(owner.was_removed(&id).unwrap() && owner.group(&id).unwrap().is_none());
+        owner.change(|c| c.forget_removed(files::now().plus(1))).unwrap();
+        give(&other, &owner, Say::Adopt);
+        assert!(owner.group(&id).unwrap().is_some(), "an heir learns what was stored");
+    }
+
+    #[test]
+    fn what_was_given_up_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+        let (a, b) = (book("a"), book("b"));
+        let base = group(1);
+        let id = base.id().unwrap();
+        for book in [&a, &b] {
+            book.change(|c| c.put_group(&base)).unwrap();
+        }
+        a.change(|c| c.update_group(&id, |g| g.copies.clear())).unwrap();
+        for (from, to) in [(&b, &a), (&a, &b)] {
+            let record = from.exchanged(&id).unwrap().unwrap();
+            to.change(|c| c.merge_group(&record, Say::Copies)).unwrap();
+        }
+        assert!(a.group(&id).unwrap().unwrap().copies.is_empty());
+        assert!(b.group(&id).unwrap().unwrap().copies.is_empty());
+        // The same device may get it again.
+        b.change(|c| c.put_group(&base)).unwrap();
+        assert!(b.exchanged(&id).unwrap().unwrap().0.is_empty());
     }
 
     #[test]

@@ -671,7 +671,7 @@ impl Repo {
                 }
             }
         }
-        self.book.change(|c| groups.iter().try_for_each(|g| c.put_group(g)))?;
+        self.book.change(|c| groups.iter().try_for_each(|g| c.note_group(g)))?;
         Ok(groups.iter().filter(|g| g.is_lost()).filter_map(GroupRecord::id).collect())
     }
 }

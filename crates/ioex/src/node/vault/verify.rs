@@ -226,7 +226,7 @@ async fn prove(
             out.degraded += 1;
         }
     }
-    Ok(repo.book.change(|c| groups.iter().try_for_each(|g| c.put_group(g)))?)
+    Ok(repo.book.change(|c| groups.iter().try_for_each(|g| c.note_group(g)))?)
 }
 
 /// Reads the shortest wanted chunk of every shard.

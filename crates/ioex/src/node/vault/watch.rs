@@ -62,11 +62,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// What is remembered of a device between rounds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct DeviceRecord {
-    health: DeviceHealth,
+    pub(super) health: DeviceHealth,
     /// When it was last asked to prove something.
-    asked: Option<UnixSeconds>,
+    pub(super) asked: Option<UnixSeconds>,
     /// When its leases were last extended to what is needed.
-    renewed: Option<UnixSeconds>,
+    pub(super) renewed: Option<UnixSeconds>,
 }
 
 /// What a device proved or not, and what it would give back.
@@ -99,6 +99,8 @@ struct Round<'a> {
     now: UnixSeconds,
     groups: Vec<GroupRecord>,
     devices: HashMap<Uid, DeviceRecord>,
+    /// What came of asking devices.
+    mine: Vec<(Uid, DeviceRecord)>,
     /// Copies that their devices want to be rid of.
     handed_over: HashSet<(Uid, ContentAddress)>,
     report: WatchReport,
@@ -246,7 +248,7 @@ async fn round(
             new.insert(charge.book.device(&uid)?.unwrap_or_default());
         }
     }
-    let living = node.vault.partners.living(node.mesh.uid(), &charge.members);
+    let living = node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members);
     let mut round = Round {
         node,
         charge,
@@ -258,6 +260,7 @@ async fn round(
         groups,
         devices,
         handed_over: HashSet::new(),
+        mine: Vec::new(),
         report: WatchReport::default(),
     };
     round.ask().await?;
@@ -265,6 +268,8 @@ async fn round(
     round.mend().await?;
     round.warn_of_ends()?;
     round.keep_head().await?;
+    // Only who came to the end of a round counts as doing its part.
+    partner::tell_devices(node, round.charge.repo, &round.charge.members, &round.mine).await;
     round.report.seconds = started.elapsed().as_secs_f64();
     Ok(round.report)
 }
@@ -355,10 +360,18 @@ impl Round<'_> {
         self.charge.book.change(|c| {
             mine.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
             // Also of groups that need no repair: the same loss must not be another fault next time.
-            let failed = groups.iter().filter(|g| g.copies.iter().any(|copy| copy.failed));
-            failed.into_iter().try_for_each(|g| c.put_group(g))
+            for group in groups.iter().filter(|g| g.copies.iter().any(|copy| copy.failed)) {
+                let lost = |k: &CopyRecord| {
+                    group.copies.iter().any(|c| c.failed && c.device == k.device && c.shard == k.shard)
+                };
+                let Some(id) = group.id() else { continue };
+                c.update_group(&id, |g| {
+                    g.copies.iter_mut().filter(|k| lost(k)).for_each(|k| k.failed = true)
+                })?;
+            }
+            Ok(())
         })?;
-        partner::tell_devices(self.node, self.charge.repo, &self.charge.members, &mine).await;
+        self.mine = mine;
         Ok(())
     }
 
@@ -413,7 +426,9 @@ impl Round<'_> {
         let mut running = JoinSet::new();
         for (uid, held) in self.held() {
             let Some(record) = self.devices.get(&uid) else { continue };
-            let there = record.asked == Some(self.now);
+            // The owner's own leases are the owner's to extend, whoever has the device prove something.
+            let owner = self.charge.own.is_some() && !self.is_mine(uid.as_bytes());
+            let there = record.asked == Some(self.now) || owner;
             let recently =
                 record.renewed.is_some_and(|at| at <= self.now && self.now.since(at) < RENEW_EVERY_SECONDS);
             if !there || recently {
@@ -460,11 +475,12 @@ impl Round<'_> {
     async fn mend(&mut self) -> Result<(), ApiError> {
         let mut work = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
-            if !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
+            let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
+            // Only who was told that a copy is to go knows it.
+            if !leaves && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
                 continue;
             }
             self.report.groups += 1;
-            let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
             let mut missing = match self.assess(group).verdict {
                 Verdict::Healthy => Vec::new(),
                 Verdict::Repair { missing } => missing,
@@ -625,7 +641,20 @@ impl Round<'_> {
             }
             new.copies.push(CopyRecord { shard, device, failed: false });
         }
-        self.charge.book.change(|c| c.put_group(&new))?;
+        // Into the group as it is now: a partner may have changed it meanwhile.
+        let same = |a: &CopyRecord, b: &CopyRecord| a.device == b.device && a.shard == b.shard;
+        let without = |list: &[CopyRecord], other: &[CopyRecord]| -> Vec<CopyRecord> {
+            list.iter().filter(|c| !other.iter().any(|o| same(c, o))).copied().collect()
+        };
+        let (dropped, added) = (without(&group.copies, &new.copies), without(&new.copies, &group.copies));
+        let Some(id) = group.id() else { return Ok(()) };
+        self.charge.book.change(|c| {
+            c.update_group(&id, |g| {
+                g.copies.retain(|k| !dropped.iter().any(|d| same(d, k)));
+                let more = without(&added, &g.copies);
+                g.copies.extend(more);
+            })
+        })?;
         if let Some(known) = self.groups.get_mut(at) {
             *known = new;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use ioex_base::{ContentAddress, Right, SealedHead, Uid};
+use ioex_base::{ContentAddress, Right, Sealed as _, SealedHead, Uid};
 use ioex_net::{
     proto::No,
     questions::{Replying, Responder},
@@ -12,9 +12,10 @@ use super::{
     super::{
         Repo,
         book::{BUCKETS, Book, BookError, Say},
+        watch::DeviceRecord,
     },
     Node, WATCHED_MAX, Watched, own_members, release,
-    wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply},
+    wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply, Shown},
 };
 use crate::node::files;
 
@@ -81,11 +82,13 @@ fn place(node: &Node, repo: &Uid) -> Result<Place, No> {
     Ok(Place::Watched(watched, mandate))
 }
 
-/// Takes a mandate: who shows a grant for this node that the repository's reader key signed has that key.
-fn take_mandate(node: &Node, from: Uid, repo: Uid, mandate: &Mandate) -> Result<(), No> {
-    let head = SealedHead::open(&mandate.head).map_err(|_| No::BadRequest)?;
+/// Takes a mandate that the repository's key signed.
+fn take_mandate(node: &Node, from: Uid, repo: Uid, shown: &Shown) -> Result<(), No> {
+    let mandate = &Mandate::unseal(&shown.sealed, &repo).map_err(|_| No::BadRequest)?;
+    let head = SealedHead::open(&shown.head).map_err(|_| No::BadRequest)?;
     let granted = mandate.read.check(&node.mesh.uid(), files::now()).map_err(|_| No::BadRequest)?;
     let valid = head.repo == repo
+        && mandate.partner == node.mesh.uid()
         && mandate.owner == from
         && mandate.read.issuer == mandate.reader
         && granted.right == Right::Fetch
@@ -100,17 +103,13 @@ fn take_mandate(node: &Node, from: Uid, repo: Uid, mandate: &Mandate) -> Result<
         None if partners.watched().len() >= WATCHED_MAX => return Err(No::NoSpace),
         None => partners.open(repo).map_err(|_| No::Failed)?,
     };
-    let known: Option<Mandate> = watched.mandate().map_err(failed)?;
-    if known.as_ref().is_some_and(|known| known.reader != mandate.reader) {
-        return Err(No::BadRequest);
-    }
     let newer = match watched.book.head().map_err(failed)? {
         Some(known) => SealedHead::open(&known).map_or(true, |known| known.seq < head.seq),
         None => true,
     };
     let kept = watched.book.change(|c| {
         c.put_mandate(mandate)?;
-        if newer { c.put_head(&mandate.head) } else { Ok(()) }
+        if newer { c.put_head(&shown.head) } else { Ok(()) }
     });
     kept.map_err(failed)
 }
@@ -138,12 +137,12 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             let place = place(node, &repo)?;
             place.say(node, from).ok_or(No::NotFound)?;
             let mut out = Vec::new();
-            let take = |id: ContentAddress, version| {
+            let take = |id: ContentAddress, digest| {
                 if id.as_bytes()[0] == bucket {
-                    out.push((id, version));
+                    out.push((id, digest));
                 }
             };
-            place.book().each_version(take).map_err(failed)?;
+            place.book().each_digest(take).map_err(failed)?;
             if out.len() > BUCKET_MAX {
                 tracing::warn!("a repository has more groups than partners can compare");
                 return Err(No::NoSpace);
@@ -153,18 +152,17 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
         Question::Put { repo, records } => {
             let place = place(node, &repo)?;
             let say = place.say(node, from).ok_or(No::NotFound)?;
-            let mut released = Vec::new();
-            let merged = place.book().change(|c| {
-                for (version, record) in &records {
-                    released.extend(c.merge_group(*version, record, say)?.released);
-                }
-                Ok(())
-            });
+            // Leases are never given up on another's word, except for what the owner drops.
+            let merged = place.book().change(|c| records.iter().try_for_each(|r| c.merge_group(r, say)));
             merged.map_err(failed)?;
-            Ok((Reply::Done, released))
+            done(Reply::Done)
         }
         Question::Drop { repo, groups } => {
             let place = place(node, &repo)?;
+            if matches!(place, Place::Own(_)) {
+                // Another machine with the same words; what this one needs it knows itself.
+                return done(Reply::Done);
+            }
             if groups.len() > NAMES_MAX || place.say(node, from) != Some(Say::Owner) {
                 return Err(No::BadRequest);
             }
@@ -184,7 +182,7 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             place.say(node, from).ok_or(No::NotFound)?;
             let (mut out, mut room) = (Vec::new(), RECORDS_MAX_BYTES);
             for id in groups.iter().take(NAMES_MAX) {
-                let Some(record) = place.book().versioned(id).map_err(failed)? else { continue };
+                let Some(record) = place.book().exchanged(id).map_err(failed)? else { continue };
                 let bytes = ioex_base::wire::encode(&record).len();
                 if bytes > room {
                     break;
@@ -204,12 +202,19 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
                 Place::Own(_) => own_members(node),
                 Place::Watched(_, mandate) => mandate.members.clone(),
             };
-            let living = node.vault.partners.living(node.mesh.uid(), &members);
+            node.vault.partners.note_round(repo, from);
+            let (living, now) = (node.vault.partners.living(repo, node.mesh.uid(), &members), files::now());
             // Each speaks for its own part.
             let part = |uid: &Uid| ioex_vault::health::responsible(&living, uid.as_bytes()) == Some(from);
             let put = place.book().change(|c| {
-                let mut own = devices.iter().filter(|(uid, _)| part(uid));
-                own.try_for_each(|(uid, record)| c.put_device(uid, record))
+                for (uid, record) in devices.iter().filter(|(uid, _)| part(uid)) {
+                    // When this node last extended its own leases only this node knows.
+                    let known: Option<DeviceRecord> = c.device(uid)?;
+                    let asked = record.asked.map(|at| at.min(now));
+                    let renewed = known.and_then(|known| known.renewed);
+                    c.put_device(uid, &DeviceRecord { asked, renewed, ..record.clone() })?;
+                }
+                Ok(())
             });
             put.map_err(failed)?;
             done(Reply::Done)

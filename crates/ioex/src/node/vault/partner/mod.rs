@@ -27,9 +27,10 @@ use ioex_api::{
     ApiError, Empty, ErrorCode,
     vault::{Partner, PartnerList},
 };
-use ioex_base::{ContentAddress, NodeKind, Uid, UnixSeconds};
+use ioex_base::{ContentAddress, NodeKind, Sealed as _, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
+use self::wire::Shown;
 use super::{
     super::{Node, files},
     Repo,
@@ -76,6 +77,8 @@ pub(crate) struct Partners {
     started: UnixSeconds,
     list: Mutex<Option<Vec<Kept>>>,
     heard: Mutex<HashMap<Uid, UnixSeconds>>,
+    /// When whom last came to the end of a round over a repository.
+    rounds: Mutex<HashMap<(Uid, Uid), UnixSeconds>>,
     /// When and why the last exchange failed.
     troubles: Mutex<HashMap<Uid, (Instant, String)>>,
     watched: Mutex<HashMap<Uid, Arc<Watched>>>,
@@ -92,6 +95,7 @@ impl Partners {
             started: files::now(),
             list: Mutex::default(),
             heard: Mutex::default(),
+            rounds: Mutex::default(),
             troubles: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -143,10 +147,15 @@ impl Partners {
         locked(&self.troubles).get(uid).is_some_and(|(at, _)| at.elapsed() < TROUBLE_REST)
     }
 
-    /// The members that live. Whom nobody heard of since the start gets the benefit of the doubt.
-    pub(super) fn living(&self, own: Uid, members: &[Uid]) -> Vec<Uid> {
-        let heard = locked(&self.heard);
-        let of = |uid: &Uid| (*uid, heard.get(uid).copied().unwrap_or(self.started));
+    fn note_round(&self, repo: Uid, uid: Uid) {
+        locked(&self.rounds).insert((repo, uid), files::now());
+    }
+
+    /// The members that do their part for `repo`. Whoever has not ended a round since this node started
+    /// gets the benefit of the doubt for a while.
+    pub(super) fn living(&self, repo: Uid, own: Uid, members: &[Uid]) -> Vec<Uid> {
+        let rounds = locked(&self.rounds);
+        let of = |uid: &Uid| (*uid, rounds.get(&(repo, *uid)).copied().unwrap_or(self.started));
         let others: Vec<_> = members.iter().filter(|uid| **uid != own).map(of).collect();
         ioex_vault::health::living(own, &others, files::now())
     }
@@ -256,6 +265,7 @@ pub(super) async fn remove(node: &Node, uid: Uid) -> Result<Empty, ApiError> {
     if list.len() == before {
         return Err(fail(ErrorCode::NotFound, format!("{} is no partner of this node", uid.short())));
     }
+    partners.write(list)?;
     if let Some(repo) = node.vault.existing() {
         sync::say_goodbye(node, uid, repo.keys.repo()).await;
     }
@@ -265,7 +275,6 @@ pub(super) async fn remove(node: &Node, uid: Uid) -> Result<Empty, ApiError> {
             partners.leave(&watched.repo).map_err(io_error(&partners.path_of(&watched.repo)))?;
         }
     }
-    partners.write(list)?;
     Ok(Empty {})
 }
 
@@ -275,16 +284,17 @@ pub(super) fn list(node: &Node) -> Result<PartnerList, ApiError> {
     let mut watched = Vec::new();
     for w in partners.watched() {
         let mut groups = 0;
-        w.book.each_version(|_, _| groups += 1)?;
+        w.book.each_digest(|_, _| groups += 1)?;
         watched.extend(w.mandate()?.map(|m| (m.owner, groups)));
     }
-    let living = partners.living(node.mesh.uid(), &partners.uids());
+    let own = node.vault.existing().map(|repo| repo.keys.repo());
+    let living = own.map(|repo| partners.living(repo, node.mesh.uid(), &partners.uids()));
     let (heard, troubles) = (locked(&partners.heard), locked(&partners.troubles));
     let partner = |kept: &Kept| Partner {
         uid: kept.uid,
         added: kept.added,
         heard: heard.get(&kept.uid).copied(),
-        silent: !living.contains(&kept.uid),
+        silent: living.as_ref().is_some_and(|living| !living.contains(&kept.uid)),
         watched_groups: watched.iter().filter(|(owner, _)| *owner == kept.uid).map(|(_, n)| *n).sum(),
         trouble: troubles.get(&kept.uid).map(|(_, why)| why.clone()),
     };
@@ -317,13 +327,14 @@ pub(super) fn own_members(node: &Node) -> Vec<Uid> {
 }
 
 /// The mandate for `partner` to watch over the own repository.
-fn mandate_for(node: &Node, repo: &Repo, partner: Uid) -> Result<Option<Mandate>, ApiError> {
+fn mandate_for(node: &Node, repo: &Repo, partner: Uid) -> Result<Option<Shown>, ApiError> {
     let Some(head) = repo.book.head()? else { return Ok(None) };
-    Ok(Some(Mandate {
+    let mandate = Mandate {
+        partner,
         owner: node.mesh.uid(),
         reader: repo.keys.reader.uid(),
         read: super::fetch::fetch_grant_for(partner, &repo.keys.reader)?,
         members: own_members(node),
-        head,
-    }))
+    };
+    Ok(Some(Shown { sealed: mandate.seal(&repo.keys.signer), head }))
 }

@@ -1,6 +1,9 @@
 //! The asking side of an exchange between partners.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use ioex_api::{ApiError, ErrorCode};
 use ioex_base::{ContentAddress, Uid};
@@ -9,12 +12,12 @@ use ioex_net::questions::QuestionError;
 use super::{
     super::{
         Node,
-        book::{BUCKETS, Book, Merged, Say},
+        book::{BUCKETS, Book, Say},
         failure::fail,
         watch::DeviceRecord,
     },
-    locked, mandate_for, release,
-    wire::{self, DEVICES_MAX, Mandate, NAMES_MAX, Question, Reply},
+    locked, mandate_for,
+    wire::{self, DEVICES_MAX, NAMES_MAX, Question, Reply, Shown},
 };
 
 /// Why an exchange did not come to its end.
@@ -55,22 +58,20 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    async fn compare(&self, mandate: Option<Mandate>) -> Result<(), SyncError> {
-        let question = Question::Compare {
-            repo: self.repo,
-            mandate: mandate.map(Box::new),
-            buckets: self.book.buckets()?,
-        };
-        let Reply::Buckets(differ) = ask(self.node, self.partner, &question).await? else {
+    async fn compare(&self, mandate: Option<Shown>) -> Result<(), SyncError> {
+        let question = Question::Compare { repo: self.repo, mandate, buckets: self.book.buckets()? };
+        let Reply::Buckets(mut differ) = ask(self.node, self.partner, &question).await? else {
             return Err(SyncError::WrongAnswer);
         };
+        differ.sort_unstable();
+        differ.dedup();
         if differ.is_empty() {
             return Ok(());
         }
         let mut own: Vec<HashMap<ContentAddress, u64>> = vec![HashMap::new(); BUCKETS];
-        self.book.each_version(|id, version| {
+        self.book.each_digest(|id, digest| {
             if let Some(bucket) = own.get_mut(usize::from(id.as_bytes()[0])) {
-                bucket.insert(id, version);
+                bucket.insert(id, digest);
             }
         })?;
         for bucket in differ {
@@ -86,12 +87,14 @@ impl Side<'_> {
             return Err(SyncError::WrongAnswer);
         };
         let (mut get, mut put, mut drop) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, version) in theirs {
+        for (id, digest) in theirs {
             match ours.remove(&id) {
-                Some(own) if own < version => get.push(id),
-                Some(own) if own > version => put.push(id),
-                // Both changed it, or neither did: who takes it sees which.
-                Some(_) => put.push(id),
+                Some(own) if own == digest => {}
+                // Both may have changed it.
+                Some(_) => {
+                    get.push(id);
+                    put.push(id);
+                }
                 None if self.book.was_removed(&id)? => drop.push(id),
                 None => get.push(id),
             }
@@ -107,21 +110,18 @@ impl Side<'_> {
                 return Err(SyncError::WrongAnswer);
             };
             let before = get.len();
-            let mut released = Vec::new();
-            for (version, record) in records {
-                get.retain(|id| Some(*id) != record.id());
-                let merged: Merged = self.book.change(|c| c.merge_group(version, &record, self.theirs))?;
-                released.extend(merged.released);
-            }
+            let came: HashSet<ContentAddress> = records.iter().filter_map(|(_, r)| r.id()).collect();
+            get.retain(|id| !came.contains(id));
+            let theirs = self.theirs;
+            self.book.change(|c| records.iter().try_for_each(|r| c.merge_group(r, theirs)))?;
             if get.len() == before {
                 // What it does not have any more it dropped meanwhile.
                 break;
             }
-            release(node, released).await;
         }
         let mut records = Vec::new();
         for id in put {
-            records.extend(self.book.versioned(&id)?);
+            records.extend(self.book.exchanged(&id)?);
         }
         for page in wire::pages(records) {
             tell(node, self.partner, &Question::Put { repo, records: page }).await?;
@@ -144,7 +144,7 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
                 let Some(mandate) = mandate else { return Ok(()) };
                 let (repo_uid, book) = (repo.keys.repo(), &repo.book);
                 // A machine that took the recovery key over learns from its partners what was stored.
-                let theirs = Say::Owner;
+                let theirs = Say::Adopt;
                 let side = Side { node, partner: *partner, repo: repo_uid, book, theirs, owned: true };
                 side.compare(Some(mandate)).await
             };
@@ -197,7 +197,9 @@ pub(in super::super) async fn tell_devices(
     let partners = &node.vault.partners;
     let known = partners.uids();
     for member in members.iter().filter(|m| known.contains(m) && !partners.is_in_trouble(m)) {
-        for part in devices.chunks(DEVICES_MAX) {
+        // Also when there is nothing to tell: it says that the round came to its end.
+        let parts = devices.chunks(DEVICES_MAX).chain(devices.is_empty().then_some(devices));
+        for part in parts {
             let question = Question::Devices { repo, devices: part.to_vec() };
             let told = tell(node, *member, &question).await;
             if told.is_err() {

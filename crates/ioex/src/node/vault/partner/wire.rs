@@ -1,10 +1,10 @@
 //! What super nodes that watch together ask each other.
 
-use ioex_base::{ContentAddress, SignedGrant, Uid, wire};
+use ioex_base::{ContentAddress, Sealed, SignedGrant, Uid, wire};
 use ioex_net::questions::{QUESTION_MAX_BYTES, REPLY_MAX_BYTES};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{book::GroupRecord, watch::DeviceRecord};
+use super::super::{book::Exchanged, watch::DeviceRecord};
 
 /// Version of these messages.
 const VERSION: u8 = 1;
@@ -13,15 +13,17 @@ pub(super) const RECORDS_MAX_BYTES: usize = REPLY_MAX_BYTES - 1_024;
 /// Names of groups in one question.
 pub(super) const NAMES_MAX: usize = 1_024;
 /// Groups with one first byte of their names that two partners can compare: 64 KiB of names and
-/// versions. Times [`BUCKETS`](super::super::book::BUCKETS) these are some 400,000 groups, or 1.6 TB as
+/// digests. Times [`BUCKETS`](super::super::book::BUCKETS) these are some 400,000 groups, or 1.6 TB as
 /// whole copies, 32 TB with twenty data shards in each.
 pub(super) const BUCKET_MAX: usize = REPLY_MAX_BYTES / 42;
 /// Devices in one question.
 pub(super) const DEVICES_MAX: usize = 1_024;
 
-/// What the owner of a repository gives to a partner with the first question.
+/// What the owner of a repository gives to a partner with the first question. Signed by the repository.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mandate {
+    /// Who is to watch.
+    pub(crate) partner: Uid,
     /// The owner's super node.
     pub(crate) owner: Uid,
     /// Public reader key of the repository.
@@ -30,12 +32,22 @@ pub(crate) struct Mandate {
     pub(crate) read: SignedGrant,
     /// All who watch, the owner among them.
     pub(crate) members: Vec<Uid>,
-    /// The list of restore points, encrypted and signed.
-    pub(crate) head: Vec<u8>,
 }
 
-/// A group with its version.
-pub(super) type Versioned = (u64, GroupRecord);
+impl Sealed for Mandate {
+    const CONTEXT: &'static str = "ioex 2026 vault mandate";
+    const VERSION: u8 = 1;
+    const MAX_BYTES: usize = 2_048;
+}
+
+/// A mandate as it is shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Shown {
+    /// See [`Mandate`].
+    pub(super) sealed: Vec<u8>,
+    /// The list of restore points, encrypted and signed.
+    pub(super) head: Vec<u8>,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Question {
@@ -43,13 +55,13 @@ pub(super) enum Question {
     Compare {
         repo: Uid,
         /// From the owner only.
-        mandate: Option<Box<Mandate>>,
+        mandate: Option<Shown>,
         buckets: Vec<u64>,
     },
     /// Which groups are in a part? Reply: [`Reply::Entries`].
     List { repo: Uid, bucket: u8 },
     /// Take these. Reply: [`Reply::Done`].
-    Put { repo: Uid, records: Vec<Versioned> },
+    Put { repo: Uid, records: Vec<Exchanged> },
     /// These are needed no more. From the owner only. Reply: [`Reply::Done`].
     Drop { repo: Uid, groups: Vec<ContentAddress> },
     /// Give me these. Reply: [`Reply::Records`], of as many as fit.
@@ -65,7 +77,7 @@ pub(super) enum Reply {
     Done,
     Buckets(Vec<u8>),
     Entries(Vec<(ContentAddress, u64)>),
-    Records(Vec<Versioned>),
+    Records(Vec<Exchanged>),
 }
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -83,8 +95,8 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 }
 
 /// Cuts records into messages.
-pub(super) fn pages(records: Vec<Versioned>) -> Vec<Vec<Versioned>> {
-    let mut out: Vec<Vec<Versioned>> = Vec::new();
+pub(super) fn pages(records: Vec<Exchanged>) -> Vec<Vec<Exchanged>> {
+    let mut out: Vec<Vec<Exchanged>> = Vec::new();
     let mut room = 0;
     for record in records {
         let bytes = wire::encode(&record).len();
