@@ -4,6 +4,8 @@
 //! absence, follows what every group still has (`ioex_vault::health`, the rules that the simulation
 //! runs too); a group that lost too much gets new shards on other devices, computed from ciphertext.
 
+mod charge;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
@@ -25,12 +27,12 @@ use ioex_vault::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use self::charge::{Charge, own_charge, watched_charge};
 use super::{
     super::{Node, files},
-    Repo,
-    book::{Book, CopyRecord, GroupRecord},
+    book::{CopyRecord, GroupRecord},
     failure::{fail, fresh_seed, internal},
-    fetch::{Fetcher, fetch_grant},
+    fetch::Fetcher,
     head_write::spread,
     manage, partner,
     placing::{Placing, capability, find_holders},
@@ -71,20 +73,6 @@ pub(super) struct DeviceRecord {
 
 /// What a device proved or not, and what it would give back.
 type Answers = (Vec<(Ask, bool)>, Vec<ContentAddress>);
-
-/// What is watched over: the own repository, or a partner's.
-struct Charge<'a> {
-    repo: Uid,
-    book: &'a Book,
-    /// Lets this node read the shards.
-    read: SignedGrant,
-    /// Public reader key of the repository.
-    reader: Uid,
-    /// All who watch over it.
-    members: Vec<Uid>,
-    /// Only the owner reads the list of restore points.
-    own: Option<&'a Repo>,
-}
 
 /// A round over everything in a book.
 struct Round<'a> {
@@ -200,29 +188,6 @@ fn sum(a: WatchReport, b: WatchReport) -> WatchReport {
         handed_over: a.handed_over + b.handed_over,
         seconds: a.seconds + b.seconds,
     }
-}
-
-fn own_charge<'a>(node: &Node, repo: &'a Repo) -> Result<Charge<'a>, ApiError> {
-    Ok(Charge {
-        repo: repo.keys.repo(),
-        book: &repo.book,
-        read: fetch_grant(&node.mesh, &repo.keys.reader)?,
-        reader: repo.keys.reader.uid(),
-        members: partner::own_members(node),
-        own: Some(repo),
-    })
-}
-
-fn watched_charge(watched: &partner::Watched) -> Result<Option<Charge<'_>>, ApiError> {
-    let Some(mandate) = watched.mandate()? else { return Ok(None) };
-    Ok(Some(Charge {
-        repo: watched.repo,
-        book: &watched.book,
-        read: mandate.read,
-        reader: mandate.reader,
-        members: mandate.members,
-        own: None,
-    }))
 }
 
 /// One round; with `all`, every device is asked now.

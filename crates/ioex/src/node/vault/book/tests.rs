@@ -1,0 +1,145 @@
+use super::*;
+
+fn group(n: u8) -> GroupRecord {
+    let shard = |n| ShardRef { address: ContentAddress::from_bytes([n; 32]), bytes: 16_384 };
+    GroupRecord {
+        redundancy: Redundancy::new(2, 3, 4, 4).unwrap(),
+        data: vec![shard(n), shard(n + 1)],
+        parity: vec![shard(n + 2)],
+        reader: Uid::from_bytes([9; 32]),
+        expires: UnixSeconds(1_000),
+        copies: vec![CopyRecord { shard: 0, device: Uid::from_bytes([3; 32]), failed: false }],
+    }
+}
+
+#[test]
+fn golden_bytes_of_a_group() {
+    let mut want = vec![1, 2, 3, 4, 4, 2];
+    for n in [7, 8] {
+        want.extend([n; 32]);
+        want.extend([0x80, 0x80, 1]);
+    }
+    want.push(1);
+    want.extend([9; 32]);
+    want.extend([0x80, 0x80, 1]);
+    want.extend([9; 32]);
+    want.extend([0xe8, 7, 1, 0]);
+    want.extend([3; 32]);
+    want.push(0);
+    assert_eq!(encode(&group(7)), want);
+}
+
+#[test]
+fn partners_agree_about_a_group_and_no_copy_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (owner, other) = (book("a"), book("b"));
+    let device = |n: u8| Uid::from_bytes([n; 32]);
+    let copy = |shard, n| CopyRecord { shard, device: device(n), failed: false };
+    let base = group(1);
+    let id = base.id().unwrap();
+    let agree = || owner.buckets().unwrap() == other.buckets().unwrap();
+    let give = |from: &Book, to: &Book, say| {
+        let record = from.exchanged(&id).unwrap().unwrap();
+        to.change(|c| c.merge_group(&record, say)).unwrap();
+    };
+    owner.change(|c| c.put_group(&base)).unwrap();
+    give(&owner, &other, Say::Copies);
+    assert!(other.group(&id).unwrap().is_none(), "only the owner brings groups");
+    give(&owner, &other, Say::Owner);
+    assert!(agree());
+    // Both repair at the same time.
+    owner.change(|c| c.update_group(&id, |g| g.copies.push(copy(1, 4)))).unwrap();
+    other.change(|c| c.update_group(&id, |g| g.copies.push(copy(2, 5)))).unwrap();
+    assert!(!agree());
+    give(&other, &owner, Say::Adopt);
+    give(&owner, &other, Say::Owner);
+    assert!(agree());
+    assert_eq!(other.group(&id).unwrap().unwrap().copies.len(), 3);
+    // One moves a copy while the other writes down something older: the copy stays moved.
+    let older = owner.group(&id).unwrap().unwrap();
+    let moves = |g: &mut GroupRecord| {
+        g.copies.retain(|c| c.device != device(3));
+        g.copies.push(copy(0, 6));
+    };
+    other.change(|c| c.update_group(&id, moves)).unwrap();
+    give(&other, &owner, Say::Adopt);
+    let later = GroupRecord { expires: UnixSeconds(2_000), ..older };
+    owner.change(|c| c.note_group(&later)).unwrap();
+    give(&owner, &other, Say::Owner);
+    let known = other.group(&id).unwrap().unwrap();
+    assert_eq!(known.expires, UnixSeconds(2_000));
+    assert!(known.copies.contains(&copy(0, 6)), "{known:?}");
+    assert!(agree());
+    // Only the owner moves the date, and says what is removed.
+    other.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5))).unwrap();
+    give(&other, &owner, Say::Adopt);
+    assert_eq!(owner.group(&id).unwrap().unwrap().expires, UnixSeconds(2_000));
+    owner.change(|c| c.remove_group(&id)).unwrap();
+    give(&other, &owner, Say::Adopt);
+    assert!(owner.was_removed(&id).unwrap() && owner.group(&id).unwrap().is_none());
+    owner.change(|c| c.forget_removed(files::now().plus(1))).unwrap();
+    give(&other, &owner, Say::Adopt);
+    assert!(owner.group(&id).unwrap().is_some(), "an heir learns what was stored");
+}
+
+#[test]
+fn what_was_given_up_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (a, b) = (book("a"), book("b"));
+    let base = group(1);
+    let id = base.id().unwrap();
+    for book in [&a, &b] {
+        book.change(|c| c.put_group(&base)).unwrap();
+    }
+    a.change(|c| c.update_group(&id, |g| g.copies.clear())).unwrap();
+    for (from, to) in [(&b, &a), (&a, &b)] {
+        let record = from.exchanged(&id).unwrap().unwrap();
+        to.change(|c| c.merge_group(&record, Say::Copies)).unwrap();
+    }
+    assert!(a.group(&id).unwrap().unwrap().copies.is_empty());
+    assert!(b.group(&id).unwrap().unwrap().copies.is_empty());
+    // The same device may get it again.
+    b.change(|c| c.put_group(&base)).unwrap();
+    assert!(b.exchanged(&id).unwrap().unwrap().0.is_empty());
+}
+
+#[test]
+fn what_was_written_is_there_after_opening_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("book");
+    let book = Book::open(&path).unwrap();
+    book.change(|c| {
+        c.put_group(&group(1))?;
+        c.put_group(&group(5))?;
+        c.add_pending(&Segment::default())?;
+        c.add_pending(&Segment::default())?;
+        c.put_head(b"head")
+    })
+    .unwrap();
+    let failed: Result<(), _> = book.change(|c| {
+        c.clear()?;
+        Err(BookError::Version(9))
+    });
+    assert!(failed.is_err());
+    drop(book);
+    let book = Book::open(&path).unwrap();
+    assert_eq!(book.pending().unwrap().len(), 2);
+    assert_eq!(book.head().unwrap().unwrap(), b"head");
+    let mut seen = 0;
+    book.each_group(|id, g| {
+        assert_eq!(g.id(), Some(id));
+        seen += 1;
+    })
+    .unwrap();
+    assert_eq!(seen, 2);
+    assert_eq!(group(1).shard(2).map(|s| s.address), Some(ContentAddress::from_bytes([3; 32])));
+    book.change(|c| c.remove_group(&ContentAddress::from_bytes([5; 32]))).unwrap();
+    assert!(book.group(&ContentAddress::from_bytes([5; 32])).unwrap().is_none());
+    let numbered = book.pending_numbered().unwrap();
+    book.change(|c| c.remove_pending(&[numbered[0].0])).unwrap();
+    assert_eq!(book.pending_numbered().unwrap(), numbered[1..]);
+    book.change(Changes::clear_pending).unwrap();
+    assert!(book.pending().unwrap().is_empty());
+}
