@@ -25,11 +25,6 @@ fn join(one: &Node, other: &Node) {
     one.ask(&["backup", "partner", "add", &second]);
 }
 
-fn watched_groups(node: &Node) -> u64 {
-    let list = node.ask(&["backup", "partner", "list"]);
-    list["partners"].as_array().unwrap().iter().map(|p| p["watched_groups"].as_u64().unwrap()).sum()
-}
-
 #[test]
 fn a_partner_repairs_what_a_lost_super_node_stored() {
     let mut net = Net::start(6, "200MB");
@@ -38,15 +33,17 @@ fn a_partner_repairs_what_a_lost_super_node_stored() {
     net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"]);
     let words = net.super_node.ask(&["backup", "export-key"])["words"].as_str().unwrap().to_owned();
     join(&net.super_node, &other);
-    other.wait_for(&["backup", "partner", "list"], |l| l["partners"][0]["watched_groups"].as_u64() > Some(0));
-    let groups = watched_groups(&other);
-    let own = net.super_node.ask(&["backup", "repair"]);
-    assert_eq!(own["groups"].as_u64(), Some(groups), "{own}");
+    let groups = net.super_node.ask(&["backup", "repair"])["groups"].as_u64().unwrap();
+    let told = |l: &Value| l["partners"][0]["watched_groups"].as_u64() == Some(groups);
+    other.wait_for(&["backup", "partner", "list"], told);
     // What is stored later is told as well.
     fs::write(tree.join("later"), crate::net::noise(3 << 20, 77)).unwrap();
     net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"]);
-    net.super_node.ask(&["backup", "repair"]);
-    assert!(watched_groups(&other) > groups);
+    let later = net.super_node.ask(&["backup", "repair"])["groups"].as_u64().unwrap();
+    assert!(later > groups);
+    other.wait_for(&["backup", "partner", "list"], |l| {
+        l["partners"][0]["watched_groups"].as_u64() == Some(later)
+    });
     // The partner cannot read what it watches over.
     let list = other.ask(&["backup", "list"]);
     assert_eq!(list["points"].as_array().map(Vec::len), Some(0), "{list}");
