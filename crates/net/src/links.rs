@@ -378,6 +378,18 @@ impl Links {
     }
 }
 
+/// Whoever was asked something has answered within this. Proofs take longest: the device may
+/// have to read some hundred megabytes for them, from a slow disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits for an answer, not for ever: who keeps the connection alive and says nothing must
+/// not hold up whoever looks after all the others.
+pub(crate) async fn in_time<T>(
+    answer: impl Future<Output = Result<Answer<T>, LinkError>>,
+) -> Result<Answer<T>, LinkError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(LinkError::Timeout))
+}
+
 async fn open_on(conn: &Connection, open: &Open) -> Result<(SendStream, RecvStream), LinkError> {
     let (mut send, recv) = conn.open_bi().await?;
     frame::write(&mut send, open).await.map_err(|e| broken(conn, e))?;
@@ -402,5 +414,15 @@ mod tests {
         assert_eq!(window_for(Duration::from_micros(200)), WINDOW_MIN_BYTES);
         assert_eq!(window_for(Duration::from_millis(50)), 50 * WINDOW_BYTES_PER_MS);
         assert_eq!(window_for(Duration::from_secs(9)), WINDOW_MAX_BYTES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_says_nothing_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        let silent = in_time(std::future::pending::<Result<Answer<u32>, LinkError>>()).await;
+        assert!(matches!(silent, Err(LinkError::Timeout)));
+        assert_eq!(begun.elapsed(), ANSWER_TIMEOUT);
+        let told = in_time(std::future::ready(Ok(Answer::Yes(5)))).await;
+        assert!(matches!(told, Ok(Answer::Yes(5))));
     }
 }

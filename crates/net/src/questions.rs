@@ -1,13 +1,13 @@
 //! Questions between friends that the mesh carries and does not understand: what a program above it
 //! makes of them is its own business, such as super nodes that watch over backups together.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 
 use ioex_base::Uid;
 
 use crate::{
     door::Door,
-    links::LinkError,
+    links::{LinkError, in_time},
     mesh::Mesh,
     proto::{ANSWER_MAX_BYTES, Answer, No, OPEN_MAX_BYTES, Open},
 };
@@ -17,9 +17,6 @@ pub const QUESTION_MAX_BYTES: usize = 256 * 1024;
 /// Longest reply in bytes.
 pub const REPLY_MAX_BYTES: usize = ANSWER_MAX_BYTES - 16;
 const _: () = assert!(QUESTION_MAX_BYTES + 16 < OPEN_MAX_BYTES);
-
-/// A friend that does not reply in this time does not reply.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A reply on its way.
 pub type Replying = Pin<Box<dyn Future<Output = Result<Vec<u8>, No>> + Send>>;
@@ -59,12 +56,7 @@ impl Mesh {
         if question.len() > QUESTION_MAX_BYTES {
             return Err(QuestionError::TooLong);
         }
-        let links = self.links()?;
-        let open = Open::Question(question);
-        let asking = links.ask(friend, Door::Friend, &open);
-        // A friend that keeps the connection alive and says nothing must not hold up anything else.
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asking).await.unwrap_or(Err(LinkError::Timeout));
-        match answer? {
+        match in_time(self.links()?.ask(friend, Door::Friend, &Open::Question(question))).await? {
             Answer::Yes(reply) => Ok(reply),
             Answer::No(no) => Err(no.into()),
         }

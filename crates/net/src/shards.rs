@@ -1,8 +1,6 @@
 //! Placing shards and heads on devices, keeping them there and reading them back, under grants
 //! (the super node's and the restorer's side; the device's side is in `serve`).
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use ioex_base::{
     ContentAddress, SealError, SealedHead, SignedGrant, Uid, UnixSeconds,
@@ -14,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     door::Door,
     frame,
-    links::{LinkError, PathKind, broken},
+    links::{LinkError, PathKind, broken, in_time},
     mesh::Mesh,
     proto::{
         ANSWER_MAX_BYTES, AUDIT_ASKS_MAX, Answer, Audit, AuditAnswer, Capacity, HANDOVER_MAX, HeadAnswer,
@@ -47,18 +45,6 @@ pub enum PlaceError {
     /// The device answered something else than was asked.
     #[error("the device answered something else than it was asked")]
     WrongAnswer,
-}
-
-/// A device that was asked something has answered within this. Proofs take longest: the device may
-/// have to read some hundred megabytes for them, from a slow disk.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Waits for an answer, not for ever: a device that keeps the connection alive and says nothing must
-/// not hold up whoever looks after all the others.
-async fn in_time<T>(
-    answer: impl Future<Output = Result<Answer<T>, LinkError>>,
-) -> Result<Answer<T>, LinkError> {
-    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(LinkError::Timeout))
 }
 
 fn yes<T>(answer: Answer<T>) -> Result<T, PlaceError> {
@@ -252,20 +238,5 @@ impl Mesh {
         }
         let links = self.links()?;
         fetch::whole(&links, device, &Access::Granted(grant.clone()), address, bytes).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_device_that_says_nothing_is_not_waited_for() {
-        let begun = tokio::time::Instant::now();
-        let silent = in_time(std::future::pending::<Result<Answer<u32>, LinkError>>()).await;
-        assert!(matches!(silent, Err(LinkError::Timeout)));
-        assert_eq!(begun.elapsed(), ANSWER_TIMEOUT);
-        let told = in_time(std::future::ready(Ok(Answer::Yes(5)))).await;
-        assert!(matches!(told, Ok(Answer::Yes(5))));
     }
 }

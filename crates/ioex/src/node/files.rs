@@ -108,6 +108,15 @@ pub(crate) fn replace_recovery_key(data: &Path, key: &RecoveryKey) -> anyhow::Re
     write_secret(&path, &key.to_bytes())
 }
 
+/// Puts a file in another's place; after a crash one of the two is there, whole.
+#[cfg(feature = "super")]
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, bytes)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, path)
+}
+
 /// Writes a new file for its owner only; an existing one is not replaced.
 #[cfg(any(test, feature = "super"))]
 pub(crate) fn write_new_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

@@ -54,7 +54,7 @@ fn a_file_that_does_not_start_goes_back() {
     assert!(matches!(again, Some(InstallError::FailedBefore(_))), "{again:?}");
 }
 
-/// The cut between noting that they change places and their doing so, in both directions.
+/// The cut between noting that they change places and their doing so.
 #[test]
 fn what_a_cut_left_half_done_is_done_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();

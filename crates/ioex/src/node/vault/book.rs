@@ -277,6 +277,22 @@ impl Book {
         })
     }
 
+    fn each_between<T: DeserializeOwned>(
+        &self,
+        table: Bytes,
+        from: &[u8],
+        to: &[u8],
+        mut take: impl FnMut(&[u8], T),
+    ) -> Result<(), BookError> {
+        self.with(ReadableDatabase::begin_read, |read| {
+            for row in read.open_table(table)?.range(from..=to)? {
+                let (key, value) = row?;
+                take(key.value(), decode(value.value())?);
+            }
+            Ok(())
+        })
+    }
+
     /// The segment stored at `address`, if it is here.
     pub(crate) fn segment(
         &self,
@@ -326,9 +342,17 @@ impl Book {
     }
 
     /// For each group its name and a number that follows from what partners have to agree about: its date
-    /// and its copies. What failed is each one's own finding.
-    pub(crate) fn each_digest(&self, mut take: impl FnMut(ContentAddress, u64)) -> Result<(), BookError> {
-        self.each_group(|id, group| {
+    /// and its copies. What failed is each one's own finding. Of one part, or of all.
+    pub(crate) fn each_digest(
+        &self,
+        bucket: Option<u8>,
+        mut take: impl FnMut(ContentAddress, u64),
+    ) -> Result<(), BookError> {
+        let (first, last) = (bucket.unwrap_or(0), bucket.unwrap_or(u8::MAX));
+        let (mut from, mut to) = ([0; 32], [u8::MAX; 32]);
+        (from[0], to[0]) = (first, last);
+        self.each_between(GROUPS, &from, &to, |key, group: GroupRecord| {
+            let Ok(id) = key.try_into().map(ContentAddress::from_bytes) else { return };
             let mut copies: Vec<_> = group.copies.iter().map(|c| (c.device, c.shard)).collect();
             copies.sort_unstable();
             let mut hasher = blake3::Hasher::new();
@@ -345,7 +369,7 @@ impl Book {
     /// For each part, a number that two books share when they agree about its groups.
     pub(crate) fn buckets(&self) -> Result<Vec<u64>, BookError> {
         let mut out = vec![0u64; BUCKETS];
-        self.each_digest(|id, digest| {
+        self.each_digest(None, |id, digest| {
             if let Some(sum) = out.get_mut(usize::from(id.as_bytes()[0])) {
                 // The order must not matter.
                 *sum = sum.wrapping_add(digest);
@@ -357,15 +381,9 @@ impl Book {
     /// A group as partners get it.
     pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
         let Some(group) = self.group(id)? else { return Ok(None) };
-        let left = self.with(ReadableDatabase::begin_read, |read| {
-            let table = read.open_table(LEFT)?;
-            let (from, to) = (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]));
-            let mut out = Vec::new();
-            for row in table.range(from.as_slice()..=to.as_slice())? {
-                out.extend(left_of(row?.0.value()));
-            }
-            Ok(out)
-        })?;
+        let (from, to) = (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]));
+        let mut left = Vec::new();
+        self.each_between(LEFT, &from, &to, |key, _: UnixSeconds| left.extend(left_of(key)))?;
         Ok(Some((left, group)))
     }
 

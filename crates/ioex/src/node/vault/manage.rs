@@ -12,10 +12,7 @@ use ioex_api::{
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
     Placer, Redundancy, ShardRef,
-    repo::{
-        Group, Head, Index, PointId, PointRef, Source,
-        tree::{Content, ListingReader},
-    },
+    repo::{Group, Head, Index, PointId, PointRef, Source},
 };
 use tokio::task::JoinSet;
 
@@ -26,7 +23,7 @@ use super::{
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     placing::{Placing, capability, find_holders},
-    points::{self, open_listing},
+    points,
 };
 
 /// Months of this many days, for keeping one a month.
@@ -98,13 +95,7 @@ impl Repo {
                 places.insert((found.segment, found.group_at));
                 Ok::<(), ApiError>(())
             };
-            root.listing.iter().try_for_each(&mut add)?;
-            let mut reader = ListingReader::new(open_listing(&listing).map_err(internal)?);
-            while let Some(entry) = reader.next_entry().map_err(|e| damaged(e.to_string()))? {
-                if let Content::File { chunks, .. } = &entry.content {
-                    chunks.iter().try_for_each(&mut add)?;
-                }
-            }
+            points::each_chunk(&root, &listing, &mut add)?;
             for (segment, group) in places {
                 if let Some((group, holders)) = index.group(segment, group)
                     && let Some(first) = group.data.first()

@@ -316,6 +316,23 @@ pub(super) fn open_listing(path: &Path) -> std::io::Result<BufReader<File>> {
     Ok(BufReader::with_capacity(1 << 18, File::open(path)?))
 }
 
+/// Every chunk that a restore point refers to: of its listing, and of its files.
+#[cfg(feature = "super")]
+pub(super) fn each_chunk(
+    root: &Root,
+    listing: &Path,
+    mut take: impl FnMut(&ioex_vault::ChunkId) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    root.listing.iter().try_for_each(&mut take)?;
+    let mut reader = ListingReader::new(open_listing(listing).map_err(internal)?);
+    while let Some(entry) = reader.next_entry().map_err(damaged)? {
+        if let Content::File { chunks, .. } = &entry.content {
+            chunks.iter().try_for_each(&mut take)?;
+        }
+    }
+    Ok(())
+}
+
 fn size_of(entry: &Entry) -> Option<u64> {
     match &entry.content {
         Content::File { size, .. } => Some(*size),

@@ -25,7 +25,6 @@ use ioex_vault::{
         plan::Wanted,
         repack::{MAX_UNUSED_PERCENT, Repacker, Usage},
         seal_object,
-        tree::{Content, ListingReader},
     },
 };
 
@@ -38,7 +37,7 @@ use super::{
     fetch::{Fetcher, is_whole},
     manage::{placing, release},
     placing::{Placing, capability},
-    points::{self, Opened, open_listing},
+    points::{self, Opened},
 };
 
 /// A segment with fewer chunks is small: several of them become one.
@@ -87,13 +86,7 @@ impl Survey {
             by_segment.entry(found.segment).or_default().extend(group);
             Ok::<(), ApiError>(())
         };
-        root.listing.iter().try_for_each(&mut add)?;
-        let mut reader = ListingReader::new(open_listing(&listing).map_err(internal)?);
-        while let Some(entry) = reader.next_entry().map_err(|e| damaged(e.to_string()))? {
-            if let Content::File { chunks, .. } = &entry.content {
-                chunks.iter().try_for_each(&mut add)?;
-            }
-        }
+        points::each_chunk(&root, &listing, &mut add)?;
         let segment = |at| Some((index.stored(at)?.clone(), by_segment.remove(&at).unwrap_or_default()));
         let segments = (0..index.segments()).filter_map(segment).collect();
         self.views.push(View { point, root, segments });

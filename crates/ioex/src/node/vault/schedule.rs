@@ -62,13 +62,7 @@ fn write(node: &Node, schedules: &[Schedule]) -> Result<(), ApiError> {
     let (path, bytes) = (path(node), serde_json::to_vec_pretty(schedules).map_err(internal)?);
     let folder = super::super::parent_of(&path).to_owned();
     files::private_dir(&folder).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-    let new = path.with_extension("new");
-    let put = || {
-        fs::write(&new, &bytes)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, &path)
-    };
-    put().map_err(io_error(&path))
+    files::replace(&path, &bytes).map_err(io_error(&path))
 }
 
 /// The tag that restore points of a schedule carry.

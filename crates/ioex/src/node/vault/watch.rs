@@ -130,13 +130,14 @@ async fn rounds(node: &Node) {
     if let Some(repo) = node.vault.existing()
         && let Ok(_work) = repo.work.try_lock()
     {
-        tell(node, "", round(node, own_charge(node, &repo), false).await);
+        let done = async { round(node, own_charge(node, &repo)?, false).await };
+        tell(node, "", done.await);
     }
     for watched in node.vault.partners.watched() {
         if let Ok(_work) = watched.work.try_lock()
             && let Ok(Some(charge)) = watched_charge(&watched)
         {
-            tell(node, " of a partner", round(node, Ok(charge), false).await);
+            tell(node, " of a partner", round(node, charge, false).await);
         }
     }
 }
@@ -160,12 +161,12 @@ pub(super) async fn now(node: &Node) -> Result<WatchReport, ApiError> {
     if watched.is_empty() || node.vault.existing().is_some() {
         let repo = node.vault.repo()?;
         let _work = repo.work.lock().await;
-        report = round(node, own_charge(node, &repo), true).await?;
+        report = round(node, own_charge(node, &repo)?, true).await?;
     }
     for watched in watched {
         let _work = watched.work.lock().await;
         if let Some(charge) = watched_charge(&watched)? {
-            report = sum(report, round(node, Ok(charge), true).await?);
+            report = sum(report, round(node, charge, true).await?);
         }
     }
     // What was repaired is known to the others at once.
@@ -191,12 +192,8 @@ fn sum(a: WatchReport, b: WatchReport) -> WatchReport {
 }
 
 /// One round; with `all`, every device is asked now.
-async fn round(
-    node: &Node,
-    charge: Result<Charge<'_>, ApiError>,
-    all: bool,
-) -> Result<WatchReport, ApiError> {
-    let (started, charge) = (Instant::now(), charge?);
+async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport, ApiError> {
+    let started = Instant::now();
     let grant = capability(node)?;
     let now = files::now();
     let mut groups = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use ioex_base::{ContentAddress, Right, Sealed as _, SealedHead, Uid};
+use ioex_base::{Right, Sealed as _, SealedHead, Uid};
 use ioex_net::{
     proto::No,
     questions::{Replying, Responder},
@@ -11,10 +11,12 @@ use ioex_net::{
 use super::{
     super::{
         Repo,
-        book::{BUCKETS, Book, BookError, Say},
+        book::{BUCKETS, Book, BookError, GroupRecord, Say},
+        manage::release,
+        placing::capability,
         watch::DeviceRecord,
     },
-    Node, WATCHED_MAX, Watched, own_members, release,
+    Node, WATCHED_MAX, Watched, own_members,
     wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply, Shown},
 };
 use crate::node::files;
@@ -35,9 +37,9 @@ impl Responder for Answering {
             node.vault.partners.note_heard(from);
             let worker = node.clone();
             let answered = tokio::task::spawn_blocking(move || answer(&worker, from, question)).await;
-            let (reply, released) = answered.unwrap_or(Err(No::Failed))?;
-            if !released.is_empty() {
-                tokio::spawn(async move { release(&node, released).await });
+            let (reply, dropped) = answered.unwrap_or(Err(No::Failed))?;
+            if let (false, Ok(grant)) = (dropped.is_empty(), capability(&node)) {
+                tokio::spawn(async move { release(&node, &grant, &dropped).await });
             }
             Ok(wire::encode(&reply))
         })
@@ -114,7 +116,8 @@ fn take_mandate(node: &Node, from: Uid, repo: Uid, shown: &Shown) -> Result<(), 
     kept.map_err(failed)
 }
 
-type Answered = (Reply, Vec<(Uid, ContentAddress)>);
+/// With the groups whose leases are given up.
+type Answered = (Reply, Vec<GroupRecord>);
 
 fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
     let done = |reply| Ok((reply, Vec::new()));
@@ -137,12 +140,7 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             let place = place(node, &repo)?;
             place.say(node, from).ok_or(No::NotFound)?;
             let mut out = Vec::new();
-            let take = |id: ContentAddress, digest| {
-                if id.as_bytes()[0] == bucket {
-                    out.push((id, digest));
-                }
-            };
-            place.book().each_digest(take).map_err(failed)?;
+            place.book().each_digest(Some(bucket), |id, digest| out.push((id, digest))).map_err(failed)?;
             if out.len() > BUCKET_MAX {
                 tracing::warn!("a repository has more groups than partners can compare");
                 return Err(No::NoSpace);
@@ -166,16 +164,13 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             if groups.len() > NAMES_MAX || place.say(node, from) != Some(Say::Owner) {
                 return Err(No::BadRequest);
             }
-            let mut released = Vec::new();
+            let mut dropped = Vec::new();
             for id in &groups {
-                let Some(group) = place.book().group(id).map_err(failed)? else { continue };
-                let copies = group.copies.iter();
-                released
-                    .extend(copies.filter_map(|c| Some((c.device, group.shard(c.shard.into())?.address))));
+                dropped.extend(place.book().group(id).map_err(failed)?);
             }
             let removed = place.book().change(|c| groups.iter().try_for_each(|id| c.remove_group(id)));
             removed.map_err(failed)?;
-            Ok((Reply::Done, released))
+            Ok((Reply::Done, dropped))
         }
         Question::Get { repo, groups } => {
             let place = place(node, &repo)?;

@@ -27,7 +27,7 @@ use ioex_api::{
     ApiError, Empty, ErrorCode,
     vault::{Partner, PartnerList},
 };
-use ioex_base::{ContentAddress, NodeKind, Sealed as _, Uid, UnixSeconds};
+use ioex_base::{NodeKind, Sealed as _, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use self::wire::Shown;
@@ -36,7 +36,6 @@ use super::{
     Repo,
     book::{Book, BookError},
     failure::{fail, internal, io_error},
-    placing::capability,
 };
 
 pub(super) use self::{
@@ -119,15 +118,8 @@ impl Partners {
 
     fn write(&self, new: Vec<Kept>) -> Result<(), ApiError> {
         files::private_dir(&self.dir).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-        let path = self.dir.join(FILE);
-        let bytes = serde_json::to_vec_pretty(&new).map_err(internal)?;
-        let beside = path.with_extension("new");
-        let put = || {
-            fs::write(&beside, &bytes)?;
-            fs::File::open(&beside)?.sync_all()?;
-            fs::rename(&beside, &path)
-        };
-        put().map_err(io_error(&path))?;
+        let (path, bytes) = (self.dir.join(FILE), serde_json::to_vec_pretty(&new).map_err(internal)?);
+        files::replace(&path, &bytes).map_err(io_error(&path))?;
         *locked(&self.list) = Some(new);
         Ok(())
     }
@@ -189,7 +181,7 @@ impl Partners {
 
     /// The repository `repo` of another owner, if it is watched over.
     fn watched_one(&self, repo: &Uid) -> Option<Arc<Watched>> {
-        self.watched().into_iter().find(|w| w.repo == *repo)
+        if self.path_of(repo).exists() { self.open(*repo).ok() } else { None }
     }
 
     fn path_of(&self, repo: &Uid) -> PathBuf {
@@ -284,7 +276,7 @@ pub(super) fn list(node: &Node) -> Result<PartnerList, ApiError> {
     let mut watched = Vec::new();
     for w in partners.watched() {
         let mut groups = 0;
-        w.book.each_digest(|_, _| groups += 1)?;
+        w.book.each_digest(None, |_, _| groups += 1)?;
         watched.extend(w.mandate()?.map(|m| (m.owner, groups)));
     }
     let own = node.vault.existing().map(|repo| repo.keys.repo());
@@ -299,23 +291,6 @@ pub(super) fn list(node: &Node) -> Result<PartnerList, ApiError> {
         trouble: troubles.get(&kept.uid).map(|(_, why)| why.clone()),
     };
     Ok(PartnerList { partners: partners.read()?.iter().map(partner).collect() })
-}
-
-/// Lets go of copies that are needed no more, as far as this node leases them.
-async fn release(node: &Node, released: Vec<(Uid, ContentAddress)>) {
-    let Ok(grant) = capability(node) else { return };
-    let mut by_device: HashMap<Uid, Vec<ContentAddress>> = HashMap::new();
-    for (device, address) in released {
-        by_device.entry(device).or_default().push(address);
-    }
-    for (device, addresses) in by_device {
-        for part in addresses.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
-            if let Err(e) = node.mesh.shard_release(device, &grant, part.to_vec()).await {
-                tracing::debug!("{} was not told what it may delete: {e}", device.short());
-                break;
-            }
-        }
-    }
 }
 
 /// All who watch over the own repository.

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use ioex_api::{ApiError, ErrorCode};
+use ioex_api::ApiError;
 use ioex_base::{ContentAddress, Uid};
 use ioex_net::questions::QuestionError;
 
@@ -13,7 +13,6 @@ use super::{
     super::{
         Node,
         book::{BUCKETS, Book, Say},
-        failure::fail,
         watch::DeviceRecord,
     },
     locked, mandate_for,
@@ -54,7 +53,6 @@ struct Side<'a> {
     book: &'a Book,
     /// What the partner may say about this repository.
     theirs: Say,
-    owned: bool,
 }
 
 impl Side<'_> {
@@ -69,7 +67,7 @@ impl Side<'_> {
             return Ok(());
         }
         let mut own: Vec<HashMap<ContentAddress, u64>> = vec![HashMap::new(); BUCKETS];
-        self.book.each_digest(|id, digest| {
+        self.book.each_digest(None, |id, digest| {
             if let Some(bucket) = own.get_mut(usize::from(id.as_bytes()[0])) {
                 bucket.insert(id, digest);
             }
@@ -100,7 +98,8 @@ impl Side<'_> {
             }
         }
         put.extend(ours.into_keys());
-        for part in drop.chunks(NAMES_MAX).filter(|_| self.owned) {
+        // Only an owner drops.
+        for part in drop.chunks(NAMES_MAX).filter(|_| self.theirs == Say::Adopt) {
             tell(node, self.partner, &Question::Drop { repo, groups: part.to_vec() }).await?;
         }
         while !get.is_empty() {
@@ -139,13 +138,14 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
     if let Some(repo) = node.vault.existing() {
         for partner in &partners {
             let done = async {
-                let mandate = mandate_for(node, &repo, *partner).map_err(own)?;
+                let mandate =
+                    mandate_for(node, &repo, *partner).map_err(|e: ApiError| SyncError::Own(e.message))?;
                 // Before the first backup there is nothing to watch over.
                 let Some(mandate) = mandate else { return Ok(()) };
                 let (repo_uid, book) = (repo.keys.repo(), &repo.book);
                 // A machine that took the recovery key over learns from its partners what was stored.
                 let theirs = Say::Adopt;
-                let side = Side { node, partner: *partner, repo: repo_uid, book, theirs, owned: true };
+                let side = Side { node, partner: *partner, repo: repo_uid, book, theirs };
                 side.compare(Some(mandate)).await
             };
             if !note(node, *partner, done.await) {
@@ -162,21 +162,10 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
                 continue;
             }
             let theirs = if *member == mandate.owner { Say::Owner } else { Say::Copies };
-            let side = Side {
-                node,
-                partner: *member,
-                repo: watched.repo,
-                book: &watched.book,
-                theirs,
-                owned: false,
-            };
+            let side = Side { node, partner: *member, repo: watched.repo, book: &watched.book, theirs };
             note(node, *member, side.compare(None).await);
         }
     }
-}
-
-fn own(e: ApiError) -> SyncError {
-    SyncError::Own(e.message)
 }
 
 /// Remembers how an exchange went; returns whether it went well.
@@ -214,11 +203,5 @@ pub(in super::super) async fn tell_devices(
 pub(super) async fn say_goodbye(node: &Node, partner: Uid, repo: Uid) {
     if let Err(e) = tell(node, partner, &Question::Leave { repo }).await {
         tracing::info!("{} was not told that it need not watch any more: {e}", partner.short());
-    }
-}
-
-impl From<SyncError> for ApiError {
-    fn from(e: SyncError) -> Self {
-        fail(ErrorCode::Unreachable, e.to_string())
     }
 }
