@@ -13,6 +13,8 @@ pub mod commands;
 pub mod config;
 pub mod device;
 pub mod exit;
+#[cfg(all(not(feature = "super"), target_env = "gnu"))]
+mod memory;
 pub mod node;
 pub mod out;
 pub mod progress;

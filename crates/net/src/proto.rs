@@ -129,6 +129,18 @@ pub enum No {
     /// The device's owner lets it do nothing for others now.
     #[error("paused by its owner")]
     Paused,
+    /// Too much to do.
+    #[error("busy, free again in {after_ms} ms")]
+    Busy {
+        /// When to ask again.
+        after_ms: u32,
+    },
+    /// Nothing for the caller at the moment.
+    #[error("nothing at the moment, ask again in {after_ms} ms")]
+    Nothing {
+        /// When to ask again.
+        after_ms: u32,
+    },
 }
 
 fn refusal_text(code: u32) -> &'static str {

@@ -42,6 +42,8 @@ pub trait Updates: Send + Sync + 'static {
     fn admits(&self, caller: &Uid, join: &Join) -> bool;
     /// Whether the caller has joined the exchange of this package.
     fn has_joined(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
+    /// What this node carries and has, for announcing it.
+    fn announced(&self) -> Vec<ContentAddress>;
     /// What everything that goes out waits at.
     fn upload(&self) -> &Throttle;
     /// A channel's files.
@@ -195,6 +197,11 @@ impl Mesh {
     /// one was.
     pub fn update_with(&self, updates: Arc<dyn Updates>) -> bool {
         self.updates_slot().set(updates).is_ok()
+    }
+
+    /// Tells the directory soon that this node has something.
+    pub fn announce(&self, address: ContentAddress) {
+        self.announce_soon(address);
     }
 
     /// Fetches a channel's files from a node that carries it. They are not verified here.

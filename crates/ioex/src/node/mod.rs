@@ -51,6 +51,8 @@ pub(crate) struct Node {
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
+    #[cfg(all(not(feature = "super"), target_env = "gnu"))]
+    crate::memory::give_back();
     log_to_stderr();
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
