@@ -58,6 +58,8 @@ pub enum OtaRequest {
         roster: PathBuf,
         /// All matchers of this version.
         matchers: Vec<Uid>,
+        /// Nodes that have the whole package from the start.
+        origins: Vec<Uid>,
         /// When failures end it: fewer results than the first say nothing; more failures than the second, in
         /// ten-thousandths, end it.
         stop: (u32, u16),

@@ -8,6 +8,8 @@
 //! documented exit codes ([`exit`]).
 
 pub mod authority;
+#[cfg(feature = "super")]
+pub mod channel_folder;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -296,6 +296,11 @@ impl Device {
         state.month.1 = state.month.1.saturating_add(bytes);
     }
 
+    /// Whether this attempt may go on, after so many bytes.
+    pub(super) fn may_fetch(&self, bytes: u64) -> Result<(), Hold> {
+        self.config.policy.may_fetch(&self.situation(), bytes.saturating_add(1))
+    }
+
     /// How many others may be served now.
     pub(super) fn slots(&self) -> u16 {
         let policy = &self.config.policy;
@@ -324,12 +329,13 @@ impl Device {
         let running = *lock(&self.running);
         let progress = lock(&self.progress).clone();
         let holding = lock(&self.holding).clone();
-        let stage = |state: &State| match (state.step, &progress) {
-            (Step::Offered, Some(_)) => OtaStage::Fetching,
-            (Step::Fetched, Some(_)) => OtaStage::Installing,
+        let busy = progress.is_some();
+        let stage = |state: &State| match (state.step, busy) {
+            (Step::Offered, true) => OtaStage::Fetching,
+            (Step::Fetched, true) => OtaStage::Installing,
             (Step::Idle, _) => OtaStage::Idle,
-            (Step::Offered, None) => OtaStage::Offered,
-            (Step::Fetched, None) => OtaStage::Fetched,
+            (Step::Offered, false) => OtaStage::Offered,
+            (Step::Fetched, false) => OtaStage::Fetched,
             (Step::Installed, _) => OtaStage::Installed,
         };
         self.read(|state| OtaState {

@@ -423,7 +423,7 @@ fn running_slot(path: &PathBuf) -> Result<Slot, InstallFailure> {
 ///
 /// # Errors
 /// [`InstallFailure`].
-pub(crate) fn open_pair(
+fn open_pair(
     state: &PathBuf,
     slots: &[SlotPaths],
     version: Version,
@@ -442,4 +442,13 @@ pub(crate) fn open_pair(
     let pair = Pair::format(medium, slots, version)?;
     fs::rename(&draft, state).map_err(at(state))?;
     Ok(pair)
+}
+
+/// Says which slot starts now, and counts a trial's start. The slots themselves are not looked at: a
+/// boot loader has other things to do.
+///
+/// # Errors
+/// [`InstallFailure`]: slot A is the one to start then.
+pub(crate) fn boot(state: &PathBuf, installed: Version) -> Result<Slot, InstallFailure> {
+    Ok(open_pair(state, &[], installed)?.boot()?)
 }

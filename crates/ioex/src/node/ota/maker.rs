@@ -52,10 +52,12 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
             mesh.announce(channel);
             api::done(channel)
         }
-        OtaRequest::Order { order, signer, channel, roster, matchers, stop } => {
+        OtaRequest::Order { order, signer, channel, roster, matchers, origins, stop } => {
             let stop = StopRule { min_results: stop.0, max_failed_per_myriad: stop.1 };
             let sealed = BASE64.decode(order.as_bytes()).map_err(refuse)?;
-            let new = NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), stop };
+            let is_origin = origins.contains(&node.mesh.uid());
+            let new =
+                NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), origins, stop };
             let ota = node.ota.clone();
             let taken = tokio::task::spawn_blocking(move || {
                 may_order(&ota, &new)?;
@@ -63,7 +65,9 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
             });
             let manifest = taken.await.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
             let kept = Kept { manifest, matchers };
-            node.ota.live(&kept, &node.mesh.config().key, true).await.map_err(refuse)?;
+            if is_origin {
+                node.ota.live(&kept, &node.mesh.config().key, true).await.map_err(refuse)?;
+            }
             api::done(manifest)
         }
         _ => {

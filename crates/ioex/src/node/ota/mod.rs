@@ -23,7 +23,6 @@ use std::{
     collections::{HashMap, HashSet},
     fs::File,
     io,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -36,12 +35,14 @@ use ioex_net::{
     throttle::Throttle,
     updates::{Turn, Updates},
 };
-use ioex_ota::voucher::{Pass, Voucher};
+use ioex_ota::{pass::Pass, voucher::Voucher};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "super")]
 pub(crate) use self::bundle::{BundleFile, FORMAT as BUNDLE_FORMAT};
-pub(crate) use self::installer::open_pair;
+pub(crate) use self::installer::boot;
+#[cfg(feature = "super")]
+pub(crate) use super::files::private_dir;
 use self::{
     channels::Channels,
     device::{Device, Kept},
@@ -62,7 +63,6 @@ const ORIGIN_SLOTS: u16 = 16;
 
 /// Everything about updates at this node.
 pub(crate) struct Ota {
-    dir: PathBuf,
     shelf: Shelf,
     channels: Channels,
     mesh: OnceLock<Mesh>,
@@ -104,7 +104,6 @@ impl Ota {
             device: device.map(Arc::new),
             #[cfg(feature = "super")]
             orders: orders::Orders::open(&dir.join("orders"), key)?,
-            dir,
         })
     }
 
@@ -219,7 +218,7 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
     }
     #[cfg(feature = "super")]
     for kept in ota.orders.kept() {
-        if let (Some(mesh), true) = (ota.mesh(), true)
+        if let Some(mesh) = ota.mesh()
             && let Err(e) = ota.live(&kept, &mesh.config().key, true).await
         {
             tracing::warn!("the package {} cannot be served: {e}", kept.manifest);
@@ -362,7 +361,6 @@ impl Updates for Ota {
 /// # Errors
 /// What went wrong, for people.
 pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Result<serde_json::Value, ApiError> {
-    let done = super::api::done;
     let other = |e: anyhow::Error| ApiError::new(ErrorCode::Io, format!("{e:#}"));
     match request {
         #[cfg(feature = "super")]
@@ -391,23 +389,17 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
                     loop {
                         let now = device.show();
                         if sink.update(Update::Ota(now)).await.is_err() {
-                            return done(Empty {});
+                            return super::api::done(Empty {});
                         }
                         tokio::select! {
-                            () = node.stop.cancelled() => return done(device.show()),
-                            changed = changes.changed() => if changed.is_err() { return done(device.show()) },
+                            () = node.stop.cancelled() => return super::api::done(device.show()),
+                            changed = changes.changed() => if changed.is_err() { return super::api::done(device.show()) },
                         }
                     }
                 }
                 _ => {}
             }
-            done(device.show())
+            super::api::done(device.show())
         }
     }
-}
-
-/// Whether two paths are the same folder.
-#[cfg(feature = "super")]
-fn same(a: &Path, b: &Path) -> bool {
-    a.canonicalize().ok() == b.canonicalize().ok()
 }

@@ -38,6 +38,7 @@ struct OrderFile {
     signer: Uid,
     channel: ContentAddress,
     matchers: Vec<Uid>,
+    origins: Vec<Uid>,
     stop: (u32, u16),
 }
 
@@ -104,6 +105,7 @@ pub(super) struct NewOrder {
     pub(super) channel: ContentAddress,
     pub(super) roster: PathBuf,
     pub(super) matchers: Vec<Uid>,
+    pub(super) origins: Vec<Uid>,
     pub(super) stop: StopRule,
 }
 
@@ -151,7 +153,7 @@ impl Orders {
         // Higher than any serial of an earlier start, and apart by more than one start can use.
         let first_serial = files::now().0.saturating_mul(1_000_000);
         let mut matcher = Matcher::new(self.key.clone(), order.clone(), &roster, first_serial)?;
-        matcher.add_origin(self.key.uid());
+        file.origins.iter().for_each(|uid| matcher.add_origin(*uid));
         let path = path.with_extension("log");
         let log = File::options().append(true).create(true).open(&path)?;
         let mut running = Running { file, order, roster, matcher, fleet: HashMap::new(), log };
@@ -185,6 +187,7 @@ impl Orders {
             signer: new.signer,
             channel: new.channel,
             matchers: new.matchers,
+            origins: new.origins,
             stop: (new.stop.min_results, new.stop.max_failed_per_myriad),
         };
         let path = self.dir.join(format!("{}.json", order.manifest));
@@ -208,14 +211,16 @@ impl Orders {
         lock(&self.running).keys().copied().collect()
     }
 
-    /// What this node serves.
+    /// What this node is an origin of.
     pub(super) fn kept(&self) -> Vec<Kept> {
         let running = lock(&self.running);
+        let own = self.key.uid();
+        let origin_of = running.iter().filter(|(_, running)| running.file.origins.contains(&own));
         let kept = |(manifest, running): (&ContentAddress, &Running)| Kept {
             manifest: *manifest,
             matchers: running.file.matchers.clone(),
         };
-        running.iter().map(kept).collect()
+        origin_of.map(kept).collect()
     }
 
     pub(super) fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
@@ -236,10 +241,10 @@ impl Orders {
             NoMatch::Ended | NoMatch::Quantity => No::Paused,
             NoMatch::Often | NoMatch::NoProvider => No::Nothing { after_ms: ASK_AGAIN_MS },
         })?;
-        let origin = self.key.uid();
-        let providers = found.vouchers.into_iter().map(|(uid, voucher)| Provider {
+        let origins = &running.file.origins;
+        let providers = found.providers.into_iter().map(|(uid, voucher)| Provider {
             uid,
-            origin: uid == origin,
+            origin: origins.contains(&uid),
             voucher,
         });
         Ok(Match { pass: found.pass, providers: providers.collect() })

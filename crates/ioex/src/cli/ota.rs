@@ -1,0 +1,297 @@
+//! Arguments of `ota`: updates over the air.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ioex_base::{ContentAddress, Uid};
+use ioex_ota::Version;
+
+/// `ota …`.
+#[derive(Debug, Subcommand)]
+pub enum OtaCommand {
+    /// A maker's channel: its keys and signed metadata
+    #[cfg(feature = "super")]
+    #[command(subcommand)]
+    Channel(ChannelCommand),
+    /// The devices of a channel
+    #[cfg(feature = "super")]
+    #[command(subcommand)]
+    Roster(RosterCommand),
+    /// Pack a version at the running super node, sign it, and let devices have it
+    #[cfg(feature = "super")]
+    Publish(PublishArgs),
+    /// Change who gets a published version when: more devices, a pause, an end
+    #[cfg(feature = "super")]
+    Rollout(RolloutArgs),
+    /// Take a published version out of the channel
+    #[cfg(feature = "super")]
+    Withdraw {
+        /// The version
+        version: Version,
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Hand a published version's order to another super node, which then matches devices, too
+    #[cfg(feature = "super")]
+    Order(OrderArgs),
+    /// The fleet by version, progress, failures and sources of the bytes
+    #[cfg(feature = "super")]
+    Status {
+        /// Only this version's manifest
+        manifest: Option<ContentAddress>,
+    },
+    /// At a device: how it stands
+    State,
+    /// At a device: follow its update
+    Follow,
+    /// At a device: look for a new version now
+    Check {
+        /// Stay until the channel was looked at
+        #[arg(long)]
+        wait: bool,
+    },
+    /// At a device: agree to what is offered
+    Install(InstallArgs),
+    /// At a device: do without what is offered; a download under way ends
+    Decline,
+    /// At a device: what runs on trial is healthy
+    Confirm,
+    /// At a device: go back to the version before
+    RollBack,
+    /// At a device: let what failed be tried again
+    Forgive,
+    /// For a boot loader: say which slot starts now, and count a trial
+    Boot(BootArgs),
+}
+
+/// Where a channel lies.
+#[derive(Debug, Args)]
+pub struct ChannelDir {
+    /// The channel's folder
+    #[arg(long = "channel", value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// `ota channel …`.
+#[derive(Debug, Subcommand)]
+pub enum ChannelCommand {
+    /// Make keys and an empty channel for one brand and model
+    Create {
+        /// The brand
+        brand: String,
+        /// The model
+        model: String,
+        #[command(flatten)]
+        channel: ChannelDir,
+        /// How many root keys there are
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+        root_keys: u8,
+        /// How many of them must sign a change of keys
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+        threshold: u8,
+    },
+    /// Show what is in a channel, and until when it holds
+    Show {
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Write what belongs into the devices' firmware
+    Bundle {
+        /// The file; not replaced
+        out: PathBuf,
+        #[command(flatten)]
+        channel: ChannelDir,
+        /// Super nodes that devices ask first
+        #[arg(long = "matcher", value_name = "UID")]
+        matchers: Vec<Uid>,
+    },
+    /// Sign the channel anew, so that its devices see that nobody holds versions back; weekly at least
+    Refresh {
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Replace the key of a role; with enough root keys at hand the change holds at once
+    Rotate {
+        /// Whose key
+        #[arg(value_enum)]
+        role: RoleArg,
+        #[command(flatten)]
+        channel: ChannelDir,
+        /// Where the draft goes when root keys are missing
+        #[arg(long, value_name = "FILE")]
+        draft: Option<PathBuf>,
+        /// Root keys that lie elsewhere
+        #[arg(long = "root-key", value_name = "FILE")]
+        root_keys: Vec<PathBuf>,
+    },
+    /// Sign a draft of a new root with keys that lie here
+    Sign {
+        /// The draft
+        draft: PathBuf,
+        /// Keys
+        #[arg(required = true)]
+        keys: Vec<PathBuf>,
+    },
+    /// Make a draft with enough signatures the channel's root
+    Adopt {
+        /// The draft
+        draft: PathBuf,
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+}
+
+/// A role of the metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    /// Says whose keys count
+    Root,
+    /// Lists versions
+    Targets,
+    /// Says which list is current
+    Snapshot,
+    /// Says that it is still so
+    Timestamp,
+}
+
+/// `ota roster …`.
+#[derive(Debug, Subcommand)]
+pub enum RosterCommand {
+    /// Add devices
+    Add {
+        /// Their UIDs
+        #[arg(required = true)]
+        uids: Vec<Uid>,
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Add the devices in a file, a UID in each line
+    Import {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Count or list them
+    List {
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+}
+
+/// Arguments of `ota publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// Images, each NAME=PATH; a folder is packed as an archive
+    #[arg(required = true, value_name = "NAME=PATH")]
+    pub images: Vec<String>,
+    /// The version
+    #[arg(long, value_name = "VERSION")]
+    pub version: Version,
+    #[command(flatten)]
+    pub channel: ChannelDir,
+    /// Share of the devices that may begin at once, in percent
+    #[arg(long, default_value_t = 100.0, value_name = "PERCENT")]
+    pub percent: f64,
+    /// Further steps, each HOURS:PERCENT from now on
+    #[arg(long = "step", value_name = "HOURS:PERCENT")]
+    pub steps: Vec<String>,
+    /// Devices that do not wait for their turn
+    #[arg(long = "first", value_name = "UID")]
+    pub first: Vec<Uid>,
+    /// The lowest version over which it may be installed
+    #[arg(long, value_name = "VERSION")]
+    pub follows: Option<Version>,
+    /// A higher version over which it may be installed nevertheless
+    #[arg(long = "downgrade-from", value_name = "VERSION")]
+    pub downgrade_from: Vec<Version>,
+    /// Hardware revisions that it runs on [default: all]
+    #[arg(long, value_name = "NUMBER")]
+    pub hardware: Vec<u32>,
+    /// Most devices to update [default: the roster]
+    #[arg(long, value_name = "NUMBER")]
+    pub quantity: Option<u32>,
+    /// How long the order runs
+    #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
+    pub days: u16,
+    /// Other super nodes that will match devices
+    #[arg(long = "matcher", value_name = "UID")]
+    pub matchers: Vec<Uid>,
+    /// Failures after which nobody else begins, in percent of the results
+    #[arg(long, default_value_t = 3.0, value_name = "PERCENT")]
+    pub stop_percent: f64,
+    /// Fewer results than this say nothing
+    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+    pub stop_after: u32,
+}
+
+/// Arguments of `ota rollout`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct RolloutArgs {
+    /// The version
+    pub version: Version,
+    #[command(flatten)]
+    pub channel: ChannelDir,
+    /// Share of the devices that may begin from now on
+    #[arg(long, value_name = "PERCENT", group = "change")]
+    pub percent: Option<f64>,
+    /// A later step, HOURS:PERCENT from now on
+    #[arg(long = "step", value_name = "HOURS:PERCENT", group = "change")]
+    pub steps: Vec<String>,
+    /// Nobody begins until it is resumed
+    #[arg(long, group = "change", conflicts_with_all = ["resume", "abort"])]
+    pub pause: bool,
+    /// Go on after a pause
+    #[arg(long, group = "change", conflicts_with = "abort")]
+    pub resume: bool,
+    /// Nobody begins any more
+    #[arg(long, group = "change")]
+    pub abort: bool,
+}
+
+/// Arguments of `ota order`.
+#[derive(Debug, Args)]
+pub struct OrderArgs {
+    /// The version
+    pub version: Version,
+    #[command(flatten)]
+    pub channel: ChannelDir,
+    /// Nodes that have the package: where it was published
+    #[arg(long = "origin", value_name = "UID", required = true)]
+    pub origins: Vec<Uid>,
+    /// How many shards the manifest has, as `publish` said
+    #[arg(long, value_name = "NUMBER")]
+    pub shards: u32,
+    /// Most devices to update [default: the roster]
+    #[arg(long, value_name = "NUMBER")]
+    pub quantity: Option<u32>,
+    /// How long the order runs
+    #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
+    pub days: u16,
+}
+
+/// Arguments of `ota install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Whatever the hour
+    #[arg(long)]
+    pub now: bool,
+    /// Stay until it runs, or failed
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Arguments of `ota boot`.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// The file with the slots' state; made for a device whose slot A runs the version given
+    #[arg(long, value_name = "FILE")]
+    pub state: PathBuf,
+    /// The version that lies in slot A when there is no state yet
+    #[arg(long, default_value = "0", value_name = "VERSION")]
+    pub installed: Version,
+    /// Where to write which slot starts, for the node
+    #[arg(long, value_name = "FILE")]
+    pub running: Option<PathBuf>,
+}
