@@ -67,9 +67,15 @@ impl ChannelFolder {
         threshold: u8,
         now: UnixSeconds,
     ) -> anyhow::Result<Self> {
-        ensure!(threshold <= root_keys, "{threshold} of {root_keys} root keys can never sign: lower --threshold");
+        ensure!(
+            threshold <= root_keys,
+            "{threshold} of {root_keys} root keys can never sign: lower --threshold"
+        );
         for (what, name) in [("brand", brand), ("model", model)] {
-            ensure!(ioex_ota::release::is_name(name), "{name:?} is no {what}: letters, digits, '-', '_', '.' and spaces");
+            ensure!(
+                ioex_ota::release::is_name(name),
+                "{name:?} is no {what}: letters, digits, '-', '_', '.' and spaces"
+            );
         }
         let used = dir.is_dir() && fs::read_dir(dir)?.next().is_some();
         ensure!(!used, "{} is not empty: a channel gets a folder of its own", dir.display());
@@ -98,8 +104,7 @@ impl ChannelFolder {
         let about = About { format: FORMAT, brand: brand.to_owned(), model: model.to_owned() };
         fs::create_dir(dir.join("metadata"))?;
         fs::write(dir.join("roster.txt"), "# One UID in each line.\n")?;
-        let folder =
-            Self { dir: dir.to_owned(), brand: brand.to_owned(), model: model.to_owned(), channel };
+        let folder = Self { dir: dir.to_owned(), brand: brand.to_owned(), model: model.to_owned(), channel };
         folder.save()?;
         // Last, so that a folder with it is whole.
         fs::write(dir.join("channel.json"), serde_json::to_vec_pretty(&about)?)?;
@@ -242,7 +247,9 @@ impl ChannelFolder {
         let root = self.channel.root();
         let mut roles = BTreeMap::new();
         for role in Role::ALL {
-            let Some((signers, threshold)) = root.signers(role) else { bail!("the root names no {role} keys") };
+            let Some((signers, threshold)) = root.signers(role) else {
+                bail!("the root names no {role} keys")
+            };
             let threshold = u32::try_from(threshold)?;
             roles.insert(role, Signers { keys: signers.into_values().collect(), threshold });
         }
@@ -258,7 +265,8 @@ impl ChannelFolder {
         let mut plan = self.plan()?;
         let next = self.next_key_path(role);
         let new = if next.exists() { authority::load(&next)? } else { authority::create(&next)? };
-        let here = if role == Role::Root { self.key("root-1")?.uid() } else { self.key(&role.to_string())?.uid() };
+        let here =
+            if role == Role::Root { self.key("root-1")?.uid() } else { self.key(&role.to_string())?.uid() };
         let signers = plan.roles.get_mut(&role).context("no such role")?;
         signers.keys.retain(|uid| *uid != here && *uid != new.uid());
         signers.keys.push(new.uid());
@@ -289,7 +297,8 @@ impl ChannelFolder {
         let mut renamed = Vec::new();
         for role in Role::ALL {
             let next = self.next_key_path(role);
-            let named = draft.root().signers(role).map(|(signers, _)| signers.into_values().collect::<Vec<_>>());
+            let named =
+                draft.root().signers(role).map(|(signers, _)| signers.into_values().collect::<Vec<_>>());
             let new = if next.exists() { Some(authority::load(&next)?) } else { None };
             let new = new.filter(|key| named.iter().flatten().any(|uid| *uid == key.uid()));
             if new.is_some() {

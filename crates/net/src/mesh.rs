@@ -37,8 +37,8 @@ use crate::{
     random,
     session::Registry,
     state::{SINGLES, State, StateError},
-    updates::Updates,
     transfer::Offers,
+    updates::Updates,
 };
 
 const TABLE_KEY: &[u8] = b"bootstraps";

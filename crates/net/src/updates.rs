@@ -17,8 +17,8 @@ use crate::{
     mesh::Mesh,
     proto::{
         Answer, BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, ChannelFiles, Join,
-        Joined, Match, NEWS_MAX_BYTES, News, No, Open, PACKAGE_MANIFEST_MAX_BYTES, PACKAGE_SHARDS_MAX, RECEIPT_MAX_BYTES, Report,
-        ShardAsk, ShardHead,
+        Joined, Match, NEWS_MAX_BYTES, News, No, Open, PACKAGE_MANIFEST_MAX_BYTES, PACKAGE_SHARDS_MAX,
+        RECEIPT_MAX_BYTES, Report, ShardAsk, ShardHead,
     },
     throttle::Throttle,
     transfer::fetch::{self, FetchError},
@@ -70,8 +70,13 @@ pub trait Updates: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not, as the caller is told.
-    fn joined(&self, caller: &Uid, join: Join, path: PathKind, tell: mpsc::Sender<News>)
-    -> Result<Joined, No>;
+    fn joined(
+        &self,
+        caller: &Uid,
+        join: Join,
+        path: PathKind,
+        tell: mpsc::Sender<News>,
+    ) -> Result<Joined, No>;
     /// What one that joined has by now. Answered from memory.
     fn news(&self, caller: &Uid, manifest: &ContentAddress, news: News);
     /// One that joined is gone. Answered from memory.
@@ -255,9 +260,7 @@ impl Mesh {
         }
         let links = self.links()?;
         let (conn, send, mut recv) = links.open(with, Door::Grant, &Open::Join(join)).await?;
-        let answer = async {
-            frame::read(&mut recv, JOINED_MAX_BYTES).await.map_err(|e| broken(&conn, e))
-        };
+        let answer = async { frame::read(&mut recv, JOINED_MAX_BYTES).await.map_err(|e| broken(&conn, e)) };
         let joined: Joined = yes(in_time(answer).await?)?;
         let (heard, news) = mpsc::channel(NEWS_WAITING_MAX);
         let (tell, said) = telling();

@@ -22,6 +22,7 @@ pub mod channel;
 pub mod install;
 #[cfg(feature = "maker")]
 pub mod matcher;
+pub mod pass;
 pub mod policy;
 pub mod release;
 pub mod rollout;

@@ -23,9 +23,9 @@ pub use backup::{
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
+pub use ota::{BootArgs, InstallArgs, OtaCommand};
 #[cfg(feature = "super")]
 pub use ota::{ChannelCommand, ChannelDir, OrderArgs, PublishArgs, RoleArg, RolloutArgs, RosterCommand};
-pub use ota::{BootArgs, InstallArgs, OtaCommand};
 
 /// Environment variable with the data folder of client commands and of `node`.
 pub const DATA_ENV: &str = "IOEX_DATA";

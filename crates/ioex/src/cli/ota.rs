@@ -28,6 +28,7 @@ pub enum OtaCommand {
     Withdraw {
         /// The version
         version: Version,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -81,6 +82,7 @@ pub enum ChannelCommand {
         brand: String,
         /// The model
         model: String,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
         /// How many root keys there are
@@ -92,6 +94,7 @@ pub enum ChannelCommand {
     },
     /// Show what is in a channel, and until when it holds
     Show {
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -99,6 +102,7 @@ pub enum ChannelCommand {
     Bundle {
         /// The file; not replaced
         out: PathBuf,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
         /// Super nodes that devices ask first
@@ -107,6 +111,7 @@ pub enum ChannelCommand {
     },
     /// Sign the channel anew, so that its devices see that nobody holds versions back; weekly at least
     Refresh {
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -115,6 +120,7 @@ pub enum ChannelCommand {
         /// Whose key
         #[arg(value_enum)]
         role: RoleArg,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
         /// Where the draft goes when root keys are missing
@@ -136,6 +142,7 @@ pub enum ChannelCommand {
     Adopt {
         /// The draft
         draft: PathBuf,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -162,6 +169,7 @@ pub enum RosterCommand {
         /// Their UIDs
         #[arg(required = true)]
         uids: Vec<Uid>,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -169,11 +177,13 @@ pub enum RosterCommand {
     Import {
         /// The file
         file: PathBuf,
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
     /// Count or list them
     List {
+        /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
     },
@@ -188,6 +198,7 @@ pub struct PublishArgs {
     /// The version
     #[arg(long, value_name = "VERSION")]
     pub version: Version,
+    /// Where it lies.
     #[command(flatten)]
     pub channel: ChannelDir,
     /// Share of the devices that may begin at once, in percent
@@ -231,6 +242,7 @@ pub struct PublishArgs {
 pub struct RolloutArgs {
     /// The version
     pub version: Version,
+    /// Where it lies.
     #[command(flatten)]
     pub channel: ChannelDir,
     /// Share of the devices that may begin from now on
@@ -255,6 +267,7 @@ pub struct RolloutArgs {
 pub struct OrderArgs {
     /// The version
     pub version: Version,
+    /// Where it lies.
     #[command(flatten)]
     pub channel: ChannelDir,
     /// Nodes that have the package: where it was published

@@ -9,8 +9,9 @@ use super::{StreamError, reply};
 use crate::{
     mesh::Mesh,
     proto::{
-        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No, PACKAGE_SHARDS_MAX, PROVIDERS_MAX,
-        RECEIPT_MAX_BYTES, RECEIPTS_MAX, REASON_MAX_BYTES, Report, ShardAsk, ShardHead, ShardWant, Want,
+        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No, PACKAGE_SHARDS_MAX,
+        PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead,
+        ShardWant, Want,
     },
     transfer::serve::{self as content, Gate, Source},
     updates::{self, Hearer, Updates},
@@ -26,7 +27,11 @@ async fn ask<T: Send + 'static>(
     tokio::task::spawn_blocking(move || question(&*updates)).await.unwrap_or(Err(No::Failed))
 }
 
-pub(super) async fn channel(mesh: &Mesh, wanted: ChannelAsk, send: &mut SendStream) -> Result<(), StreamError> {
+pub(super) async fn channel(
+    mesh: &Mesh,
+    wanted: ChannelAsk,
+    send: &mut SendStream,
+) -> Result<(), StreamError> {
     let files = ask(mesh, move |u| u.channel(&wanted)).await;
     match files.map(|files| wire::encode(&files)) {
         Ok(bytes) if bytes.len() <= CHANNEL_MAX_BYTES => content::bytes(send, bytes).await?,

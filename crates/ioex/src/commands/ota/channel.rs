@@ -59,11 +59,17 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
         ChannelCommand::Bundle { out, channel, matchers } => {
             let folder = ChannelFolder::open(&channel.dir)?;
             let bytes = folder.bundle(matchers, now)?;
-            let mut file = fs::File::create_new(&out).with_context(|| format!("cannot make {}", out.display()))?;
+            let mut file =
+                fs::File::create_new(&out).with_context(|| format!("cannot make {}", out.display()))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             Ok(context.out.result(&folder.address(), |channel| {
-                format!("{} belongs into the firmware of {} {}: channel {channel}\n", out.display(), folder.brand, folder.model)
+                format!(
+                    "{} belongs into the firmware of {} {}: channel {channel}\n",
+                    out.display(),
+                    folder.brand,
+                    folder.model
+                )
             })?)
         }
         ChannelCommand::Refresh { channel } => {
@@ -94,7 +100,9 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
                 made.sign(&authority::load(key)?)?;
             }
             fs::write(&draft, made.to_bytes()?).with_context(|| draft.display().to_string())?;
-            Ok(context.out.result(&keys.len(), |count| format!("{count} keys signed {}\n", draft.display()))?)
+            Ok(context
+                .out
+                .result(&keys.len(), |count| format!("{count} keys signed {}\n", draft.display()))?)
         }
         ChannelCommand::Adopt { draft, channel } => {
             let mut folder = ChannelFolder::open(&channel.dir)?;
@@ -136,7 +144,9 @@ pub(super) async fn told(context: &Context, folder: &ChannelFolder) -> anyhow::R
 pub(super) async fn hand_over(context: &Context, folder: &ChannelFolder) -> anyhow::Result<bool> {
     let client = match context.client().await {
         Ok(client) => client,
-        Err(e) if matches!(e.downcast_ref(), Some(ioex_api::ClientError::NotRunning { .. })) => return Ok(false),
+        Err(e) if matches!(e.downcast_ref(), Some(ioex_api::ClientError::NotRunning { .. })) => {
+            return Ok(false);
+        }
         Err(e) => return Err(e),
     };
     let dir = absolute(&folder.metadata())?;
@@ -154,8 +164,11 @@ fn show(folder: &ChannelFolder) -> Shown {
         rollout: release.rollout.as_ref().map_or_else(
             || "everybody".to_owned(),
             |rollout| {
-                let steps: Vec<String> =
-                    rollout.steps.iter().map(|step| format!("{}%", f64::from(step.per_myriad) / 100.0)).collect();
+                let steps: Vec<String> = rollout
+                    .steps
+                    .iter()
+                    .map(|step| format!("{}%", f64::from(step.per_myriad) / 100.0))
+                    .collect();
                 format!("{:?}, {}", rollout.course, steps.join(" then ")).to_lowercase()
             },
         ),
@@ -165,7 +178,10 @@ fn show(folder: &ChannelFolder) -> Shown {
         brand: folder.brand.clone(),
         model: folder.model.clone(),
         root_version: channel.root().version,
-        expires: Role::ALL.iter().map(|role| (role.to_string(), channel.expires(*role).to_string())).collect(),
+        expires: Role::ALL
+            .iter()
+            .map(|role| (role.to_string(), channel.expires(*role).to_string()))
+            .collect(),
         releases: channel.releases().map(release).collect(),
     }
 }

@@ -72,7 +72,9 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
             Some(Until::Looked) => state.last_check.map(|_| state.problem.clone()),
             Some(Until::Runs(version)) => match state.stage {
                 OtaStage::Idle if state.running == *version => Some(None),
-                OtaStage::Idle => Some(Some(state.problem.clone().unwrap_or_else(|| "it did not stay".to_owned()))),
+                OtaStage::Idle => {
+                    Some(Some(state.problem.clone().unwrap_or_else(|| "it did not stay".to_owned())))
+                }
                 // Something that the owner has to see to.
                 _ => None,
             },
@@ -102,7 +104,8 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
 /// What changes now and then.
 fn line(state: &OtaState) -> String {
     let what = state.offered.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-    let why = state.holding.as_ref().or(state.problem.as_ref()).map(|why| format!(": {why}")).unwrap_or_default();
+    let why =
+        state.holding.as_ref().or(state.problem.as_ref()).map(|why| format!(": {why}")).unwrap_or_default();
     render::printable(&format!("{}{what}{why}", state.stage.name()))
 }
 
@@ -119,11 +122,26 @@ fn human(state: &OtaState) -> String {
         ("offered", state.offered.clone().unwrap_or_default()),
         ("size", state.bytes.map(size::human).unwrap_or_default()),
         ("progress", progress.unwrap_or_default()),
-        ("agreed", if state.offered.is_none() { "" } else if state.consent { "yes" } else { "no: ioex ota install" }.to_owned()),
+        (
+            "agreed",
+            if state.offered.is_none() {
+                ""
+            } else if state.consent {
+                "yes"
+            } else {
+                "no: ioex ota install"
+            }
+            .to_owned(),
+        ),
         ("waits", state.holding.clone().unwrap_or_default()),
         ("problem", state.problem.clone().unwrap_or_default()),
         ("looked", render::ago(state.last_check, render::now())),
-        ("came", format!("{origin} from the maker, {lan} from the local network, {wan} from other devices ({relayed} over relays)")),
+        (
+            "came",
+            format!(
+                "{origin} from the maker, {lan} from the local network, {wan} from other devices ({relayed} over relays)"
+            ),
+        ),
         ("this month", size::human(state.month_bytes)),
     ])
 }

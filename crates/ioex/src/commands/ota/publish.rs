@@ -71,8 +71,8 @@ fn steps(texts: &[String], now: UnixSeconds) -> anyhow::Result<Vec<Step>> {
     };
     let mut steps = Vec::new();
     for text in texts {
-        let (hours, percent) =
-            parse(text).ok_or_else(|| Usage(format!("'{text}' is no step: write HOURS:PERCENT, such as 24:50")))?;
+        let (hours, percent) = parse(text)
+            .ok_or_else(|| Usage(format!("'{text}' is no step: write HOURS:PERCENT, such as 24:50")))?;
         let from = now.plus((hours * HOUR_SECONDS) as u64);
         steps.push(Step { from, per_myriad: per_myriad(percent)? });
     }
@@ -93,7 +93,10 @@ fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec
     let (mut images, mut archives) = (Vec::new(), Vec::new());
     for text in args {
         let Some((name, path)) = text.split_once('=') else {
-            return Err(Usage(format!("'{text}' names no image: write NAME=PATH, such as rootfs=build/rootfs.img")).into());
+            return Err(Usage(format!(
+                "'{text}' names no image: write NAME=PATH, such as rootfs=build/rootfs.img"
+            ))
+            .into());
         };
         let path = absolute(Path::new(path))?;
         let meta = fs::metadata(&path).with_context(|| format!("the image {}", path.display()))?;
@@ -120,7 +123,10 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     let mut folder = ChannelFolder::open(&args.channel.dir)?;
     let keys = folder.online_keys()?;
     let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
-    ensure!(!roster.is_empty(), "the roster is empty: add the devices with `ioex ota roster add` or `import`");
+    ensure!(
+        !roster.is_empty(),
+        "the roster is empty: add the devices with `ioex ota roster add` or `import`"
+    );
     let mut schedule = vec![Step { from: UnixSeconds(0), per_myriad: per_myriad(args.percent)? }];
     schedule.extend(steps(&args.steps, now)?);
     let stop =
@@ -200,7 +206,8 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     hand_over(context, &folder).await?;
     let by_manifest: BTreeMap<ContentAddress, Version> =
         earlier.into_iter().map(|(version, manifest)| (manifest, version)).collect();
-    let version_of = |manifest| by_manifest.get(manifest).map(ToString::to_string).unwrap_or_default();
+    let version_of =
+        |manifest: &ContentAddress| by_manifest.get(manifest).map(ToString::to_string).unwrap_or_default();
     let download =
         |delta: &ioex_api::OtaDelta| Download { version: version_of(&delta.manifest), bytes: delta.bytes };
     let published = Published {

@@ -10,8 +10,7 @@ use crate::{
 };
 
 pub(super) async fn run(context: &Context, manifest: Option<ContentAddress>) -> anyhow::Result<()> {
-    let mut fleet: OtaFleet =
-        context.client().await?.call(Request::Ota(Box::new(OtaRequest::Fleet))).await?;
+    let mut fleet: OtaFleet = context.client().await?.call(Request::Ota(Box::new(OtaRequest::Fleet))).await?;
     fleet.orders.retain(|order| manifest.is_none_or(|wanted| order.manifest == wanted));
     Ok(context.out.result(&fleet, |fleet| {
         if fleet.orders.is_empty() {
@@ -29,13 +28,24 @@ fn human(order: &OtaOrderInfo) -> String {
     let mut text = render::fields([
         ("version", order.version.clone()),
         ("manifest", order.manifest.to_string()),
-        ("devices", format!("{} heard of, {} on the roster, {} ordered", order.heard, order.roster, order.quantity)),
+        (
+            "devices",
+            format!("{} heard of, {} on the roster, {} ordered", order.heard, order.roster, order.quantity),
+        ),
         ("progress", counts(&order.stages)),
         ("they run", counts(&order.versions)),
-        ("bytes", format!("{origin} from the maker, {lan} from local networks, {wan} from other devices ({relayed} over relays)")),
+        (
+            "bytes",
+            format!(
+                "{origin} from the maker, {lan} from local networks, {wan} from other devices ({relayed} over relays)"
+            ),
+        ),
         ("sent here", size::human(order.served_bytes)),
         ("ends", render::until(order.expires, render::now())),
-        ("stopped", if order.stopped { "yes: too many failed, nobody else begins".to_owned() } else { String::new() }),
+        (
+            "stopped",
+            if order.stopped { "yes: too many failed, nobody else begins".to_owned() } else { String::new() },
+        ),
     ]);
     if !order.reasons.is_empty() {
         let mut table = Table::new(["failed", "why"]).right([0]);

@@ -493,7 +493,9 @@ impl Device {
             match mesh.channel_fetch(mirror, ask).await {
                 Ok(files) => match self.take(ota, &files)? {
                     Ok(()) => return Ok(()),
-                    Err(why) => problem = Some(format!("{} offers what does not hold: {why}", mirror.short())),
+                    Err(why) => {
+                        problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
+                    }
                 },
                 Err(e) => problem = problem.or(Some(format!("{} does not answer: {e}", mirror.short()))),
             }
@@ -582,12 +584,14 @@ impl Device {
             return Err("it failed on this device; `ioex ota forgive` lets it be tried again".to_owned());
         }
         if declined || !(consented || self.config.consent == Consent::Auto) {
-            return Err(if declined { "its owner said no".to_owned() } else { "its owner is asked".to_owned() });
+            return Err(if declined {
+                "its owner said no".to_owned()
+            } else {
+                "its owner is asked".to_owned()
+            });
         }
         // Only the beginning waits for the rollout; a device that began goes on.
-        if !installing
-            && let Some(rollout) = &release.rollout
-        {
+        if !installing && let Some(rollout) = &release.rollout {
             match rollout.admits(uid, Results::default(), files::now()) {
                 Admission::Yes => {}
                 Admission::At(when) => {

@@ -317,7 +317,8 @@ impl Download {
             return Dialled::Failed(uid);
         };
         // Only whom a matcher calls the maker's is spared like it.
-        let origin = exchange.joined.origin && (candidate.origin || self.live.package.matchers.contains(&uid));
+        let origin =
+            exchange.joined.origin && (candidate.origin || self.live.package.matchers.contains(&uid));
         let kind = kind_of(&exchange.path, origin);
         if !lock(&self.swarm).joined(uid, kind, &has, now_ms()) {
             return Dialled::Failed(uid);

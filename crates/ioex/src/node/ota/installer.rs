@@ -295,10 +295,16 @@ impl Installer {
                 // Noted first: after a cut in the middle the command is asked for its health, or goes back.
                 self.save_hook(&trial)?;
                 let package = self.dir.join(HOOK_PACKAGE);
-                if let Err(e) = hook(command, HOOK_TIMEOUT).run(Phase::Install, Some(&package), release.version)
+                if let Err(e) =
+                    hook(command, HOOK_TIMEOUT).run(Phase::Install, Some(&package), release.version)
                 {
                     let failed = Some(release.package());
-                    self.save_hook(&HookState { before: None, running: before.running, failed, package: None })?;
+                    self.save_hook(&HookState {
+                        before: None,
+                        running: before.running,
+                        failed,
+                        package: None,
+                    })?;
                     return Err(e.into());
                 }
                 Ok(false)
@@ -393,14 +399,18 @@ impl Installer {
             .args(arguments)
             .stdin(std::process::Stdio::null())
             .status()?;
-        if status.success() { Ok(true) } else { Err(io::Error::other(format!("{program} ended with {status}"))) }
+        if status.success() {
+            Ok(true)
+        } else {
+            Err(io::Error::other(format!("{program} ended with {status}")))
+        }
     }
 }
 
 fn hook(command: &[String], timeout: Duration) -> Hook {
-    let (program, arguments) = command.split_first().map_or((String::new(), Vec::new()), |(program, rest)| {
-        (program.clone(), rest.to_vec())
-    });
+    let (program, arguments) = command
+        .split_first()
+        .map_or((String::new(), Vec::new()), |(program, rest)| (program.clone(), rest.to_vec()));
     Hook { program: program.into(), arguments, timeout }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -88,7 +88,6 @@ pub(crate) struct Live {
     /// Guests that a download may ask, too.
     newcomers: Mutex<Vec<Uid>>,
     pub(super) stirred: Notify,
-    own: Weak<Self>,
 }
 
 impl Live {
@@ -98,13 +97,12 @@ impl Live {
         let uplink = Uplink::new(&package.sizes(), &have, role, slots).map_err(|e| e.to_string())?;
         let (turns, tellers, guests) = (HashMap::new(), HashMap::new(), HashMap::new());
         let state = State { have, uplink, turns, tellers, guests, sent_bytes: 0 };
-        Ok(Arc::new_cyclic(|own| Self {
+        Ok(Arc::new(Self {
             package,
             shelf,
             state: Mutex::new(state),
             newcomers: Mutex::default(),
             stirred: Notify::new(),
-            own: own.clone(),
         }))
     }
 
@@ -300,12 +298,5 @@ fn refusal(why: Failure) -> No {
         Failure::Busy { after_ms } => No::Busy { after_ms: short(after_ms) },
         Failure::Nothing { after_ms } => No::Nothing { after_ms: short(after_ms) },
         Failure::Wrong | Failure::Broken => No::Failed,
-    }
-}
-
-impl Live {
-    /// A handle to this.
-    pub(super) fn own(&self) -> Option<Arc<Self>> {
-        self.own.upgrade()
     }
 }

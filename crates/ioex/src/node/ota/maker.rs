@@ -13,8 +13,8 @@ use std::{
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use ioex_api::{
-    ApiError, ErrorCode, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest, Sink,
-    Update,
+    ApiError, ErrorCode, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest,
+    Sink, Update,
 };
 use ioex_base::{ContentAddress, NodeKey, Uid, limits::SHARD_LIFE_SECONDS};
 use ioex_net::proto::ChannelFiles;
@@ -24,7 +24,8 @@ use ioex_ota::{
     tuf::Role,
 };
 use ioex_vault::{
-    BackupDetails, Manifest, OwnerKey, Packer, Policy, ReaderSeed, open_manifest, safe_file_name, seal_manifest,
+    BackupDetails, Manifest, OwnerKey, Packer, Policy, ReaderSeed, open_manifest, safe_file_name,
+    seal_manifest,
 };
 
 use super::{device::Kept, orders::NewOrder, shelf::Shelf};
@@ -40,7 +41,11 @@ fn refuse(why: impl std::fmt::Display) -> ApiError {
 }
 
 /// See [`super::handle`].
-pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Result<serde_json::Value, ApiError> {
+pub(super) async fn handle(
+    node: &Node,
+    request: OtaRequest,
+    sink: &Sink,
+) -> Result<serde_json::Value, ApiError> {
     match request {
         OtaRequest::Pack { images, pack_key, recipient, previous, name } => {
             api::done(pack(node, images, &pack_key, recipient, previous, name, sink).await?)
@@ -56,8 +61,7 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
             let stop = StopRule { min_results: stop.0, max_failed_per_myriad: stop.1 };
             let sealed = BASE64.decode(order.as_bytes()).map_err(refuse)?;
             let is_origin = origins.contains(&node.mesh.uid());
-            let new =
-                NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), origins, stop };
+            let new = NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), origins, stop };
             let ota = node.ota.clone();
             let taken = tokio::task::spawn_blocking(move || {
                 may_order(&ota, &new)?;
@@ -85,7 +89,8 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
 fn may_order(ota: &super::Ota, new: &NewOrder) -> anyhow::Result<()> {
     use anyhow::Context as _;
     let files = ota.channels.files(&new.channel, 0)?;
-    let files = files.context("this node does not carry the channel: publish, or hand the channel over first")?;
+    let files =
+        files.context("this node does not carry the channel: publish, or hand the channel over first")?;
     let root = files.roots.last().context("the channel has no root")?;
     let root: ioex_ota::tuf::Root = ioex_ota::tuf::Envelope::parse(Role::Root, root)?.read()?;
     let signers = root.signers(Role::Targets);
@@ -137,8 +142,13 @@ impl Images {
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", image.path.display())))
         };
         let all = images.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let mut images =
-            Self { left: all.into_iter(), current: None, whole: Some(PackageHash::default()), done: Vec::new(), read };
+        let mut images = Self {
+            left: all.into_iter(),
+            current: None,
+            whole: Some(PackageHash::default()),
+            done: Vec::new(),
+            read,
+        };
         images.advance();
         Ok(images)
     }
@@ -223,7 +233,9 @@ async fn pack(
     sink: &Sink,
 ) -> Result<OtaPacked, ApiError> {
     let key = HEXLOWER_PERMISSIVE.decode(pack_key.trim().as_bytes()).ok();
-    let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok()).ok_or_else(|| refuse("the packing key is no key"))?;
+    let key = key
+        .and_then(|key| <[u8; 32]>::try_from(key).ok())
+        .ok_or_else(|| refuse("the packing key is no key"))?;
     let own: &NodeKey = &node.mesh.config().key;
     let shelf = node.ota.shelf().clone();
     let mut total = 0;
@@ -236,9 +248,8 @@ async fn pack(
             return Err(ApiError::new(ErrorCode::Refused, text));
         }
         let meta = std::fs::metadata(&image.path);
-        total += meta
-            .map_err(|e| ApiError::new(ErrorCode::Io, format!("{}: {e}", image.path.display())))?
-            .len();
+        total +=
+            meta.map_err(|e| ApiError::new(ErrorCode::Io, format!("{}: {e}", image.path.display())))?.len();
     }
     let mut manifests = Vec::new();
     let mut known = Vec::new();

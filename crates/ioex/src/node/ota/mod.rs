@@ -41,8 +41,6 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "super")]
 pub(crate) use self::bundle::{BundleFile, FORMAT as BUNDLE_FORMAT};
 pub(crate) use self::installer::boot;
-#[cfg(feature = "super")]
-pub(crate) use super::files::private_dir;
 use self::{
     channels::Channels,
     device::{Device, Kept},
@@ -50,6 +48,8 @@ use self::{
     package::Package,
     shelf::Shelf,
 };
+#[cfg(feature = "super")]
+pub(crate) use super::files::private_dir;
 use super::{Node, files};
 use crate::config::NodeConfig;
 
@@ -184,7 +184,8 @@ impl Ota {
             // One that could not be opened may still need its shards.
             return;
         }
-        let shards = lives.values().flat_map(|live| live.package.shards()).map(|shard| shard.address).collect();
+        let shards =
+            lives.values().flat_map(|live| live.package.shards()).map(|shard| shard.address).collect();
         drop(lives);
         match self.shelf.keep_only(&manifests, &shards) {
             Ok(0) => {}
@@ -360,7 +361,11 @@ impl Updates for Ota {
 ///
 /// # Errors
 /// What went wrong, for people.
-pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Result<serde_json::Value, ApiError> {
+pub(super) async fn handle(
+    node: &Node,
+    request: OtaRequest,
+    sink: &Sink,
+) -> Result<serde_json::Value, ApiError> {
     let other = |e: anyhow::Error| ApiError::new(ErrorCode::Io, format!("{e:#}"));
     match request {
         #[cfg(feature = "super")]
@@ -369,7 +374,10 @@ pub(super) async fn handle(node: &Node, request: OtaRequest, sink: &Sink) -> Res
         }
         #[cfg(not(feature = "super"))]
         OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
-            Err(ApiError::new(ErrorCode::NotAllowed, "this program was built for devices: it publishes nothing"))
+            Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                "this program was built for devices: it publishes nothing",
+            ))
         }
         request => {
             let device = node.ota.device.as_ref().ok_or_else(|| {

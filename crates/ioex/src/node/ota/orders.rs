@@ -120,9 +120,9 @@ fn read_roster(path: &Path) -> anyhow::Result<HashSet<Uid>> {
             continue;
         }
         let uid = text.parse();
-        roster.insert(uid.map_err(|_| {
-            anyhow::anyhow!("{}, line {}: '{text}' is no UID", path.display(), number + 1)
-        })?);
+        roster.insert(
+            uid.map_err(|_| anyhow::anyhow!("{}, line {}: '{text}' is no UID", path.display(), number + 1))?,
+        );
     }
     Ok(roster)
 }
@@ -274,7 +274,10 @@ impl Orders {
         running.log.write_all(&line).and_then(|()| running.log.sync_data()).map_err(|_| No::Failed)?;
         running.note(told);
         if !was_stopped && running.is_stopped() {
-            tracing::warn!("too many devices failed with version {}: nobody else is matched", running.order.version);
+            tracing::warn!(
+                "too many devices failed with version {}: nobody else is matched",
+                running.order.version
+            );
         }
         Ok(())
     }

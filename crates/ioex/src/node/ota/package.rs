@@ -74,12 +74,6 @@ impl Package {
         held
     }
 
-    /// Bytes of its shards that are not among `others`: what a device that has those downloads.
-    pub(crate) fn beyond(&self, others: &HashSet<ContentAddress>) -> u64 {
-        let missing = self.shards().iter().filter(|shard| !others.contains(&shard.address));
-        missing.map(|shard| u64::from(shard.bytes)).sum()
-    }
-
     /// The package from byte `at` on, chunk by chunk, to `write`.
     ///
     /// # Errors
