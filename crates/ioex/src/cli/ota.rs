@@ -19,12 +19,15 @@ pub enum OtaCommand {
     Roster(RosterCommand),
     /// Pack a version at the running super node, sign it, and let devices have it
     #[cfg(feature = "super")]
+    #[command(disable_version_flag = true)]
     Publish(PublishArgs),
     /// Change who gets a published version when: more devices, a pause, an end
     #[cfg(feature = "super")]
+    #[command(disable_version_flag = true)]
     Rollout(RolloutArgs),
     /// Take a published version out of the channel
     #[cfg(feature = "super")]
+    #[command(disable_version_flag = true)]
     Withdraw {
         /// The version
         version: Version,
@@ -34,6 +37,7 @@ pub enum OtaCommand {
     },
     /// Hand a published version's order to another super node, which then matches devices, too
     #[cfg(feature = "super")]
+    #[command(disable_version_flag = true)]
     Order(OrderArgs),
     /// The fleet by version, progress, failures and sources of the bytes
     #[cfg(feature = "super")]

@@ -45,6 +45,9 @@ const KEPT_PACKAGES: usize = 2;
 const REPORTS_MAX: usize = 16;
 /// Mirrors that are asked for the channel in one look.
 const MIRRORS_MAX: usize = 6;
+/// What a package counts at least where its length bounds what is fetched, in bytes: shards of small ones are
+/// padded.
+const EFFORT_MIN_BYTES: u64 = 1024 * 1024;
 /// How often a device looks whether something it waits for has come.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a health check is tried before a version is unhealthy.
@@ -627,7 +630,8 @@ impl Device {
         }
         let random = u32::from_le_bytes(random()?);
         let effort = self.read(|state| state.effort);
-        let budget = match effort.next(release.length(), random, files::now()) {
+        let length = release.length().max(EFFORT_MIN_BYTES);
+        let budget = match effort.next(length, random, files::now()) {
             Attempt::Now { bytes } => bytes,
             Attempt::At(when) => {
                 self.hold(Some(format!("it failed and is tried again in {} s", when.since(files::now()))));
@@ -677,7 +681,7 @@ impl Device {
             if why.is_none() {
                 state.step = Step::Fetched;
                 Self::queue_report(state, OtaStage::Fetched, running, "");
-            } else if state.effort.next(release.length(), random, files::now()) == Attempt::Never {
+            } else if state.effort.next(length, random, files::now()) == Attempt::Never {
                 Self::queue_report(state, OtaStage::Failed, running, why.as_deref().unwrap_or_default());
             }
         })?;
@@ -858,12 +862,11 @@ impl Device {
     pub(crate) async fn go_back(&self, why: &str) -> anyhow::Result<()> {
         let installer = self.installer.clone();
         let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
-        self.ended(Err(why))?;
         if !starts_anew {
             let installer = self.installer.clone();
             *lock(&self.running) = tokio::task::spawn_blocking(move || installer.standing()).await??.running;
-            self.changed();
         }
+        self.ended(Err(why))?;
         // Without a command the old version comes with the device's next start.
         self.restart("going back").await;
         Ok(())
