@@ -386,6 +386,9 @@ impl Device {
     fn tell_standing(&self) {
         let moment = self.read(|state| {
             let release = state.release.as_ref()?;
+            if [state.failed, state.declined].contains(&Some(release.version)) {
+                return None;
+            }
             let (version, consent) = (release.version.to_string(), self.asks(state));
             match state.step {
                 Step::Offered => {
