@@ -64,7 +64,7 @@ struct Firmware {
 impl Firmware {
     fn start(program: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(args).env("IOEX_LOG", "off").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (tell, lines) = mpsc::channel();
         let out: ChildStdout = child.stdout.take().unwrap();
@@ -128,7 +128,7 @@ impl Maker {
         maker.run(&["ota", "channel", "bundle", bundle.to_str().unwrap(), "--matcher", &matcher]);
         write(&maker.app, b"version 1.0");
         let section = format!(
-            "data = {:?}\nbind = {:?}\nseeds = [{:?}]\n[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\n\
+            "data = {:?}\nbind = \"{}\"\nseeds = [{:?}]\n[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\n\
              consent = \"ask\"\nconfirm = \"host\"\n[ota.install.swap]\npath = {:?}\n\
              [ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n",
             maker.net.path("device"),
