@@ -11,6 +11,7 @@ mod kill_device;
 mod kill_super;
 mod net;
 mod ota;
+mod ota_attacks;
 mod partner;
 mod points;
 mod prune;

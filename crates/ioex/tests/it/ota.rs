@@ -17,6 +17,11 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts devices of version 1.0, which nobody asks before an update.
     pub(crate) fn start(devices: usize) -> Self {
+        Self::start_asking(devices, &[])
+    }
+
+    /// The same; the devices ask these nodes before their maker's.
+    pub(crate) fn start_asking(devices: usize, first: &[&str]) -> Self {
         let net = Net::start(0, "0");
         let channel = net.path("channel");
         net.super_node.ask(&[
@@ -30,14 +35,12 @@ impl Fleet {
         ]);
         let mut fleet = Self { net, channel, devices: Vec::new() };
         let matcher = uid_of(&fleet.net.super_node);
-        fleet.maker(&[
-            "ota",
-            "channel",
-            "bundle",
-            fleet.path("bundle").to_str().unwrap(),
-            "--matcher",
-            &matcher,
-        ]);
+        let bundle = fleet.path("bundle");
+        let mut args = vec!["ota", "channel", "bundle", bundle.to_str().unwrap()];
+        for uid in first.iter().copied().chain([matcher.as_str()]) {
+            args.extend(["--matcher", uid]);
+        }
+        fleet.maker(&args);
         for n in 0..devices {
             let device = fleet.device(n as u32, "");
             fleet.devices.push(device);
