@@ -8,9 +8,11 @@ mod expiry;
 mod kinds;
 pub(crate) mod nat;
 mod pairs;
+mod qemu;
 mod relay;
 mod restart;
 mod roam;
+mod swarm;
 mod vault_kill;
 pub(crate) mod world;
 
@@ -25,8 +27,11 @@ use crate::{install, table, up};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Scenarios: nat-kinds, nat, roam, relay-killed, bootstrap-restart, mapping-expiry,
-    /// clamav, vault-kill [default: all]
+    /// clamav, vault-kill, swarm, qemu [default: all]
     scenarios: Vec<String>,
+    /// Only these programs in `swarm`
+    #[arg(long, value_delimiter = ',')]
+    programs: Vec<String>,
     /// Only a few pairs of NATs
     #[arg(long)]
     quick: bool,
@@ -61,6 +66,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mapping-expiry", expiry::run),
     ("clamav", clamav::run),
     ("vault-kill", vault_kill::run),
+    ("swarm", swarm::run),
+    ("qemu", qemu::run),
 ];
 
 /// Runs the scenarios that were named, or all (with `--quick`: the NATs and a few pairs only).

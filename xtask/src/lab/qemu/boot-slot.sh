@@ -1,0 +1,3 @@
+#!/bin/busybox sh
+# Which slot starts now.
+cat /data/slot
