@@ -6,6 +6,7 @@
 mod clamav;
 mod expiry;
 mod kinds;
+mod maker;
 pub(crate) mod nat;
 mod pairs;
 mod qemu;
@@ -70,13 +71,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("qemu", qemu::run),
 ];
 
+/// Scenarios that need no program of ours, or build another one than the tests'.
+const OTHERWISE_BUILT: [&str; 2] = ["nat-kinds", "swarm"];
+
 /// Runs the scenarios that were named, or all (with `--quick`: the NATs and a few pairs only).
 pub(crate) fn run(options: &Options) -> Result<()> {
     let chosen = choose(options)?;
     install::ensure(install::BUILD)?;
     install::ensure(install::LAB)?;
     crate::netns::possible()?;
-    if !options.built && chosen.iter().any(|(name, _)| *name != "nat-kinds") {
+    if !options.built && chosen.iter().any(|(name, _)| !OTHERWISE_BUILT.contains(name)) {
         up::build()?;
     }
     let mut results = serde_json::Map::new();

@@ -36,6 +36,14 @@ pub(super) struct Machine<'a> {
     pub(super) console: PathBuf,
 }
 
+/// What the guest said.
+pub(super) struct Seen {
+    /// So long after the power came.
+    pub(super) after: Duration,
+    /// What stood behind the mark.
+    pub(super) words: String,
+}
+
 /// The machine while it has power.
 pub(super) struct Guest {
     process: Process,
@@ -46,14 +54,14 @@ pub(super) struct Guest {
 }
 
 impl Machine<'_> {
-    /// Turns it on. `word` tells the firmware what the lab wants to see.
-    pub(super) fn start(&self, word: &str) -> Result<Guest> {
+    /// Turns it on.
+    pub(super) fn start(&self) -> Result<Guest> {
         let mut command = self.namespace.command(sh::find("qemu-system-x86_64").context("no QEMU")?);
         command.args(["-accel", "tcg", "-smp", "1", "-m", MEMORY]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         // A panic is a reset, as a watchdog's would be.
-        command.args(["-append", &format!("console=ttyS0 quiet panic=1 lab={word}")]);
+        command.args(["-append", "console=ttyS0 quiet panic=1"]);
         for disk in self.disks {
             command.args(["-drive", &format!("file={},format=raw,if=virtio", disk.display())]);
         }
@@ -74,27 +82,25 @@ impl Machine<'_> {
 }
 
 impl Guest {
-    /// Waits until the guest says `mark`, and how long after the start that was. What it said before counts as
-    /// read. An error when it stops, or says something that must not come before `mark`.
-    pub(super) fn wait(&mut self, mark: &str, never: &[&str], limit: Duration) -> Result<Duration> {
+    /// Waits until the guest says `mark`, alone or with words behind it. What it said before counts as read. An
+    /// error when it stops, or says something that must not come before `mark`.
+    pub(super) fn wait(&mut self, mark: &str, never: &[&str], limit: Duration) -> Result<Seen> {
         let what = format!("the guest to say '{mark}'");
-        let found =
-            sh::wait_for(&what, limit, || self.look(mark, never)).with_context(|| self.last_words())?;
-        self.read = found;
-        Ok(self.started.elapsed())
+        let look = || self.look(mark, never);
+        let (length, words) = sh::wait_for(&what, limit, look).with_context(|| self.last_words())?;
+        self.read += length;
+        Ok(Seen { after: self.started.elapsed(), words })
     }
 
-    /// Where the console goes on behind the mark, if it is there.
-    fn look(&mut self, mark: &str, never: &[&str]) -> Result<Option<usize>> {
+    /// How much further the line behind the mark begins, and the mark's words, if it is there.
+    fn look(&mut self, mark: &str, never: &[&str]) -> Result<Option<(usize, String)>> {
         let said = fs::read(&self.console).unwrap_or_default();
-        match search(said.get(self.read..).unwrap_or_default(), mark, never)? {
-            Some(length) => Ok(Some(self.read + length)),
-            None => {
-                let ended = self.process.get_mut().try_wait()?;
-                ensure!(ended.is_none(), "the emulator ended: {ended:?}");
-                Ok(None)
-            }
+        let found = search(said.get(self.read..).unwrap_or_default(), mark, never)?;
+        if found.is_none() {
+            let ended = self.process.get_mut().try_wait()?;
+            ensure!(ended.is_none(), "the emulator ended: {ended:?}");
         }
+        Ok(found)
     }
 
     fn last_words(&self) -> String {
@@ -110,8 +116,8 @@ impl Guest {
     }
 }
 
-/// Where the text goes on behind the line with `mark`, if it is there.
-fn search(said: &[u8], mark: &str, never: &[&str]) -> Result<Option<usize>> {
+/// Where the text goes on behind the line with `mark`, and the words behind the mark, if it is there.
+fn search(said: &[u8], mark: &str, never: &[&str]) -> Result<Option<(usize, String)>> {
     let mut length = 0;
     for line in said.split_inclusive(|byte| *byte == b'\n') {
         length += line.len();
@@ -122,8 +128,11 @@ fn search(said: &[u8], mark: &str, never: &[&str]) -> Result<Option<usize>> {
         }
         ensure!(!text.contains("Kernel panic"), "{}", text.trim());
         let Some((_, said)) = text.trim_end().split_once(MARK) else { continue };
-        if said == mark {
-            return Ok(Some(length));
+        match said.strip_prefix(mark) {
+            Some(words) if words.is_empty() || words.starts_with(' ') => {
+                return Ok(Some((length, words.trim().to_owned())));
+            }
+            _ => {}
         }
         if said.starts_with("halt") || never.contains(&said) {
             bail!("the guest said '{said}' instead of '{mark}'");
@@ -138,10 +147,12 @@ mod tests {
 
     #[test]
     fn a_mark_is_found_once_it_is_whole() {
-        let said = b"[ 1.0] words\r\nMARK boot a\r\nMARK healthy";
-        assert_eq!(search(said, "boot a", &[]).unwrap(), Some(27));
-        assert_eq!(search(said, "healthy", &[]).unwrap(), None);
-        assert_eq!(search(b"MARK healthy\n", "healthy", &[]).unwrap(), Some(13));
+        let said = b"[ 1.0] words\r\nMARK boot a\r\nMARK uid 7x";
+        assert_eq!(search(said, "boot a", &[]).unwrap(), Some((27, String::new())));
+        assert_eq!(search(said, "boot", &[]).unwrap(), Some((27, "a".to_owned())));
+        assert_eq!(search(said, "uid", &[]).unwrap(), None);
+        assert_eq!(search(b"MARK uid 7x\n", "uid", &[]).unwrap(), Some((12, "7x".to_owned())));
+        assert_eq!(search(b"MARK uids\n", "uid", &[]).unwrap(), None);
     }
 
     #[test]

@@ -32,40 +32,36 @@ pub(super) struct Firmware {
     pub(super) healthy: bool,
 }
 
-/// Makes the initial RAM disk from the kernel's modules and our boot loader.
-pub(super) fn initramfs(work: &Path, kernel: &Kernel) -> Result<PathBuf> {
+/// Makes the initial RAM disk: the kernel's modules, and our program as the boot loader's memory.
+pub(super) fn initramfs(work: &Path, kernel: &Kernel, ioex: &Path) -> Result<PathBuf> {
     let (tree, out) = (work.join("initramfs.tree"), work.join("initramfs"));
-    fs::create_dir_all(tree.join("bin"))?;
-    fs::copy(BUSYBOX, tree.join("bin/busybox")).context("no busybox")?;
+    programs(&tree, ioex)?;
     kernel.copy_modules(&tree.join("modules"))?;
     program(&tree.join("init"), include_str!("initramfs.sh"))?;
-    program(&tree.join("boot-slot"), include_str!("boot-slot.sh"))?;
     let script = format!("find . | cpio --create --format=newc --owner=0:0 --quiet > '{}'", out.display());
     sh::output(sh::system("sh").args(["-c", &script]).current_dir(&tree), LIMIT)?;
     fs::remove_dir_all(tree)?;
     Ok(out)
 }
 
-/// Makes a firmware's file system, as its maker hands it out: busybox, the device build with its libraries, the
-/// version and filler.
-pub(super) fn firmware(work: &Path, ioex: &Path, firmware: &Firmware) -> Result<PathBuf> {
+/// Makes a firmware's file system, as its maker hands it out: busybox, the device build with its libraries and
+/// what it has to know of its maker, the version, and filler.
+pub(super) fn firmware(work: &Path, ioex: &Path, bundle: &Path, firmware: &Firmware) -> Result<PathBuf> {
     let Firmware { version, healthy } = firmware;
     let (tree, out) = (work.join(format!("tree{version}")), work.join(format!("firmware{version}.img")));
-    for folder in ["bin", "proc", "sys", "dev", "data", "tmp"] {
+    for folder in ["proc", "sys", "dev", "data", "tmp"] {
         fs::create_dir_all(tree.join(folder))?;
     }
-    fs::copy(BUSYBOX, tree.join("bin/busybox")).context("no busybox")?;
+    programs(&tree, ioex)?;
     let applets = sh::output(sh::system(BUSYBOX).arg("--list"), LIMIT)?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", tree.join("bin").join(applet))?;
     }
-    fs::copy(ioex, tree.join("bin/ioex")).with_context(|| format!("no {}", ioex.display()))?;
-    for library in libraries(ioex)? {
-        let to = tree.join(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().context("a library without a folder")?)?;
-        fs::copy(&library, to).with_context(|| format!("no {library}"))?;
-    }
     program(&tree.join("init"), include_str!("rootfs.sh"))?;
+    program(&tree.join("health"), include_str!("health.sh"))?;
+    program(&tree.join("restart"), include_str!("restart.sh"))?;
+    fs::write(tree.join("node.toml"), include_str!("node.toml"))?;
+    fs::copy(bundle, tree.join("bundle")).context("no bundle")?;
     fs::write(tree.join("version"), format!("{version}\n"))?;
     if !healthy {
         fs::write(tree.join("broken"), "")?;
@@ -81,24 +77,39 @@ pub(super) fn firmware(work: &Path, ioex: &Path, firmware: &Firmware) -> Result<
     Ok(out)
 }
 
-/// A slot with a firmware in it, as the factory writes it.
-pub(super) fn slot(work: &Path, name: &str, firmware: &Path) -> Result<PathBuf> {
+/// A slot as the factory leaves it: with a firmware, or with nothing in it.
+pub(super) fn slot(work: &Path, name: &str, firmware: Option<&Path>) -> Result<PathBuf> {
     let slot = work.join(format!("slot-{name}.disk"));
-    fs::copy(firmware, &slot)?;
-    File::options().write(true).open(&slot)?.set_len(SLOT_BYTES)?;
+    let mut file = File::create(&slot)?;
+    if let Some(firmware) = firmware {
+        std::io::copy(&mut File::open(firmware)?, &mut file)?;
+    }
+    file.set_len(SLOT_BYTES)?;
     Ok(slot)
 }
 
-/// The disk that stays: which slot starts, and the flags of the node.
-pub(super) fn data(work: &Path, slot: &str, flags: &[String]) -> Result<PathBuf> {
+/// The disk that stays; at first only the flags of the node are there.
+pub(super) fn data(work: &Path, flags: &[String]) -> Result<PathBuf> {
     let (tree, out) = (work.join("data.tree"), work.join("data.disk"));
     fs::create_dir_all(&tree)?;
-    fs::write(tree.join("slot"), format!("{slot}\n"))?;
     fs::write(tree.join("flags"), format!("{}\n", flags.join(" ")))?;
     File::create(&out)?.set_len(DATA_BYTES)?;
     sh::output(sh::system("mkfs.ext4").args(["-q", "-F", "-d"]).arg(&tree).arg(&out), LIMIT)?;
     fs::remove_dir_all(tree)?;
     Ok(out)
+}
+
+/// busybox, and the device build with its libraries where they look for each other.
+fn programs(tree: &Path, ioex: &Path) -> Result<()> {
+    fs::create_dir_all(tree.join("bin"))?;
+    fs::copy(BUSYBOX, tree.join("bin/busybox")).context("no busybox")?;
+    fs::copy(ioex, tree.join("bin/ioex")).with_context(|| format!("no {}", ioex.display()))?;
+    for library in libraries(ioex)? {
+        let to = tree.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("a library without a folder")?)?;
+        fs::copy(&library, to).with_context(|| format!("no {library}"))?;
+    }
+    Ok(())
 }
 
 fn program(path: &Path, text: &str) -> Result<()> {

@@ -81,8 +81,8 @@ impl Program for Http {
         self.workers.finish()
     }
 
-    fn copy(&self, device: usize) -> PathBuf {
-        self.copies.get(device).cloned().unwrap_or_default()
+    fn copy(&self, device: usize) -> Result<PathBuf> {
+        self.copies.get(device).cloned().context("no such device")
     }
 }
 

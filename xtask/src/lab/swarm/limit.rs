@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// How many devices, and what each host may send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Case {
     /// Devices that want the package.
     pub(super) devices: usize,

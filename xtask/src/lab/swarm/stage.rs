@@ -1,7 +1,8 @@
 //! The hosts of a run, and what is counted at them.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,6 +21,10 @@ use crate::{
 const HASH_LIMIT: Duration = Duration::from_secs(120);
 /// Reading a counter.
 const COUNTER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How much of a second version is new, in how many places: as a program that was linked anew and some data.
+const CHANGED_SHARE: f64 = 0.05;
+const CHANGED_RUNS: u64 = 5;
 
 /// A host with one interface, `eth0`.
 pub(super) struct Host {
@@ -66,7 +71,7 @@ impl Stage {
         fs::create_dir_all(&folder)?;
         let package = folder.join("package.bin");
         transfer::random_file(&package, bytes)?;
-        let hash = hashes(std::slice::from_ref(&package))?.pop().context("no hash of the package")?;
+        let hash = hash(&package)?;
         Ok(Self { origin, devices, package, hash, world })
     }
 
@@ -75,6 +80,19 @@ impl Stage {
         let folder = self.world.dir().join(&device.name);
         fs::create_dir_all(&folder)?;
         Ok(folder)
+    }
+
+    /// A second version of the package: [`CHANGED_RUNS`] runs of bytes, evenly spread, are others.
+    pub(super) fn change_package(&self) -> Result<PathBuf> {
+        let out = self.package.with_file_name("second.bin");
+        let bytes = fs::copy(&self.package, &out)?;
+        let length = (bytes as f64 * CHANGED_SHARE) as u64 / CHANGED_RUNS;
+        let mut file = File::options().write(true).open(&out)?;
+        for run in 0..CHANGED_RUNS {
+            file.seek(SeekFrom::Start(bytes / CHANGED_RUNS * run + bytes / CHANGED_RUNS / 2))?;
+            std::io::copy(&mut File::open("/dev/urandom")?.take(length), &mut file)?;
+        }
+        Ok(out)
     }
 
     /// What has left the hosts so far.
@@ -98,10 +116,13 @@ fn sent_by(host: &Host) -> Result<u64> {
     text.trim().parse().with_context(|| format!("{} has no counter", host.name))
 }
 
-/// SHA-256 of each file, by another program than those under test.
-pub(super) fn hashes(files: &[PathBuf]) -> Result<Vec<String>> {
-    let told = sh::output(sh::system("sha256sum").arg("--").args(files), HASH_LIMIT)?;
-    Ok(told.lines().map(|line| line.split_whitespace().next().unwrap_or_default().to_owned()).collect())
+/// SHA-256 of a file, by another program than those under test.
+pub(super) fn hash(file: &Path) -> Result<String> {
+    let told = sh::output(sh::system("sha256sum").arg("--").arg(file), HASH_LIMIT)?;
+    told.split_whitespace()
+        .next()
+        .map(str::to_owned)
+        .with_context(|| format!("no hash of {}", file.display()))
 }
 
 /// CPU seconds so far of these processes, their children that run and those that have ended.

@@ -1,3 +1,0 @@
-#!/bin/busybox sh
-# Which slot starts now.
-cat /data/slot
