@@ -11,6 +11,7 @@ mod error;
 mod event;
 pub mod frames;
 mod line;
+mod ota;
 mod server;
 mod types;
 pub mod vault;
@@ -19,6 +20,10 @@ pub use client::{Client, ClientError, Updates};
 pub use device::{Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, When};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
+pub use ota::{
+    OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaOrderInfo, OtaPackProgress, OtaPacked, OtaProgress,
+    OtaRequest, OtaStage, OtaState,
+};
 pub use server::{Handler, Sink, SinkClosed, serve};
 pub use types::*;
 

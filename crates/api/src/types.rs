@@ -172,6 +172,8 @@ pub enum Request {
         /// Upper bound on the rate in bytes per second; 0 is unlimited.
         rate_limit: u64,
     },
+    /// Updates over the air: see there.
+    Ota(Box<crate::OtaRequest>),
     /// About the repository of this node's owner; see [`crate::vault`].
     Vault(Box<crate::vault::VaultRequest>),
     /// What this device does for others. → [`DeviceInfo`](crate::DeviceInfo).
@@ -233,6 +235,10 @@ pub enum Update {
     Listed(crate::vault::Listed),
     /// A difference between two restore points.
     Changed(crate::vault::Changed),
+    /// A device's update moved on.
+    Ota(crate::OtaState),
+    /// Progress of packing a version.
+    OtaPack(crate::OtaPackProgress),
     /// Something happened.
     Event(Event),
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ioex_base::{NodeKind, Uid};
+use ioex_ota::{Version, policy::Policy};
 use serde::{Deserialize, Serialize};
 
 /// Everything a node can be told. Field names are the keys of the TOML file; each has a flag of
@@ -54,6 +55,91 @@ pub struct NodeConfig {
     pub forward_allow: Vec<SocketAddr>,
     /// Never use UDP: everything goes over relays (for networks that block UDP).
     pub no_udp: bool,
+    /// Devices whose maker updates them: from which channel, and how.
+    pub ota: Option<OtaConfig>,
+}
+
+/// How a device is updated over the air.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtaConfig {
+    /// The file that the maker put into the firmware (`ioex ota channel bundle`).
+    pub bundle: PathBuf,
+    /// The version that the device came with.
+    pub installed: Version,
+    /// The hardware revision.
+    #[serde(default)]
+    pub hardware: u32,
+    /// Whether the owner is asked.
+    #[serde(default)]
+    pub consent: Consent,
+    /// Minutes between two looks at the channel.
+    #[serde(default = "check_minutes")]
+    pub check_minutes: u32,
+    /// Where a package goes.
+    pub install: InstallTarget,
+    /// A command that ends with 0 when what runs is healthy; `health` is its last argument. Without it,
+    /// to have started is healthy enough.
+    #[serde(default)]
+    pub health: Vec<String>,
+    /// A command that starts the device, or what was replaced, anew. Without it somebody else does.
+    #[serde(default)]
+    pub restart: Vec<String>,
+    /// What the owner allows.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+fn check_minutes() -> u32 {
+    60
+}
+
+/// Whether the owner of a device is asked before an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consent {
+    /// Before anything is fetched or installed (`ioex ota install`).
+    #[default]
+    Ask,
+    /// Nobody is asked.
+    Auto,
+}
+
+/// Where a package goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstallTarget {
+    /// Two slots for each image; a boot loader starts one of them (`ioex ota boot`).
+    Pair {
+        /// The file with the slots' state.
+        state: PathBuf,
+        /// The slots.
+        slots: Vec<SlotPaths>,
+        /// A file in which the boot loader says which slot runs: `a` or `b`.
+        running: PathBuf,
+    },
+    /// A file or folder that changes places with its successor.
+    Swap {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A command of the maker's own: it is called with `install`, `health` or `roll-back`.
+    Hook {
+        /// The command and its first arguments.
+        command: Vec<String>,
+    },
+}
+
+/// The two places of one image: files, or block devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotPaths {
+    /// The image's name.
+    pub name: String,
+    /// Slot A.
+    pub a: PathBuf,
+    /// Slot B.
+    pub b: PathBuf,
 }
 
 /// What looks at files before they are backed up.
@@ -91,6 +177,7 @@ impl Default for NodeConfig {
             auto_accept: false,
             forward_allow: Vec::new(),
             no_udp: false,
+            ota: None,
         }
     }
 }
@@ -170,6 +257,19 @@ impl NodeConfig {
         }
         if self.capability.is_some() && self.kind != NodeKind::Super {
             return wrong("capability", format!("a {} node places nothing on other devices", self.kind));
+        }
+        if let Some(ota) = &self.ota {
+            let hook = |install: &InstallTarget| match install {
+                InstallTarget::Hook { command } => command.is_empty(),
+                InstallTarget::Pair { slots, .. } => slots.is_empty(),
+                InstallTarget::Swap { .. } => false,
+            };
+            if hook(&ota.install) {
+                return wrong("ota.install", "it names no command, or no slot".to_owned());
+            }
+            if ota.check_minutes == 0 {
+                return wrong("ota.check_minutes", "at least 1".to_owned());
+            }
         }
         Ok(())
     }

@@ -8,11 +8,15 @@
 //! documented exit codes ([`exit`]).
 
 pub mod authority;
+#[cfg(feature = "super")]
+pub mod channel_folder;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod device;
 pub mod exit;
+#[cfg(all(not(feature = "super"), target_env = "gnu"))]
+mod memory;
 pub mod node;
 pub mod out;
 pub mod progress;

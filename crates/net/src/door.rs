@@ -13,7 +13,7 @@ use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
 use ioex_base::{ContentAddress, Grant, GrantError, GrantId, Right, SignedGrant, Tag, Uid, UnixSeconds};
 
-use crate::host::Availability;
+use crate::{host::Availability, proto::Join};
 
 /// ALPN for friends.
 pub const ALPN_FRIEND: &[u8] = b"ioex/friend/1";
@@ -94,6 +94,23 @@ pub enum Ask<'a> {
         /// The shard.
         address: &'a ContentAddress,
     },
+    /// A channel's metadata or a package's manifest, which are no secret.
+    Carried {
+        /// The channel or the manifest.
+        address: &'a ContentAddress,
+    },
+    /// To be matched with providers of a package, or to report.
+    Roster {
+        /// The package's manifest.
+        manifest: &'a ContentAddress,
+    },
+    /// To exchange a package's shards, with a matcher's voucher or pass.
+    Join(&'a Join),
+    /// A shard, or to settle for it, in an exchange.
+    Exchange {
+        /// The package's manifest; absent where the bytes shown name it.
+        manifest: Option<&'a ContentAddress>,
+    },
     /// A directory question.
     Directory,
     /// A friend request, which must carry the current tag.
@@ -127,6 +144,16 @@ pub trait Standing {
     fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool;
     /// Whether a shard is held under a lease with this reader key.
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool;
+    /// Whether shards of packages are exchanged here.
+    fn exchanges(&self) -> bool;
+    /// Whether a channel or a package's manifest is handed out here.
+    fn carries(&self, address: &ContentAddress) -> bool;
+    /// Whether this node matches for this package, and the caller is on its roster.
+    fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
+    /// Whether a voucher or pass lets the caller into an exchange.
+    fn admits(&self, caller: &Uid, join: &Join) -> bool;
+    /// Whether the caller is in the exchange of this package.
+    fn has_joined(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
 }
 
 /// Who got in.
@@ -206,7 +233,10 @@ pub fn authorise(
         Ask::Enter(Door::Friend) | Ask::Friend => {
             standing.is_friend(caller).then_some(Pass::Friend).ok_or(Refusal::NotFriend)
         }
-        Ask::Enter(Door::Grant) => standing.lends_space().then_some(Pass::Public).ok_or(Refusal::NotOffered),
+        Ask::Enter(Door::Grant) => {
+            let offered = standing.lends_space() || standing.exchanges();
+            offered.then_some(Pass::Public).ok_or(Refusal::NotOffered)
+        }
         Ask::Enter(Door::Public) => {
             let offered = standing.serves_directory() || standing.takes_friends();
             offered.then_some(Pass::Public).ok_or(Refusal::NotOffered)
@@ -234,6 +264,31 @@ pub fn authorise(
                 Right::Fetch => Err(Refusal::Paused),
                 Right::Place { .. } => Err(Refusal::Exceeds),
             }
+        }
+        Ask::Carried { address } => {
+            if !standing.carries(address) {
+                return Err(Refusal::NotOffered);
+            }
+            budgets.updates.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+        }
+        Ask::Roster { manifest } => {
+            if !standing.on_roster(manifest, caller) {
+                return Err(Refusal::NoAuthority);
+            }
+            budgets.updates.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+        }
+        Ask::Join(join) => {
+            if !standing.exchanges() {
+                return Err(Refusal::NotOffered);
+            }
+            standing.admits(caller, join).then_some(Pass::Public).ok_or(Refusal::NoAuthority)
+        }
+        Ask::Exchange { manifest } => {
+            if !standing.exchanges() {
+                return Err(Refusal::NotOffered);
+            }
+            let inside = manifest.is_none_or(|manifest| standing.has_joined(manifest, caller));
+            inside.then_some(Pass::Public).ok_or(Refusal::NoAuthority)
         }
         Ask::Directory => {
             if !standing.serves_directory() {
@@ -384,6 +439,8 @@ pub struct Budgets {
     pub handshake: Buckets<Origin>,
     /// Directory questions, by caller.
     pub directory: Buckets<Uid>,
+    /// Questions about updates, by caller: a fleet that was told at once asks a few times each.
+    pub updates: Buckets<Uid>,
     /// Friend requests, by caller.
     pub friend_requests: Buckets<Uid>,
     /// Pairing attempts, by caller.
@@ -395,6 +452,7 @@ impl Default for Budgets {
         Self {
             handshake: Buckets::new(Rate { burst: 200, refill_ms: 50 }, Rate { burst: 2_000, refill_ms: 2 }),
             directory: Buckets::new(Rate { burst: 400, refill_ms: 25 }, Rate { burst: 20_000, refill_ms: 1 }),
+            updates: Buckets::new(Rate { burst: 60, refill_ms: 2_000 }, Rate { burst: 20_000, refill_ms: 1 }),
             friend_requests: Buckets::new(
                 Rate { burst: 5, refill_ms: 600_000 },
                 Rate { burst: 100, refill_ms: 10_000 },
@@ -416,6 +474,8 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
     struct Node {
+        channel: ContentAddress,
+        device: Uid,
         friend: Uid,
         authority: Uid,
         reader: Uid,
@@ -457,6 +517,21 @@ mod tests {
         fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
             *address == self.shard && *reader == self.reader
         }
+        fn exchanges(&self) -> bool {
+            !self.bootstrap
+        }
+        fn carries(&self, address: &ContentAddress) -> bool {
+            *address == self.channel
+        }
+        fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+            *manifest == self.shard && *caller == self.device
+        }
+        fn admits(&self, caller: &Uid, join: &Join) -> bool {
+            *caller == self.device && join.credential == b"voucher"
+        }
+        fn has_joined(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+            *manifest == self.shard && *caller == self.device
+        }
     }
 
     fn key(n: u8) -> NodeKey {
@@ -465,6 +540,8 @@ mod tests {
 
     fn device() -> Node {
         Node {
+            channel: ContentAddress::of(b"channel"),
+            device: key(6).uid(),
             friend: key(1).uid(),
             authority: key(2).uid(),
             reader: key(3).uid(),
@@ -564,6 +641,31 @@ mod tests {
             assert!(matches!(ask(&node, &stranger, &place), Err(Refusal::Grant(_))));
             assert!(matches!(ask(&node, &stranger, &fetch), Err(Refusal::Grant(_))));
         }
+    }
+
+    #[test]
+    fn an_exchange_is_for_those_whom_a_matcher_sent() {
+        let (node, device, stranger) = (device(), key(6).uid(), key(9).uid());
+        let join = |credential: &[u8]| Join {
+            manifest: node.shard,
+            issuer: key(7).uid(),
+            credential: credential.to_vec(),
+            have: Vec::new(),
+        };
+        assert_eq!(ask(&node, &device, &Ask::Join(&join(b"voucher"))), Ok(Pass::Public));
+        assert_eq!(ask(&node, &device, &Ask::Join(&join(b"forged"))), Err(Refusal::NoAuthority));
+        assert_eq!(ask(&node, &stranger, &Ask::Join(&join(b"voucher"))), Err(Refusal::NoAuthority));
+        let inside = Ask::Exchange { manifest: Some(&node.shard) };
+        assert_eq!(ask(&node, &device, &inside), Ok(Pass::Public));
+        assert_eq!(ask(&node, &stranger, &inside), Err(Refusal::NoAuthority));
+        let other = Ask::Exchange { manifest: Some(&node.channel) };
+        assert_eq!(ask(&node, &device, &other), Err(Refusal::NoAuthority));
+        let roster = Ask::Roster { manifest: &node.shard };
+        assert_eq!(ask(&node, &device, &roster), Ok(Pass::Public));
+        assert_eq!(ask(&node, &stranger, &roster), Err(Refusal::NoAuthority));
+        assert_eq!(ask(&node, &stranger, &Ask::Carried { address: &node.channel }), Ok(Pass::Public));
+        let carried = Ask::Carried { address: &node.shard };
+        assert_eq!(ask(&node, &stranger, &carried), Err(Refusal::NotOffered));
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub mod shards;
 mod state;
 pub mod throttle;
 pub mod transfer;
+pub mod updates;
 
 pub use self::{
     config::{MeshConfig, Timing},

@@ -32,11 +32,13 @@ use crate::{
     names::BootstrapAddr,
     network_time::NetworkTime,
     online::{Online, OnlineError},
+    proto::Join,
     questions::Responder,
     random,
     session::Registry,
     state::{SINGLES, State, StateError},
     transfer::Offers,
+    updates::Updates,
 };
 
 const TABLE_KEY: &[u8] = b"bootstraps";
@@ -102,6 +104,8 @@ struct Inner {
     stop: CancellationToken,
     /// Replies to friends' questions.
     responder: OnceLock<Arc<dyn Responder>>,
+    /// Decides and answers what is asked about updates.
+    updates: OnceLock<Arc<dyn Updates>>,
 }
 
 /// What of the network this stay has reached.
@@ -177,6 +181,7 @@ impl Mesh {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             responder: OnceLock::new(),
+            updates: OnceLock::new(),
             config,
         };
         let mesh = Self { inner: Arc::new(inner) };
@@ -443,6 +448,14 @@ impl Mesh {
         &self.inner.host
     }
 
+    pub(crate) fn updates_slot(&self) -> &OnceLock<Arc<dyn Updates>> {
+        &self.inner.updates
+    }
+
+    pub(crate) fn updates(&self) -> Option<&Arc<dyn Updates>> {
+        self.inner.updates.get()
+    }
+
     pub(crate) fn responder(&self) -> &OnceLock<Arc<dyn Responder>> {
         &self.inner.responder
     }
@@ -502,6 +515,14 @@ impl Mesh {
     /// Runs a task that ends by itself when the node leaves the network or its work is done.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.inner.tasks.spawn(task);
+    }
+
+    /// The same, for who may end the task earlier.
+    pub(crate) fn spawn_abortable(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::AbortHandle {
+        self.inner.tasks.spawn(task).abort_handle()
     }
 
     /// Ends when the node leaves the network, at the latest.
@@ -624,6 +645,21 @@ impl Standing for Mesh {
     }
     fn is_reader(&self, address: &ContentAddress, reader: &Uid) -> bool {
         self.host().is_reader(address, reader)
+    }
+    fn exchanges(&self) -> bool {
+        self.updates().is_some_and(|u| u.exchanges())
+    }
+    fn carries(&self, address: &ContentAddress) -> bool {
+        self.updates().is_some_and(|u| u.carries(address))
+    }
+    fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+        self.updates().is_some_and(|u| u.on_roster(manifest, caller))
+    }
+    fn admits(&self, caller: &Uid, join: &Join) -> bool {
+        self.updates().is_some_and(|u| u.admits(caller, join))
+    }
+    fn has_joined(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+        self.updates().is_some_and(|u| u.has_joined(manifest, caller))
     }
 }
 

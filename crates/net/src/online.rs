@@ -645,8 +645,13 @@ async fn announce(mesh: Mesh, cancel: CancellationToken) {
             () = soon => mesh.take_announcements(),
             () = tokio::time::sleep_until(all_at) => {
                 all_at = tokio::time::Instant::now() + mesh.config().timing.announce_every;
-                let host = mesh.host().clone();
-                tokio::task::spawn_blocking(move || host.held()).await.unwrap_or_default()
+                let (host, updates) = (mesh.host().clone(), mesh.updates().cloned());
+                let held = move || {
+                    let mut held = host.held();
+                    held.extend(updates.iter().flat_map(|updates| updates.announced()));
+                    held
+                };
+                tokio::task::spawn_blocking(held).await.unwrap_or_default()
             }
         };
         let Ok(directory) = mesh.directory() else { return };

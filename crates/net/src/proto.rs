@@ -6,6 +6,7 @@
 //! meaning needs a new ALPN.
 
 mod grants;
+mod updates;
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,11 @@ use serde::{Deserialize, Serialize};
 pub use self::grants::{
     AUDIT_ASKS_MAX, Audit, AuditAnswer, Capacity, HANDOVER_MAX, HeadAnswer, HeadStart, LEASES_AT_ONCE_MAX,
     PROOF_MAX_BYTES, Place, PlaceAnswer, PutHead, Release, Renew,
+};
+pub use self::updates::{
+    BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, ChannelFiles, Join, Joined, Match,
+    NEWS_MAX, NEWS_MAX_BYTES, News, PACKAGE_MANIFEST_MAX_BYTES, PACKAGE_SHARDS_MAX, PROVIDERS_MAX, Provider,
+    REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead, ShardWant, Stage,
 };
 use crate::{directory::HolderRecord, door::Refusal, names::BootstrapAddr, record::SignedRecord};
 
@@ -66,6 +72,22 @@ pub enum Open {
     PutHead(PutHead),
     /// Friends: a question of the program above the mesh. Answer: its reply (`Vec<u8>`).
     Question(Vec<u8>),
+    /// Public, at nodes that carry the channel: its metadata. Answer: [`Content`], then [`ChannelFiles`].
+    Channel(ChannelAsk),
+    /// Public, at nodes that have it: a package's sealed manifest. Answer: [`Content`], then its bytes.
+    Package(ContentAddress),
+    /// Roster, at matchers: who provides the package with this manifest? Answer: [`Match`].
+    Match(ContentAddress),
+    /// Roster, at matchers: how a download or an installation went. Answer: `()` once it is on disk.
+    Report(Report),
+    /// Voucher or pass: begin to exchange a package's shards. Answer: [`Joined`]; then both sides
+    /// send [`News`] until one of them ends the stream.
+    Join(Join),
+    /// After [`Open::Join`]: a shard. Answer: [`ShardHead`], then its bytes.
+    Shard(ShardAsk),
+    /// After [`Open::Join`]: the requester's signed receipt. Answer: the same, signed by the provider, too
+    /// (`Vec<u8>`).
+    Receipt(Vec<u8>),
 }
 
 /// The answer to an [`Open`].
@@ -107,6 +129,18 @@ pub enum No {
     /// The device's owner lets it do nothing for others now.
     #[error("paused by its owner")]
     Paused,
+    /// Too much to do.
+    #[error("busy, free again in {after_ms} ms")]
+    Busy {
+        /// When to ask again.
+        after_ms: u32,
+    },
+    /// Nothing for the caller at the moment.
+    #[error("nothing at the moment, ask again in {after_ms} ms")]
+    Nothing {
+        /// When to ask again.
+        after_ms: u32,
+    },
 }
 
 fn refusal_text(code: u32) -> &'static str {

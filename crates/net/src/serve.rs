@@ -1,6 +1,7 @@
 //! Incoming connections and streams: through the door, to whoever serves them.
 
 mod grants;
+mod updates;
 
 use std::{
     net::SocketAddr,
@@ -224,6 +225,13 @@ async fn stream(
         | Open::Release(Release { grant, .. })
         | Open::Renew(Renew { grant, .. }) => Ask::Keep { grant },
         Open::Fetch(grant, fetch) => Ask::Fetch { grant, address: &fetch.address },
+        Open::Channel(wanted) => Ask::Carried { address: &wanted.channel },
+        Open::Package(manifest) => Ask::Carried { address: manifest },
+        Open::Match(manifest) => Ask::Roster { manifest },
+        Open::Report(report) => Ask::Roster { manifest: &report.manifest },
+        Open::Join(join) => Ask::Join(join),
+        Open::Shard(wanted) => Ask::Exchange { manifest: Some(&wanted.manifest) },
+        Open::Receipt(_) => Ask::Exchange { manifest: None },
         Open::Hello(_)
         | Open::Ping
         | Open::Message(_)
@@ -236,7 +244,9 @@ async fn stream(
     // What belongs behind another door does not exist behind this one.
     let right_door = match ask {
         Ask::Friend => door == Door::Friend,
-        Ask::Place { .. } | Ask::Keep { .. } | Ask::Fetch { .. } => door == Door::Grant,
+        Ask::Place { .. } | Ask::Keep { .. } | Ask::Fetch { .. } | Ask::Join(_) | Ask::Exchange { .. } => {
+            door == Door::Grant
+        }
         _ => door == Door::Public,
     };
     let pass = if right_door { mesh.authorise(&from, &ask) } else { Err(Refusal::NotOffered) };
@@ -274,6 +284,13 @@ async fn stream(
         Open::Release(release) => reply(&mut send, grants::release(mesh, from, release).await).await?,
         Open::Renew(renew) => reply(&mut send, grants::renew(mesh, from, renew, &pass).await).await?,
         Open::PutHead(put) => grants::put_head(mesh, from, put, &mut send, &mut recv).await?,
+        Open::Channel(wanted) => updates::channel(mesh, wanted, &mut send).await?,
+        Open::Package(manifest) => updates::package(mesh, manifest, &mut send).await?,
+        Open::Match(manifest) => reply(&mut send, updates::matched(mesh, from, manifest).await).await?,
+        Open::Report(report) => reply(&mut send, updates::report(mesh, from, report).await).await?,
+        Open::Join(join) => return updates::join(mesh, from, &conn, join, send, recv).await,
+        Open::Shard(wanted) => updates::shard(mesh, from, wanted, &mut send).await?,
+        Open::Receipt(receipt) => reply(&mut send, updates::receipt(mesh, from, receipt).await).await?,
     }
     // The other side may have gone after it had what it wanted.
     let _ = send.finish();

@@ -7,7 +7,8 @@
 //! it trusted last ([`Trust`]) and decides ([`check`]): install, nothing new, or a refusal with its
 //! reason. Whether it downloads, installs or uploads just now is its owner's *policy* ([`policy`]).
 //! An *installer* ([`install`]) streams the package into a place that is not running, verifies what
-//! lies there, and switches over for a trial; an unhealthy trial goes back by itself. A super node
+//! lies there, and switches over for a trial; an unhealthy trial goes back by itself. What is asked
+//! from whom, and who is served first, is the [`swarm`]'s part. A super node
 //! with the maker's order is the *matcher* ([`matcher`], feature `maker`): it hands devices their
 //! providers and single-use vouchers.
 //!
@@ -21,14 +22,17 @@ pub mod channel;
 pub mod install;
 #[cfg(feature = "maker")]
 pub mod matcher;
+pub mod pass;
 pub mod policy;
 pub mod release;
 pub mod rollout;
+pub mod swarm;
 pub mod tuf;
 mod verify;
 pub mod voucher;
 
 pub use release::{Image, InvalidRelease, Release, Version};
+pub use tuf::channel_address;
 pub use verify::{
     Clock, Device, Metadata, Outcome, ROOTS_MAX, Refusal, Trust, TrustError, Verdict, admit, check,
 };

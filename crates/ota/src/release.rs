@@ -10,6 +10,9 @@ use crate::rollout::Rollout;
 /// Most images in one package: a device with more parts than that gets several channels.
 pub const IMAGES_MAX: usize = 16;
 
+/// Most matchers of one release.
+pub const MATCHERS_MAX: usize = 16;
+
 /// Longest name of a brand, model or image, in bytes.
 pub const NAME_MAX_BYTES: usize = 64;
 
@@ -95,6 +98,10 @@ pub struct Release {
     pub manifest: ContentAddress,
     /// To whom that manifest is sealed: the public half of the key that the maker put into its devices.
     pub recipient: Uid,
+    /// Whose vouchers count: super nodes that match devices with providers. Without one, every device
+    /// goes to the nodes that carry the channel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matchers: Vec<Uid>,
     /// What the package consists of, in this order.
     pub images: Vec<Image>,
     /// Who gets it when; without it, everybody at once.
@@ -133,6 +140,9 @@ pub enum InvalidRelease {
         /// All images together.
         images: u64,
     },
+    /// Too many matchers.
+    #[error("a release names at most {MATCHERS_MAX} matchers, not {0}")]
+    Matchers(usize),
     /// Permission to go back from a version that is not higher.
     #[error("version {0} is no higher one: going back from it needs no permission")]
     Downgrade(Version),
@@ -181,6 +191,9 @@ impl Release {
     pub fn check(&self, target_length: u64) -> Result<(), InvalidRelease> {
         if self.images.is_empty() || self.images.len() > IMAGES_MAX {
             return Err(InvalidRelease::Images(self.images.len()));
+        }
+        if self.matchers.len() > MATCHERS_MAX {
+            return Err(InvalidRelease::Matchers(self.matchers.len()));
         }
         let names = self.images.iter().map(|image| &image.name);
         if let Some(name) = names.chain([&self.brand, &self.model]).find(|name| !is_name(name)) {

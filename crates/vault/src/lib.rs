@@ -56,6 +56,7 @@ mod chunker;
 mod code;
 mod envelope;
 pub mod health;
+mod join;
 mod journal;
 #[cfg(feature = "pack")]
 pub mod lab;
@@ -77,6 +78,7 @@ mod testing;
 pub use chunk::ChunkError;
 pub use code::{CodeError, encode, parity_bytes, reconstruct};
 pub use envelope::{SEALED_MANIFEST_MAX_BYTES, SealManifestError, open_manifest, seal_manifest};
+pub use join::{JoinError, Joiner};
 pub use limits::DEFAULT_REPLICAS;
 pub use manifest::{
     BackupDetails, ChunkId, ChunkKey, ChunkRef, Codec, InvalidManifest, Manifest, ManifestError, Policy,

@@ -37,6 +37,15 @@ const _: () = assert!(
     "any chunk of a repository fits the full shards of any policy"
 );
 
+/// Cuts of an update's package. Shorter than those of other files: what changes from version to version is
+/// fetched by each of a million devices, and its manifest stays below a thousandth of it.
+pub(crate) const PACKAGE_CUTS: Cuts =
+    Cuts { min_bytes: 32 * 1024, average_bytes: 128 * 1024, max_bytes: 512 * 1024 };
+
+/// Largest shard of an update's package in bytes. It is what devices pass on, so it is small enough that a
+/// package of 100 MB has a hundred of them, and large enough that asking costs nothing beside it.
+pub const PACKAGE_SHARD_BYTES: usize = 1024 * 1024;
+
 /// Bytes by which encryption lengthens a chunk (the Poly1305 tag).
 pub const TAG_BYTES: usize = 16;
 
@@ -84,6 +93,7 @@ const REST_MAX_BYTES: usize = FILE_NAME_MAX_BYTES + 256;
 
 const _: () = {
     assert!(CHUNK_MAX_BYTES + TAG_BYTES <= SHARD_MAX_BYTES as usize, "any chunk fits a shard");
+    assert!(PACKAGE_CUTS.max_bytes + TAG_BYTES <= PACKAGE_SHARD_BYTES, "any chunk fits a package's shard");
     assert!(SHARD_MAX_BYTES.is_power_of_two(), "padding never goes past the largest shard");
     assert!(SHARD_MIN_BYTES <= SHARD_MAX_BYTES as usize);
     assert!(ORDER_MAX as u64 >= FILE_MAX_BYTES / CHUNK_MIN_BYTES as u64, "any file has an order");

@@ -10,7 +10,9 @@ use ioex_base::{ContentAddress, limits::SHARD_MAX_BYTES};
 use crate::{
     chunk::Encoder,
     chunker::Chunker,
-    limits::{CHUNKS_MAX, FILE_CUTS, FILE_MAX_BYTES, ORDER_MAX, SHARDS_MAX},
+    limits::{
+        CHUNKS_MAX, Cuts, FILE_CUTS, FILE_MAX_BYTES, ORDER_MAX, PACKAGE_CUTS, PACKAGE_SHARD_BYTES, SHARDS_MAX,
+    },
     manifest::{BackupDetails, ChunkId, ChunkRef, InvalidManifest, Manifest, ShardRef},
     owner::{OwnerKey, Secrets},
     shard::{OpenShard, Shard},
@@ -49,6 +51,7 @@ pub struct Packer<R> {
     previous: Previous,
     progress: Progress,
     open: Option<OpenShard>,
+    shard_bytes: usize,
     state: State,
 }
 
@@ -150,13 +153,26 @@ impl<R: Read> Packer<R> {
     /// # Errors
     /// [`PackError::Io`] when the compressor gets no memory.
     pub fn new(owner: &OwnerKey, input: R) -> Result<Self, PackError> {
+        Self::with_cuts(owner, input, FILE_CUTS, SHARD_MAX_BYTES as usize)
+    }
+
+    /// Packs an update: shorter chunks, and shards of at most [`PACKAGE_SHARD_BYTES`].
+    ///
+    /// # Errors
+    /// [`PackError::Io`] when the compressor gets no memory.
+    pub fn for_package(owner: &OwnerKey, input: R) -> Result<Self, PackError> {
+        Self::with_cuts(owner, input, PACKAGE_CUTS, PACKAGE_SHARD_BYTES)
+    }
+
+    fn with_cuts(owner: &OwnerKey, input: R, cuts: Cuts, shard_bytes: usize) -> Result<Self, PackError> {
         Ok(Self {
             secrets: owner.secrets(),
-            chunker: Chunker::new(input, owner.gear(), FILE_CUTS),
+            chunker: Chunker::new(input, owner.gear(), cuts),
             encoder: Encoder::new()?,
             previous: Previous::default(),
             progress: Progress::new(),
             open: None,
+            shard_bytes,
             state: State::Reading,
         })
     }
@@ -233,7 +249,7 @@ impl<R: Read> Packer<R> {
                 none => {
                     // The address is known only when the shard is full.
                     let unknown = ShardRef { address: ContentAddress::from_bytes([0; 32]), bytes: 0 };
-                    none.insert(OpenShard::new(self.progress.push_shard(unknown)?, SHARD_MAX_BYTES as usize))
+                    none.insert(OpenShard::new(self.progress.push_shard(unknown)?, self.shard_bytes))
                 }
             };
             self.progress.push_chunk(ChunkRef {

@@ -11,6 +11,9 @@ mod args;
 mod backup;
 mod device;
 mod node;
+mod ota;
+#[cfg(feature = "super")]
+mod ota_maker;
 
 pub use args::{
     AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState, PingArgs,
@@ -22,6 +25,11 @@ pub use backup::{
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
+pub use ota::{BootArgs, InstallArgs, OtaCommand};
+#[cfg(feature = "super")]
+pub use ota_maker::{
+    ChannelCommand, ChannelDir, OrderArgs, PublishArgs, RoleArg, RolloutArgs, RosterCommand,
+};
 
 /// Environment variable with the data folder of client commands and of `node`.
 pub const DATA_ENV: &str = "IOEX_DATA";
@@ -97,6 +105,9 @@ pub enum Command {
     /// What this device does for others: space, bandwidth, hours, and what it holds
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Updates over the air: a maker's channels, and this device's own updates
+    #[command(subcommand)]
+    Ota(Box<OtaCommand>),
     /// Ask the directory who holds a content address
     Lookup {
         /// The content address

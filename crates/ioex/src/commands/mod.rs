@@ -34,6 +34,7 @@ mod man;
 mod message;
 mod netcheck;
 mod node;
+mod ota;
 mod pair;
 mod phone;
 mod ping;
@@ -94,6 +95,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Forward(command) => runtime()?.block_on(forward::run(c, command)),
         Command::Backup(command) => runtime()?.block_on(backup::run(c, command)),
         Command::Device(command) => runtime()?.block_on(device::run(c, command)),
+        Command::Ota(command) => runtime()?.block_on(ota::run(c, *command)),
         Command::Lookup { address } => runtime()?.block_on(lookup::run(c, address)),
         Command::Events => runtime()?.block_on(events::run(c)),
         Command::Phone { state } => runtime()?.block_on(phone::run(c, state)),

@@ -23,7 +23,7 @@ const PING_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// How long a phone that comes back may take to join before the reply says so.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn done<T: Serialize>(value: T) -> Result<serde_json::Value, ApiError> {
+pub(super) fn done<T: Serialize>(value: T) -> Result<serde_json::Value, ApiError> {
     serde_json::to_value(value).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))
 }
 
@@ -114,6 +114,7 @@ impl Handler for Node {
                 done(restore::get(self, manifest, out, rate_limit, &sink).await?)
             }
             Request::Vault(request) => super::vault::handle(self, *request, &sink).await,
+            Request::Ota(request) => super::ota::handle(self, *request, &sink).await,
             Request::Device => done(device::show(&self.lent)),
             Request::DeviceSet { changes } => done(device::set(self, changes).await?),
             Request::DeviceShards { after } => done(device::shards(self, after).await?),

@@ -137,7 +137,9 @@ fn code_of_no(no: No) -> ErrorCode {
         No::NoSpace => ErrorCode::NoSpace,
         No::WrongCode => ErrorCode::WrongCode,
         No::CodeLocked => ErrorCode::CodeLocked,
-        No::BadRequest | No::Mismatch | No::Failed | No::Paused => ErrorCode::Refused,
+        No::BadRequest | No::Mismatch | No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. } => {
+            ErrorCode::Refused
+        }
     }
 }
 

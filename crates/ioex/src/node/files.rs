@@ -109,7 +109,6 @@ pub(crate) fn replace_recovery_key(data: &Path, key: &RecoveryKey) -> anyhow::Re
 }
 
 /// Puts a file in another's place; after a crash one of the two is there, whole.
-#[cfg(feature = "super")]
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, bytes)?;

@@ -8,6 +8,7 @@ mod device;
 mod files;
 mod housekeeping;
 mod lent;
+pub(crate) mod ota;
 mod restore;
 pub(crate) mod vault;
 
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) mesh: Mesh,
     pub(crate) lent: Arc<Lent>,
     pub(crate) vault: Vault,
+    pub(crate) ota: Arc<ota::Ota>,
     pub(crate) config: NodeConfig,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
@@ -51,11 +53,14 @@ pub(crate) struct Node {
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
+    #[cfg(all(not(feature = "super"), target_env = "gnu"))]
+    crate::memory::give_back();
     log_to_stderr();
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
     let lent = Arc::new(Lent::open(&config, Sense::default())?);
     let warnings_at_start = lent.report();
+    let updates = Arc::new(ota::Ota::open(&config, &key)?);
     let mesh = Mesh::start(mesh_config(&config, key)?, lent.clone())
         .await
         .with_context(|| format!("the node in {} did not start", config.data.display()))?;
@@ -66,18 +71,20 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         stop: CancellationToken::new(),
         warnings_at_start,
         vault: Vault::new(&config.data),
+        ota: updates,
         config,
     });
     let socket = node.config.data.join(SOCKET_NAME);
     let stop = node.stop.clone();
     tokio::spawn(stop_on_signal(stop.clone())?);
     let housekeeping = tokio::spawn(housekeeping::run(node.clone()));
-    let backups = vault::run(&node);
+    let mut tasks = vault::run(&node);
+    tasks.extend(ota::run(&node));
     println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
     let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
     stop.cancel();
     housekeeping.abort();
-    for task in backups {
+    for task in tasks {
         let _ = task.await;
     }
     mesh.shutdown().await;

@@ -42,6 +42,7 @@ fn full() -> NodeConfig {
         auto_accept: true,
         forward_allow: vec!["127.0.0.1:80".parse().unwrap()],
         no_udp: true,
+        ota: None,
     }
 }
 

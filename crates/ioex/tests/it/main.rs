@@ -10,6 +10,8 @@ mod harm;
 mod kill_device;
 mod kill_super;
 mod net;
+mod ota;
+mod ota_attacks;
 mod partner;
 mod points;
 mod prune;
@@ -123,6 +125,31 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex device leave",
         "ioex device on",
         "ioex device off",
+        "ioex ota channel create acme box --channel d --root-keys 3 --threshold 2",
+        "ioex ota channel show --channel d",
+        "ioex ota channel bundle f --channel d --matcher U",
+        "ioex ota channel refresh --channel d",
+        "ioex ota channel rotate timestamp --channel d --draft f --root-key k",
+        "ioex ota channel sign f k l",
+        "ioex ota channel adopt f --channel d",
+        "ioex ota roster add U --channel d",
+        "ioex ota roster import f --channel d",
+        "ioex ota roster list --channel d",
+        "ioex ota publish rootfs=f boot=g --version 1.2 --channel d --percent 5 --step 24:50 --follows 1.0",
+        "ioex ota rollout 1.2 --channel d --percent 50 --step 24:100",
+        "ioex ota rollout 1.2 --channel d --pause",
+        "ioex ota withdraw 1.2 --channel d",
+        "ioex ota order 1.2 --channel d --origin U --shards 9",
+        "ioex ota status",
+        "ioex ota state",
+        "ioex ota follow",
+        "ioex ota check --wait",
+        "ioex ota install --now --wait",
+        "ioex ota decline",
+        "ioex ota confirm",
+        "ioex ota roll-back",
+        "ioex ota forgive",
+        "ioex ota boot --state f --running g --installed 1.0",
         "ioex lookup U",
         "ioex events --json",
         "ioex phone background",

@@ -21,11 +21,13 @@ use crate::{
     door::Door,
     frame,
     links::{CLOSE_DONE, LinkError, Links, PathKind, broken, path_of, window_for},
-    proto::{ANSWER_MAX_BYTES, Answer, Content, Fetch, No, Open, Want},
+    proto::{ANSWER_MAX_BYTES, Answer, Content, Fetch, No, Open, ShardHead, Want},
 };
 
 /// A provider that sends nothing for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
+/// A provider that gives no turn for so long has forgotten the question.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes verified and written at a time.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
@@ -98,8 +100,16 @@ async fn begin(
     access: &Access,
     fetch: Fetch,
 ) -> Result<(Connection, RecvStream, Content), FetchError> {
-    let open = access.open(fetch);
-    let (conn, mut send, mut recv) = links.open(from, access.door(), &open).await?;
+    begin_with(links, from, access.door(), &access.open(fetch)).await
+}
+
+async fn begin_with(
+    links: &Links,
+    from: Uid,
+    door: Door,
+    open: &Open,
+) -> Result<(Connection, RecvStream, Content), FetchError> {
+    let (conn, mut send, mut recv) = links.open(from, door, open).await?;
     // Our half says nothing more; a failed finish shows in the read.
     let _ = send.finish();
     let answer: Answer<Content> = within(&conn, frame::read(&mut recv, ANSWER_MAX_BYTES)).await?;
@@ -131,15 +141,22 @@ pub(crate) async fn piece_list(
 }
 
 /// Reads `len` bytes of a stream into memory, which grows with what comes.
-async fn bytes_of(conn: &Connection, recv: RecvStream, len: u64) -> Result<Vec<u8>, FetchError> {
+async fn bytes_of(
+    conn: &Connection,
+    recv: RecvStream,
+    len: u64,
+    mut came: impl FnMut(u64),
+) -> Result<Vec<u8>, FetchError> {
     tune(conn);
     let mut bytes = Vec::new();
     let mut recv = recv.take(len);
     while (bytes.len() as u64) < len {
         let read = recv.read_buf(&mut bytes);
-        if within(conn, read).await? == 0 {
+        let n = within(conn, read).await?;
+        if n == 0 {
             return Err(LinkError::Broken("the stream ended early".into()).into());
         }
+        came(n as u64);
     }
     Ok(bytes)
 }
@@ -159,7 +176,7 @@ pub(crate) async fn part(
     if content.size != size || content.follows != len {
         return Err(FetchError::WrongBytes);
     }
-    let bytes = bytes_of(&conn, recv, len).await?;
+    let bytes = bytes_of(&conn, recv, len, |_| ()).await?;
     Ok((bytes, path_of(&conn).0))
 }
 
@@ -189,11 +206,49 @@ pub(crate) async fn all(
     address: ContentAddress,
     max: u64,
 ) -> Result<Vec<u8>, FetchError> {
-    let (conn, recv, content) = begin(links, from, access, Fetch { address, want: Want::All }).await?;
+    all_of(links, from, access.door(), &access.open(Fetch { address, want: Want::All }), max).await
+}
+
+/// The same, whatever was asked for.
+pub(crate) async fn all_of(
+    links: &Links,
+    from: Uid,
+    door: Door,
+    open: &Open,
+    max: u64,
+) -> Result<Vec<u8>, FetchError> {
+    let (conn, recv, content) = begin_with(links, from, door, open).await?;
     if content.size > max || content.follows != content.size {
         return Err(FetchError::WrongBytes);
     }
-    bytes_of(&conn, recv, content.size).await
+    bytes_of(&conn, recv, content.size, |_| ()).await
+}
+
+/// Reads the answer to a question for a shard of at most `max` bytes; see
+/// [`Mesh::exchange_shard`](crate::Mesh::exchange_shard).
+pub(crate) async fn shard(
+    conn: &Connection,
+    mut recv: RecvStream,
+    max: u32,
+    begun: impl FnOnce(ShardHead) -> bool,
+    came: impl FnMut(u64),
+) -> Result<(ShardHead, Vec<u8>, PathKind), FetchError> {
+    // A turn may take its time; the provider says no when there is none.
+    let answer = tokio::time::timeout(TURN_TIMEOUT, frame::read(&mut recv, ANSWER_MAX_BYTES)).await;
+    let answer: Answer<ShardHead> = match answer {
+        Ok(answer) => answer.map_err(|e| broken(conn, e))?,
+        Err(_) => return Err(LinkError::Timeout.into()),
+    };
+    let head = match answer {
+        Answer::Yes(head) if head.bytes <= max => head,
+        Answer::Yes(_) => return Err(FetchError::WrongBytes),
+        Answer::No(no) => return Err(no.into()),
+    };
+    if !begun(head) {
+        return Err(FetchError::Stopped);
+    }
+    let bytes = bytes_of(conn, recv, u64::from(head.bytes), came).await?;
+    Ok((head, bytes, path_of(conn).0))
 }
 
 /// Fits the receive window to the path.

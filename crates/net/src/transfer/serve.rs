@@ -1,6 +1,6 @@
 //! The providing side: content goes out as it lies on the disk.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 use iroh::endpoint::SendStream;
@@ -10,6 +10,7 @@ use crate::{
     frame::{self, FrameError},
     host::{Availability, Host},
     proto::{Answer, Content, No, Want},
+    throttle::Throttle,
 };
 
 /// Bytes read from the disk at a time.
@@ -35,12 +36,22 @@ pub(crate) enum Gate<'a> {
     Free,
     /// What the owner of the lent space allows.
     Owner(&'a dyn Host),
+    /// A bandwidth of their own.
+    Upload(&'a Throttle),
 }
 
 impl Gate<'_> {
     /// How many of `want` bytes may go now.
     async fn wait(self, want: u64) -> Result<u64, ServeError> {
-        let Self::Owner(host) = self else { return Ok(want) };
+        let host = match self {
+            Self::Free => return Ok(want),
+            Self::Owner(host) => host,
+            Self::Upload(throttle) => loop {
+                if let Some(bytes) = throttle.step(want).await {
+                    return Ok(bytes);
+                }
+            },
+        };
         loop {
             // A pause that begins ends what is under way.
             if host.availability() != Availability::Open {
@@ -92,7 +103,35 @@ pub(crate) async fn range(
         return refuse(send, No::BadRequest).await;
     };
     frame::write(send, &Answer::Yes(Content { size: source.size, follows: len })).await?;
-    let mut at = start;
+    span(send, source, start..end, gate, &mut sent).await
+}
+
+/// Sends bytes that are in memory.
+pub(crate) async fn bytes(send: &mut SendStream, bytes: Vec<u8>) -> Result<(), ServeError> {
+    let len = bytes.len() as u64;
+    frame::write(send, &Answer::Yes(Content { size: len, follows: len })).await?;
+    send.write_chunk(Bytes::from(bytes)).await?;
+    Ok(())
+}
+
+/// Sends all of a source after its head has gone.
+pub(crate) async fn body(
+    send: &mut SendStream,
+    source: &Source,
+    gate: Gate<'_>,
+    sent: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), ServeError> {
+    span(send, source, 0..source.size, gate, sent).await
+}
+
+async fn span(
+    send: &mut SendStream,
+    source: &Source,
+    range: Range<u64>,
+    gate: Gate<'_>,
+    mut sent: impl FnMut(u64),
+) -> Result<(), ServeError> {
+    let (mut at, end) = (range.start, range.end);
     while at < end {
         let want = gate.wait((end - at).min(BLOCK_BYTES as u64)).await?;
         let want = usize::try_from(want).unwrap_or(BLOCK_BYTES);

@@ -96,6 +96,27 @@ impl Swap {
         self.state.version
     }
 
+    /// The version that lies at the target: the one on trial, or the confirmed one.
+    #[must_use]
+    pub fn running(&self) -> Version {
+        match self.state.stage {
+            Stage::Trial { version, .. } => version,
+            _ => self.state.version,
+        }
+    }
+
+    /// Lets a package that failed be tried again, because the device's owner says so.
+    ///
+    /// # Errors
+    /// [`InstallError::State`].
+    pub fn forgive(&mut self) -> Result<(), InstallError> {
+        if self.state.failed.is_none() {
+            return Ok(());
+        }
+        self.state.failed = None;
+        self.save(self.state.stage)
+    }
+
     /// Whether a version is on trial.
     #[must_use]
     pub fn on_trial(&self) -> bool {

@@ -28,3 +28,10 @@ pub use schema::{
     Date, FileMeta, HASH_BLAKE3, HASH_SHA256, Key, KeyId, KeyValue, Role, RoleKeys, Root, SPEC_VERSION,
     Signed, Snapshot, TargetMeta, Targets, Timestamp,
 };
+
+/// Names a channel: BLAKE3 over its first root. Whoever has the device's firmware can compute it, and
+/// finds the nodes that carry the channel under it.
+#[must_use]
+pub fn channel_address(first_root: &[u8]) -> ioex_base::ContentAddress {
+    blake3::Hasher::new_derive_key("ioex 2026 update channel").update(first_root).finalize().into()
+}

@@ -59,6 +59,7 @@ pub(crate) fn release(number: &str, content: &[u8]) -> (Release, TargetMeta) {
         downgrade_from: Vec::new(),
         manifest: ContentAddress::of(number.as_bytes()),
         recipient: key(99).uid(),
+        matchers: Vec::new(),
         images: vec![hash.image("rootfs")],
         rollout: None,
     };

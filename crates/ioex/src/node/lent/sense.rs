@@ -69,6 +69,16 @@ impl Sense {
         Some(emptied)
     }
 
+    /// The charge of the device's own battery in percent; `None` where the kernel does not say.
+    pub(crate) fn battery_percent(&self) -> Option<u8> {
+        let entries = fs::read_dir(self.sys.join("class/power_supply")).ok()?;
+        let own = entries.flatten().map(|entry| entry.path()).find(|path| {
+            let is = |file: &str, what: &str| read(&path.join(file)).as_deref() == Some(what);
+            is("type", "Battery") && !is("scope", "Device")
+        })?;
+        read(&own.join("capacity"))?.parse().ok().filter(|percent| *percent <= 100)
+    }
+
     /// Whether the default route goes over a mobile or dialled link. `None` where there is none.
     fn metered(&self) -> Option<bool> {
         let routes = read(&self.proc.join("net/route"))?;

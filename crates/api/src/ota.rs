@@ -1,0 +1,259 @@
+//! Updates over the air: a device's own, and a maker's.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use ioex_base::{ContentAddress, Uid, UnixSeconds};
+use serde::{Deserialize, Serialize};
+
+/// What may be asked about updates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum OtaRequest {
+    /// At a device. → [`OtaState`].
+    State,
+    /// At a device: every change. Updates: [`crate::Update::Ota`]. → [`OtaState`] once the node stops.
+    Follow,
+    /// At a device: look at the channel at once. → [`OtaState`].
+    Check,
+    /// At a device: its owner's word on what is offered. → [`OtaState`].
+    Consent {
+        /// Whether it may be fetched and installed.
+        yes: bool,
+        /// Install it whatever the hour.
+        now: bool,
+    },
+    /// At a device: what runs on trial is healthy. → [`OtaState`].
+    Confirm,
+    /// At a device: go back to the version before. → [`OtaState`].
+    RollBack,
+    /// At a device: let what failed be tried again. → [`OtaState`].
+    Forgive,
+    /// At a super node: pack a version. Updates: [`crate::Update::OtaPack`]. → [`OtaPacked`].
+    Pack {
+        /// The images, in order.
+        images: Vec<OtaImagePath>,
+        /// The channel's packing key in hexadecimal: versions under one key share what they have in common.
+        pack_key: String,
+        /// The public half of the key in the devices.
+        recipient: Uid,
+        /// Manifests of earlier versions.
+        previous: Vec<ContentAddress>,
+        /// A name for people.
+        name: String,
+    },
+    /// At a super node: carry a channel. → its address.
+    Carry {
+        /// The folder with its metadata; absolute.
+        dir: PathBuf,
+    },
+    /// At a super node: match devices for a version. → the manifest's address.
+    Order {
+        /// The sealed order in base64.
+        order: String,
+        /// Whose signature it carries.
+        signer: Uid,
+        /// The channel.
+        channel: ContentAddress,
+        /// The file with the devices' UIDs, one in each line; absolute.
+        roster: PathBuf,
+        /// All matchers of this version.
+        matchers: Vec<Uid>,
+        /// Nodes that have the whole package from the start.
+        origins: Vec<Uid>,
+        /// When failures end it: fewer results than the first say nothing; more failures than the second, in
+        /// ten-thousandths, end it.
+        stop: (u32, u16),
+    },
+    /// At a super node. → [`OtaFleet`].
+    Fleet,
+}
+
+/// Where an update stands at a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtaStage {
+    /// Nothing to do.
+    Idle,
+    /// A version is offered.
+    Offered,
+    /// It is being fetched.
+    Fetching,
+    /// It is here.
+    Fetched,
+    /// It is being written.
+    Installing,
+    /// It is written, and waits for its start or is on trial.
+    Installed,
+    /// It runs and is healthy.
+    Confirmed,
+    /// It did not come, could not be written, or was unhealthy.
+    Failed,
+}
+
+impl OtaStage {
+    /// The name that people see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Offered => "offered",
+            Self::Fetching => "fetching",
+            Self::Fetched => "fetched",
+            Self::Installing => "installing",
+            Self::Installed => "installed",
+            Self::Confirmed => "confirmed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaProgress {
+    /// Bytes that are there, or written.
+    pub done_bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+    /// Length of the package.
+    pub package_bytes: u64,
+    /// Bytes that came from the maker, the local network, other devices; and of these, over relays.
+    pub by_source: [u64; 4],
+    /// Nodes connected for it.
+    pub neighbours: u64,
+}
+
+/// How a device stands with its channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaState {
+    /// The channel's address.
+    pub channel: ContentAddress,
+    /// The device's brand.
+    pub brand: String,
+    /// The device's model.
+    pub model: String,
+    /// Its hardware revision.
+    pub hardware: u32,
+    /// The version that runs.
+    pub running: String,
+    /// Where an update stands.
+    pub stage: OtaStage,
+    /// The version that is offered, fetched or installed.
+    pub offered: Option<String>,
+    /// Its manifest.
+    pub manifest: Option<ContentAddress>,
+    /// Its length in bytes.
+    pub bytes: Option<u64>,
+    /// Whether the owner agreed, or is not asked.
+    pub consent: bool,
+    /// What it waits for.
+    pub holding: Option<String>,
+    /// What went wrong last.
+    pub problem: Option<String>,
+    /// When the channel was looked at last.
+    pub last_check: Option<UnixSeconds>,
+    /// What is under way.
+    pub progress: Option<OtaProgress>,
+    /// Bytes that came for this version from the maker, the local network, other devices; and of these, over relays.
+    pub by_source: [u64; 4],
+    /// Bytes for updates in this month, both ways.
+    pub month_bytes: u64,
+}
+
+/// A file to pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaImagePath {
+    /// The image's name.
+    pub name: String,
+    /// The file; absolute.
+    pub path: PathBuf,
+    /// When the file is a folder's archive: the folder's digest.
+    pub tree: Option<ContentAddress>,
+}
+
+/// An image as it was packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaImage {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// What a device compares it with.
+    pub hash: ContentAddress,
+}
+
+/// Progress of packing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaPackProgress {
+    /// Bytes read.
+    pub done_bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+}
+
+/// What a device with an earlier version downloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaDelta {
+    /// The earlier version's manifest.
+    pub manifest: ContentAddress,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A packed version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaPacked {
+    /// The manifest's address: the content-address list that a maker's own centre can hand out.
+    pub manifest: ContentAddress,
+    /// How many shards it has.
+    pub shards: u64,
+    /// Bytes of all its shards: what a device without an earlier version downloads.
+    pub stored_bytes: u64,
+    /// Bytes of those that no earlier version has.
+    pub new_bytes: u64,
+    /// What devices with earlier versions download.
+    pub deltas: Vec<OtaDelta>,
+    /// The images.
+    pub images: Vec<OtaImage>,
+    /// Length of the package in bytes.
+    pub length: u64,
+    /// Its hashes, by algorithm, in hexadecimal.
+    pub hashes: BTreeMap<String, String>,
+}
+
+/// All orders of a super node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaFleet {
+    /// In order of manifest.
+    pub orders: Vec<OtaOrderInfo>,
+}
+
+/// How an order is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaOrderInfo {
+    /// The channel.
+    pub channel: ContentAddress,
+    /// The version's manifest.
+    pub manifest: ContentAddress,
+    /// The version.
+    pub version: String,
+    /// Devices on the roster.
+    pub roster: u64,
+    /// Devices to be updated at most.
+    pub quantity: u64,
+    /// Devices that said anything.
+    pub heard: u64,
+    /// How many are where.
+    pub stages: BTreeMap<String, u64>,
+    /// How many run what.
+    pub versions: BTreeMap<String, u64>,
+    /// Why devices failed, the most frequent reason first.
+    pub reasons: Vec<(String, u64)>,
+    /// Bytes that devices got from the maker, the local network, other devices; and of these, over relays.
+    pub by_source: [u64; 4],
+    /// Whether failures ended it.
+    pub stopped: bool,
+    /// Until when it runs.
+    pub expires: UnixSeconds,
+    /// Bytes that this node sent since it started.
+    pub served_bytes: u64,
+}

@@ -1,0 +1,130 @@
+//! Channels that this node carries: metadata, for whoever asks.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use ioex_base::{ContentAddress, wire};
+use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
+use ioex_ota::{ROOTS_MAX, channel_address};
+
+use super::live::lock;
+use crate::node::files;
+
+/// Most channels that one node carries.
+const CHANNELS_MAX: usize = 4_096;
+
+/// The folder with one file for each channel: its metadata from the first root on.
+pub(super) struct Channels {
+    dir: PathBuf,
+    known: Mutex<HashMap<ContentAddress, ()>>,
+}
+
+impl Channels {
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let entries = fs::read_dir(dir)?.flatten();
+        let known = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Ok(Self { dir: dir.to_owned(), known: Mutex::new(known.map(|address| (address, ())).collect()) })
+    }
+
+    pub(super) fn has(&self, channel: &ContentAddress) -> bool {
+        lock(&self.known).contains_key(channel)
+    }
+
+    pub(super) fn all(&self) -> Vec<ContentAddress> {
+        lock(&self.known).keys().copied().collect()
+    }
+
+    /// All files from the first root on.
+    fn whole(&self, channel: &ContentAddress) -> io::Result<Option<ChannelFiles>> {
+        if !self.has(channel) {
+            return Ok(None);
+        }
+        let bytes = fs::read(self.dir.join(channel.to_string()))?;
+        wire::decode(&bytes, CHANNEL_MAX_BYTES).map(Some).map_err(io::Error::other)
+    }
+
+    /// The files for whoever trusts the root with this version.
+    pub(super) fn files(
+        &self,
+        channel: &ContentAddress,
+        root_version: u64,
+    ) -> io::Result<Option<ChannelFiles>> {
+        let Some(mut files) = self.whole(channel)? else { return Ok(None) };
+        let known = usize::try_from(root_version).unwrap_or(usize::MAX).min(files.roots.len());
+        files.roots.drain(..known);
+        files.roots.truncate(ROOTS_MAX);
+        Ok(Some(files))
+    }
+
+    /// Carries these files from now on. The first root is the first of `files.roots`.
+    ///
+    /// # Errors
+    /// When they are too long, or the disk fails.
+    pub(super) fn carry(&self, files: &ChannelFiles) -> io::Result<ContentAddress> {
+        let channel = channel_address(files.roots.first().map(Vec::as_slice).unwrap_or_default());
+        let bytes = wire::encode(files);
+        if bytes.len() > CHANNEL_MAX_BYTES {
+            return Err(io::Error::other(format!("a channel has at most {CHANNEL_MAX_BYTES} bytes")));
+        }
+        let mut known = lock(&self.known);
+        if !known.contains_key(&channel) && known.len() >= CHANNELS_MAX {
+            return Err(io::Error::other(format!("a node carries at most {CHANNELS_MAX} channels")));
+        }
+        files::replace(&self.dir.join(channel.to_string()), &bytes)?;
+        known.insert(channel, ());
+        Ok(channel)
+    }
+
+    /// A device learned what comes after the roots that it has: `files` are those after them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn learn(
+        &self,
+        channel: ContentAddress,
+        first_root: &[u8],
+        files: &ChannelFiles,
+    ) -> io::Result<()> {
+        let mut roots = match self.whole(&channel) {
+            Ok(Some(old)) => old.roots,
+            _ => vec![first_root.to_vec()],
+        };
+        for root in &files.roots {
+            if !roots.contains(root) {
+                roots.push(root.clone());
+            }
+        }
+        self.carry(&ChannelFiles { roots, ..files.clone() }).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_a_root_gets_those_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let channels = Channels::open(dir.path()).unwrap();
+        let root = |n: u8| vec![n; 3];
+        let files = |roots: &[u8]| ChannelFiles {
+            roots: roots.iter().map(|n| root(*n)).collect(),
+            timestamp: vec![9],
+            ..ChannelFiles::default()
+        };
+        let channel = channels.carry(&files(&[1])).unwrap();
+        channels.learn(channel, &root(1), &files(&[2, 3])).unwrap();
+        let channels = Channels::open(dir.path()).unwrap();
+        assert_eq!(channels.all(), [channel]);
+        let after = |version| channels.files(&channel, version).unwrap().unwrap().roots;
+        assert_eq!(after(0), [root(1), root(2), root(3)]);
+        assert_eq!(after(2), [root(3)]);
+        assert_eq!(after(u64::MAX), [] as [Vec<u8>; 0]);
+        assert!(channels.files(&ContentAddress::of(b"other"), 0).unwrap().is_none());
+    }
+}

@@ -1,0 +1,464 @@
+//! Where a package goes: the three installers of `ioex-ota` behind one set of calls.
+//!
+//! Each call opens the installer's state anew: between two of them a boot loader may have written it.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use ioex_base::ContentAddress;
+use ioex_ota::{
+    Device, Release, Version,
+    install::{FileMedium, Hook, HookError, InstallError, Pair, Phase, Slot, SlotPair, Swap},
+};
+
+use super::{
+    package::{Package, PackageError},
+    shelf::Shelf,
+};
+use crate::config::{InstallTarget, OtaConfig, SlotPaths};
+
+/// How long a maker's command may take.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a health check may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(120);
+/// The file that says what a hook installed, in the node's folder.
+const HOOK_STATE: &str = "hook.json";
+/// The package for a hook, in the node's folder.
+const HOOK_PACKAGE: &str = "package";
+
+/// Why a package was not installed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InstallFailure {
+    /// The installer.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The maker's command.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// A file.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was done.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The boot loader did not say which slot runs.
+    #[error("{0} does not say which slot runs: the boot loader writes 'a' or 'b' there")]
+    Running(PathBuf),
+    /// The package failed on this device before.
+    #[error("this package failed on this device before; `ioex ota forgive` lets it be tried again")]
+    FailedBefore,
+}
+
+fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> InstallFailure {
+    let what = path.display().to_string();
+    move |error| InstallFailure::Io { what, error }
+}
+
+/// How the device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// What runs now.
+    pub(crate) running: Version,
+    /// Whether what runs now has to prove itself.
+    pub(crate) on_trial: bool,
+    /// Whether a version waits for its first start.
+    pub(crate) waits_for_start: bool,
+}
+
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+struct HookState {
+    running: Version,
+    /// What ran before, while the new one is on trial.
+    before: Option<Version>,
+    package: Option<ContentAddress>,
+    failed: Option<ContentAddress>,
+}
+
+/// The device's way of installing.
+#[derive(Clone, Debug)]
+pub(crate) struct Installer {
+    config: OtaConfig,
+    dir: PathBuf,
+}
+
+impl Installer {
+    pub(crate) fn new(config: &OtaConfig, dir: PathBuf) -> Self {
+        Self { config: config.clone(), dir }
+    }
+
+    /// Sets up what is set up once, and says how the device stands.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn standing(&self) -> Result<Standing, InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, running } => {
+                let pair = self.pair(state, slots)?;
+                let state = pair.state();
+                let slot = running_slot(running)?;
+                let version = state.versions[usize::from(slot == Slot::B)];
+                let on_trial = state.trial.is_some() && slot != state.active;
+                Ok(Standing {
+                    running: version.unwrap_or(self.config.installed),
+                    on_trial,
+                    waits_for_start: state.trial.is_some() && !on_trial,
+                })
+            }
+            InstallTarget::Swap { path } => {
+                let swap = Swap::open(path, self.config.installed)?;
+                let on_trial = swap.on_trial();
+                Ok(Standing { running: swap.running(), on_trial, waits_for_start: false })
+            }
+            InstallTarget::Hook { .. } => {
+                let state = self.hook_state()?;
+                let on_trial = state.before.is_some();
+                Ok(Standing { running: state.running, on_trial, waits_for_start: false })
+            }
+        }
+    }
+
+    fn pair(&self, state: &PathBuf, slots: &[SlotPaths]) -> Result<Pair<FileMedium>, InstallFailure> {
+        open_pair(state, slots, self.config.installed)
+    }
+
+    fn hook_state(&self) -> Result<HookState, InstallFailure> {
+        let path = self.dir.join(HOOK_STATE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| InstallFailure::Io { what: path.display().to_string(), error: e.into() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Ok(HookState { running: self.config.installed, before: None, package: None, failed: None })
+            }
+            Err(e) => Err(at(&path)(e)),
+        }
+    }
+
+    fn save_hook(&self, state: &HookState) -> Result<(), InstallFailure> {
+        let path = self.dir.join(HOOK_STATE);
+        let bytes = serde_json::to_vec(state).map_err(io::Error::from).map_err(at(&path))?;
+        crate::node::files::replace(&path, &bytes).map_err(at(&path))
+    }
+
+    /// Writes the package to where it does not run yet and verifies it there; goes on where a cut left it. `progress` is told how
+    /// many of its bytes are written.
+    ///
+    /// # Errors
+    /// [`InstallFailure`]; what runs is as it was.
+    pub(crate) fn write(
+        &self,
+        shelf: &Shelf,
+        package: &Package,
+        release: &Release,
+        device: &Device,
+        progress: impl Fn(u64),
+    ) -> Result<(), InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, .. } => {
+                let mut pair = self.pair(state, slots)?;
+                let mut writer = pair.begin(release, device)?;
+                package.join(shelf, writer.at(), |bytes| {
+                    writer.write(bytes)?;
+                    progress(writer.at());
+                    Ok::<(), InstallFailure>(())
+                })?;
+                Ok(writer.finish()?)
+            }
+            InstallTarget::Swap { path } => {
+                let mut swap = Swap::open(path, self.config.installed)?;
+                let new = swap.new_path();
+                let is_folder = fs::metadata(path).is_ok_and(|meta| meta.is_dir());
+                let executable = is_executable(path);
+                let mut writer = swap.begin(release, device)?;
+                if is_folder {
+                    self.unpack(shelf, package, &new, progress)?;
+                } else {
+                    package.join(shelf, writer.at(), |bytes| {
+                        writer.write(bytes)?;
+                        progress(writer.at());
+                        Ok::<(), InstallFailure>(())
+                    })?;
+                    writer.checkpoint()?;
+                }
+                Ok(writer.finish(executable)?)
+            }
+            InstallTarget::Hook { .. } => {
+                ioex_ota::admit(release, device).map_err(InstallError::from)?;
+                if self.hook_state()?.failed == Some(release.package()) {
+                    return Err(InstallFailure::FailedBefore);
+                }
+                let path = self.dir.join(HOOK_PACKAGE);
+                self.whole(shelf, package, release, &path, progress)
+            }
+        }
+    }
+
+    /// The package as one file, compared with its hashes.
+    fn whole(
+        &self,
+        shelf: &Shelf,
+        package: &Package,
+        release: &Release,
+        path: &PathBuf,
+        progress: impl Fn(u64),
+    ) -> Result<(), InstallFailure> {
+        use io::Write as _;
+        let mut file = io::BufWriter::new(fs::File::create(path).map_err(at(path))?);
+        let (mut written, mut images) = (0_u64, release.images.iter());
+        let mut image = images.next();
+        let (mut hasher, mut left) = (blake3::Hasher::new(), image.map_or(0, |image| image.length));
+        package.join(shelf, 0, |mut bytes| {
+            file.write_all(bytes).map_err(at(path))?;
+            written += bytes.len() as u64;
+            progress(written);
+            while let Some(current) = image.filter(|_| !bytes.is_empty()) {
+                let now = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                hasher.update(&bytes[..now]);
+                (bytes, left) = (&bytes[now..], left - now as u64);
+                if left == 0 {
+                    if ContentAddress::from(hasher.finalize()) != current.hash {
+                        return Err(InstallError::Content { name: current.name.clone() }.into());
+                    }
+                    image = images.next();
+                    hasher = blake3::Hasher::new();
+                    left = image.map_or(0, |image| image.length);
+                }
+            }
+            Ok::<(), InstallFailure>(())
+        })?;
+        if image.is_some() || written != release.length() {
+            let want = release.length();
+            return Err(InstallError::Incomplete { want, got: written }.into());
+        }
+        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(at(path))
+    }
+
+    /// Unpacks a folder's archive beside the folder.
+    fn unpack(
+        &self,
+        shelf: &Shelf,
+        package: &Package,
+        new: &PathBuf,
+        progress: impl Fn(u64),
+    ) -> Result<(), InstallFailure> {
+        let archive = self.dir.join(HOOK_PACKAGE);
+        let written = (|| {
+            use io::Write as _;
+            let mut file = io::BufWriter::new(fs::File::create(&archive).map_err(at(&archive))?);
+            let mut written = 0;
+            package.join(shelf, 0, |bytes| {
+                file.write_all(bytes).map_err(at(&archive))?;
+                written += bytes.len() as u64;
+                progress(written);
+                Ok::<(), InstallFailure>(())
+            })?;
+            file.flush().map_err(at(&archive))?;
+            if new.symlink_metadata().is_ok() {
+                fs::remove_dir_all(new).map_err(at(new))?;
+            }
+            fs::create_dir(new).map_err(at(new))?;
+            let mut reader = tar::Archive::new(fs::File::open(&archive).map_err(at(&archive))?);
+            reader.set_preserve_permissions(true);
+            reader.set_overwrite(false);
+            // Names that lead out of the folder are left out by the library; the digest then differs.
+            reader.unpack(new).map_err(at(new))
+        })();
+        let _ = fs::remove_file(&archive);
+        written
+    }
+
+    /// Puts what was written in charge. Returns whether the device has to start anew for that.
+    ///
+    /// # Errors
+    /// [`InstallFailure`]; what ran before still runs then.
+    pub(crate) fn activate(&self, release: &Release) -> Result<bool, InstallFailure> {
+        match &self.config.install {
+            // It was put on trial when it was verified.
+            InstallTarget::Pair { .. } => Ok(true),
+            InstallTarget::Swap { path } => {
+                let mut swap = Swap::open(path, self.config.installed)?;
+                swap.activate()?;
+                swap.start()?;
+                Ok(false)
+            }
+            InstallTarget::Hook { command } => {
+                let before = self.hook_state()?;
+                let trial = HookState {
+                    running: release.version,
+                    before: Some(before.running),
+                    package: Some(release.package()),
+                    failed: before.failed,
+                };
+                // Noted first: after a cut in the middle the command is asked for its health, or goes back.
+                self.save_hook(&trial)?;
+                let package = self.dir.join(HOOK_PACKAGE);
+                if let Err(e) =
+                    hook(command, HOOK_TIMEOUT).run(Phase::Install, Some(&package), release.version)
+                {
+                    let failed = Some(release.package());
+                    self.save_hook(&HookState {
+                        before: None,
+                        running: before.running,
+                        failed,
+                        package: None,
+                    })?;
+                    return Err(e.into());
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether what runs is healthy, by the maker's command; without one, starting is healthy enough.
+    ///
+    /// # Errors
+    /// [`InstallFailure::Hook`]: it is not, and why.
+    pub(crate) fn health(&self, version: Version) -> Result<(), InstallFailure> {
+        let command = match (&self.config.health, &self.config.install) {
+            (command, _) if !command.is_empty() => command,
+            (_, InstallTarget::Hook { command }) => command,
+            _ => return Ok(()),
+        };
+        Ok(hook(command, HEALTH_TIMEOUT).run(Phase::Health, None, version)?)
+    }
+
+    /// Makes what is on trial what runs.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn confirm(&self) -> Result<(), InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, running } => {
+                let slot = running_slot(running)?;
+                Ok(self.pair(state, slots)?.confirm(slot)?)
+            }
+            InstallTarget::Swap { path } => Ok(Swap::open(path, self.config.installed)?.confirm()?),
+            InstallTarget::Hook { .. } => {
+                let state = self.hook_state()?;
+                if state.before.is_none() {
+                    return Err(InstallError::NotOnTrial.into());
+                }
+                let _ = fs::remove_file(self.dir.join(HOOK_PACKAGE));
+                self.save_hook(&HookState { before: None, package: None, ..state })
+            }
+        }
+    }
+
+    /// Goes back. Returns whether the device has to start anew for that.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn roll_back(&self) -> Result<bool, InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, running } => {
+                let mut pair = self.pair(state, slots)?;
+                let on_trial = running_slot(running)? != pair.state().active;
+                pair.roll_back()?;
+                Ok(on_trial)
+            }
+            InstallTarget::Swap { path } => {
+                Swap::open(path, self.config.installed)?.roll_back()?;
+                Ok(false)
+            }
+            InstallTarget::Hook { command } => {
+                let state = self.hook_state()?;
+                let before = state.before.ok_or(InstallError::NotOnTrial)?;
+                hook(command, HOOK_TIMEOUT).run(Phase::RollBack, None, before)?;
+                let failed = state.package.or(state.failed);
+                self.save_hook(&HookState { running: before, before: None, package: None, failed })?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Lets a package that failed be tried again.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn forgive(&self) -> Result<(), InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, .. } => Ok(self.pair(state, slots)?.forgive()?),
+            InstallTarget::Swap { path } => Ok(Swap::open(path, self.config.installed)?.forgive()?),
+            InstallTarget::Hook { .. } => {
+                let state = self.hook_state()?;
+                self.save_hook(&HookState { failed: None, ..state })
+            }
+        }
+    }
+
+    /// Starts the device, or what was replaced, anew.
+    ///
+    /// # Errors
+    /// When there is no command for it, or it fails.
+    pub(crate) fn restart(&self) -> io::Result<bool> {
+        let Some((program, arguments)) = self.config.restart.split_first() else { return Ok(false) };
+        let status = std::process::Command::new(program)
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .status()?;
+        if status.success() {
+            Ok(true)
+        } else {
+            Err(io::Error::other(format!("{program} ended with {status}")))
+        }
+    }
+}
+
+fn hook(command: &[String], timeout: Duration) -> Hook {
+    let (program, arguments) = command
+        .split_first()
+        .map_or((String::new(), Vec::new()), |(program, rest)| (program.clone(), rest.to_vec()));
+    Hook { program: program.into(), arguments, timeout }
+}
+
+fn is_executable(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Which slot runs, by what the boot loader wrote.
+fn running_slot(path: &PathBuf) -> Result<Slot, InstallFailure> {
+    match fs::read_to_string(path).map(|text| text.trim().to_ascii_lowercase()) {
+        Ok(text) if text == "a" => Ok(Slot::A),
+        Ok(text) if text == "b" => Ok(Slot::B),
+        _ => Err(InstallFailure::Running(path.clone())),
+    }
+}
+
+/// Opens slots and their state; a state file that does not exist is made for a device whose slot A runs
+/// `version`.
+///
+/// # Errors
+/// [`InstallFailure`].
+fn open_pair(
+    state: &PathBuf,
+    slots: &[SlotPaths],
+    version: Version,
+) -> Result<Pair<FileMedium>, InstallFailure> {
+    let open = |path: &PathBuf| FileMedium::open(path).map_err(at(path));
+    let slots = slots.iter().map(|slot| {
+        Ok::<_, InstallFailure>(SlotPair { name: slot.name.clone(), media: [open(&slot.a)?, open(&slot.b)?] })
+    });
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    if state.exists() {
+        return Ok(Pair::open(open(state)?, slots)?);
+    }
+    // It gets its name only with a record in it.
+    let draft = state.with_extension("new");
+    let medium = FileMedium::create(&draft, ioex_ota::install::STATE_BYTES).map_err(at(&draft))?;
+    let pair = Pair::format(medium, slots, version)?;
+    fs::rename(&draft, state).map_err(at(state))?;
+    Ok(pair)
+}
+
+/// Says which slot starts now, and counts a trial's start. The slots themselves are not looked at: a
+/// boot loader has other things to do.
+///
+/// # Errors
+/// [`InstallFailure`]: slot A is the one to start then.
+pub(crate) fn boot(state: &PathBuf, installed: Version) -> Result<Slot, InstallFailure> {
+    Ok(open_pair(state, &[], installed)?.boot()?)
+}

@@ -1,0 +1,413 @@
+//! Updates at a running node: what it carries and serves for others, and, at a device whose maker
+//! updates it, the device's own.
+//!
+//! [`shelf`] has the files, [`package`] what they mean, [`live`] who is served just now, [`download`] gets
+//! one from many ([`sources`] says from whom), [`installer`] puts it where it belongs, [`device`] decides when. A maker's
+//! super node also packs ([`maker`]), matches devices with providers, and hears how it went ([`orders`]).
+
+mod bundle;
+mod channels;
+mod device;
+mod download;
+mod installer;
+mod live;
+#[cfg(feature = "super")]
+mod maker;
+#[cfg(feature = "super")]
+mod orders;
+mod package;
+mod shelf;
+mod sources;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use ioex_api::{ApiError, Empty, ErrorCode, OtaRequest, Sink, Update};
+use ioex_base::{ContentAddress, NodeKey, Uid};
+use ioex_net::{
+    Mesh, PathKind,
+    proto::{ChannelAsk, ChannelFiles, Join, Joined, Match, News, No, Report, ShardAsk},
+    throttle::Throttle,
+    updates::{Turn, Updates},
+};
+use ioex_ota::{pass::Pass, voucher::Voucher};
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "super")]
+pub(crate) use self::bundle::{BundleFile, FORMAT as BUNDLE_FORMAT};
+pub(crate) use self::installer::boot;
+use self::{
+    channels::Channels,
+    device::{Device, Kept},
+    live::{Live, lock},
+    package::Package,
+    shelf::Shelf,
+};
+#[cfg(feature = "super")]
+pub(crate) use super::files::private_dir;
+use super::{Node, files};
+use crate::config::NodeConfig;
+
+/// The folder below the node's data.
+const DIR: &str = "ota";
+/// How often the owner's policy for serving is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Devices that a super node serves at once, for each package.
+#[cfg(feature = "super")]
+const ORIGIN_SLOTS: u16 = 16;
+
+/// Everything about updates at this node.
+pub(crate) struct Ota {
+    shelf: Shelf,
+    channels: Channels,
+    mesh: OnceLock<Mesh>,
+    lives: Mutex<HashMap<ContentAddress, Arc<Live>>>,
+    /// One package is opened at a time: it is read whole.
+    opening: tokio::sync::Mutex<()>,
+    upload: Throttle,
+    device: Option<Arc<Device>>,
+    #[cfg(feature = "super")]
+    orders: orders::Orders,
+}
+
+impl Ota {
+    /// Opens what is on disk.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the configuration's bundle or installer cannot be used.
+    pub(crate) fn open(config: &NodeConfig, key: &NodeKey) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        let dir = config.data.join(DIR);
+        files::private_dir(&dir)?;
+        let at = || format!("the folder {}", dir.display());
+        let shelf = Shelf::open(&dir).with_context(at)?;
+        let channels = Channels::open(&dir.join("channels")).with_context(at)?;
+        let device = config.ota.as_ref().map(|ota| Device::open(ota, dir.clone())).transpose()?;
+        let upload = Throttle::default();
+        if let Some(device) = &device {
+            upload.set_rate(device.upload_rate());
+        }
+        #[cfg(not(feature = "super"))]
+        let _ = key;
+        Ok(Self {
+            shelf,
+            channels,
+            mesh: OnceLock::new(),
+            lives: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            upload,
+            device: device.map(Arc::new),
+            #[cfg(feature = "super")]
+            orders: orders::Orders::open(&dir.join("orders"), key)?,
+        })
+    }
+
+    /// Whether this node has anything to do with updates.
+    fn is_used(&self) -> bool {
+        #[cfg(feature = "super")]
+        let orders = self.orders.any();
+        #[cfg(not(feature = "super"))]
+        let orders = false;
+        self.device.is_some() || orders || !lock(&self.lives).is_empty()
+    }
+
+    fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.get()
+    }
+
+    fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Keeps the metadata that a device verified, for others that ask it.
+    fn carry_copy(&self, bundle: &bundle::Bundle, files: &ChannelFiles) {
+        if let Err(e) = self.channels.learn(bundle.channel, &bundle.root, files) {
+            tracing::warn!("the channel's metadata cannot be kept: {e}");
+        }
+        if let Some(mesh) = self.mesh() {
+            mesh.announce(bundle.channel);
+        }
+    }
+
+    /// The exchange of a package; opened when it is not open.
+    ///
+    /// # Errors
+    /// Why it cannot be, for people.
+    async fn live(&self, kept: &Kept, key: &NodeKey, origin: bool) -> Result<Arc<Live>, String> {
+        let _turn = self.opening.lock().await;
+        if let Some(live) = lock(&self.lives).get(&kept.manifest) {
+            return Ok(live.clone());
+        }
+        let (shelf, key) = (self.shelf.clone(), key.clone());
+        let (address, matchers) = (kept.manifest, kept.matchers.iter().copied().collect::<HashSet<_>>());
+        let slots = match &self.device {
+            Some(device) => device.slots(),
+            #[cfg(feature = "super")]
+            None => ORIGIN_SLOTS,
+            #[cfg(not(feature = "super"))]
+            None => 0,
+        };
+        let opened = tokio::task::spawn_blocking(move || {
+            let package =
+                Package::open(&shelf, address, &key, matchers, origin).map_err(|e| e.to_string())?;
+            Live::new(package, shelf, slots)
+        });
+        let live = opened.await.map_err(|e| e.to_string())??;
+        lock(&self.lives).insert(address, live.clone());
+        if let Some(mesh) = self.mesh() {
+            mesh.announce(address);
+        }
+        Ok(live)
+    }
+
+    /// The exchange of a package, if it is open.
+    fn open_live(&self, manifest: &ContentAddress) -> Option<Arc<Live>> {
+        lock(&self.lives).get(manifest).cloned()
+    }
+
+    /// Deletes what nothing refers to any more.
+    fn sweep(&self) {
+        let mut manifests = HashSet::new();
+        if let Some(device) = &self.device {
+            manifests.extend(device.wanted_packages());
+        }
+        #[cfg(feature = "super")]
+        manifests.extend(self.orders.packages());
+        let mut lives = lock(&self.lives);
+        lives.retain(|address, _| manifests.contains(address));
+        if lives.len() < manifests.len() {
+            // One that could not be opened may still need its shards.
+            return;
+        }
+        let shards =
+            lives.values().flat_map(|live| live.package.shards()).map(|shard| shard.address).collect();
+        drop(lives);
+        match self.shelf.keep_only(&manifests, &shards) {
+            Ok(0) => {}
+            Ok(freed) => tracing::info!("packages that nobody needs any more gave {freed} bytes back"),
+            Err(e) => tracing::warn!("old packages cannot be deleted: {e}"),
+        }
+    }
+}
+
+/// Starts what runs beside the API.
+pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
+    let ota = node.ota.clone();
+    // Nothing was answered before.
+    let _ = ota.mesh.set(node.mesh.clone());
+    node.mesh.update_with(ota.clone());
+    let mut tasks = vec![tokio::spawn(tend(ota.clone(), node.stop.clone()))];
+    if let Some(device) = &ota.device {
+        tasks.push(tokio::spawn(device.clone().run(ota.clone(), node.stop.clone())));
+    }
+    tasks
+}
+
+/// Opens what is served, and looks after it until `stop`.
+async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
+    if let Some(device) = &ota.device {
+        for kept in device.kept() {
+            if let Err(e) = ota.live(&kept, &device.bundle.key, false).await {
+                tracing::warn!("the package {} cannot be served: {e}", kept.manifest);
+            }
+        }
+    }
+    #[cfg(feature = "super")]
+    for kept in ota.orders.kept() {
+        if let Some(mesh) = ota.mesh()
+            && let Err(e) = ota.live(&kept, &mesh.config().key, true).await
+        {
+            tracing::warn!("the package {} cannot be served: {e}", kept.manifest);
+        }
+    }
+    let mut sent = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let own = ota.clone();
+        if tokio::task::spawn_blocking(move || own.sweep()).await.is_err() {
+            tracing::warn!("looking after old packages failed");
+        }
+        let Some(device) = &ota.device else { continue };
+        let slots = device.slots();
+        let lives: Vec<_> = lock(&ota.lives).values().cloned().collect();
+        for live in lives {
+            live.set_slots(slots);
+            let now = live.sent_bytes();
+            let before = sent.insert(live.package.address, now).unwrap_or(0);
+            device.sent(now.saturating_sub(before));
+        }
+    }
+}
+
+impl Updates for Ota {
+    fn exchanges(&self) -> bool {
+        self.is_used()
+    }
+
+    fn carries(&self, address: &ContentAddress) -> bool {
+        self.channels.has(address) || lock(&self.lives).contains_key(address)
+    }
+
+    fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+        #[cfg(feature = "super")]
+        return self.orders.on_roster(manifest, caller);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = (manifest, caller);
+            false
+        }
+    }
+
+    fn admits(&self, caller: &Uid, join: &Join) -> bool {
+        let Some(live) = self.open_live(&join.manifest) else { return false };
+        let Some(own) = self.mesh().map(Mesh::uid) else { return false };
+        if !live.package.matchers.contains(&join.issuer) {
+            return false;
+        }
+        let now = self.mesh().and_then(Mesh::network_time).unwrap_or_else(files::now);
+        let voucher = Voucher::check(&join.credential, &join.issuer, caller, &own, now);
+        if let Ok(voucher) = voucher {
+            return voucher.manifest == join.manifest;
+        }
+        Pass::check(&join.credential, &join.issuer, caller, &join.manifest, now).is_ok()
+    }
+
+    fn has_joined(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
+        self.open_live(manifest).is_some_and(|live| live.is_guest(caller))
+    }
+
+    fn announced(&self) -> Vec<ContentAddress> {
+        let mut all: Vec<ContentAddress> = self.channels.all();
+        all.extend(lock(&self.lives).keys());
+        all
+    }
+
+    fn upload(&self) -> &Throttle {
+        &self.upload
+    }
+
+    fn channel(&self, ask: &ChannelAsk) -> Result<ChannelFiles, No> {
+        self.channels.files(&ask.channel, ask.root_version).map_err(|_| No::Failed)?.ok_or(No::NotFound)
+    }
+
+    fn package(&self, address: &ContentAddress) -> io::Result<Option<(File, u64)>> {
+        self.shelf.open_manifest(address)
+    }
+
+    fn matched(&self, caller: &Uid, manifest: &ContentAddress) -> Result<Match, No> {
+        #[cfg(feature = "super")]
+        return self.orders.matched(caller, manifest);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = (caller, manifest);
+            Err(No::NotFound)
+        }
+    }
+
+    fn report(&self, caller: &Uid, report: Report) -> Result<(), No> {
+        #[cfg(feature = "super")]
+        return self.orders.report(caller, report);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = (caller, report);
+            Err(No::NotFound)
+        }
+    }
+
+    fn joined(
+        &self,
+        caller: &Uid,
+        join: Join,
+        _path: PathKind,
+        tell: tokio::sync::mpsc::Sender<News>,
+    ) -> Result<Joined, No> {
+        let live = self.open_live(&join.manifest).ok_or(No::NotFound)?;
+        live.joined(*caller, &join.have, tell)
+    }
+
+    fn news(&self, caller: &Uid, manifest: &ContentAddress, news: News) {
+        if let Some(live) = self.open_live(manifest) {
+            live.news(caller, &news);
+        }
+    }
+
+    fn parted(&self, caller: &Uid, manifest: &ContentAddress) {
+        if let Some(live) = self.open_live(manifest) {
+            live.parted(caller);
+        }
+    }
+
+    fn shard(&self, caller: Uid, ask: ShardAsk) -> Turn {
+        match self.open_live(&ask.manifest) {
+            Some(live) => Box::pin(live.serve(caller, ask)),
+            None => Box::pin(std::future::ready(Err(No::NotFound))),
+        }
+    }
+
+    fn receipt(&self, _caller: &Uid, _receipt: Vec<u8>) -> Result<Vec<u8>, No> {
+        Err(No::NotFound)
+    }
+}
+
+/// Answers what is asked over the local API.
+///
+/// # Errors
+/// What went wrong, for people.
+pub(super) async fn handle(
+    node: &Node,
+    request: OtaRequest,
+    sink: &Sink,
+) -> Result<serde_json::Value, ApiError> {
+    let other = |e: anyhow::Error| ApiError::new(ErrorCode::Io, format!("{e:#}"));
+    match request {
+        #[cfg(feature = "super")]
+        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
+            maker::handle(node, request, sink).await
+        }
+        #[cfg(not(feature = "super"))]
+        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
+            Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                "this program was built for devices: it publishes nothing",
+            ))
+        }
+        request => {
+            let device = node.ota.device.as_ref().ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::NotFound,
+                    "this node is no device that is updated: its configuration has no [ota] section",
+                )
+            })?;
+            match request {
+                OtaRequest::Check => device.check_now().map_err(other)?,
+                OtaRequest::Consent { yes, now } => device.consent(yes, now)?,
+                OtaRequest::Forgive => device.forgive().map_err(other)?,
+                OtaRequest::Confirm => device.confirm().await.map_err(other)?,
+                OtaRequest::RollBack => device.go_back("its owner went back").await.map_err(other)?,
+                OtaRequest::Follow => {
+                    let mut changes = device.changes.subscribe();
+                    loop {
+                        let now = device.show();
+                        if sink.update(Update::Ota(now)).await.is_err() {
+                            return super::api::done(Empty {});
+                        }
+                        tokio::select! {
+                            () = node.stop.cancelled() => return super::api::done(device.show()),
+                            changed = changes.changed() => if changed.is_err() { return super::api::done(device.show()) },
+                        }
+                    }
+                }
+                _ => {}
+            }
+            super::api::done(device.show())
+        }
+    }
+}

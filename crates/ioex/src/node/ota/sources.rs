@@ -1,0 +1,132 @@
+//! From whom a device may fetch: matchers' vouchers, holders that the directory names, guests.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use ioex_base::Uid;
+use ioex_net::{Mesh, proto::Match, transfer::FetchError};
+use ioex_ota::{Release, policy::Hold};
+use tokio::task::JoinSet;
+
+use super::{
+    Ota,
+    device::Device,
+    download::{Candidate, DownloadError, Sources},
+};
+
+/// Holders from the directory that are asked for a manifest.
+const MANIFEST_HOLDERS_MAX: usize = 8;
+/// Matchers that are asked at once.
+const MATCHERS_AT_ONCE: usize = 2;
+
+/// The sources of one release for this device.
+pub(super) struct DeviceSources {
+    ota: Arc<Ota>,
+    device: Arc<Device>,
+    release: Release,
+    turn: AtomicUsize,
+}
+
+impl DeviceSources {
+    pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
+        Self { ota, device, release, turn: AtomicUsize::new(0) }
+    }
+
+    /// Gets the sealed manifest, if it is not here.
+    ///
+    /// # Errors
+    /// When nobody has it.
+    pub(super) async fn manifest(&self) -> Result<(), DownloadError> {
+        let address = self.release.manifest;
+        if self.ota.shelf().manifest(&address)?.is_some() {
+            return Ok(());
+        }
+        let Some(mesh) = self.ota.mesh() else { return Err(DownloadError::Alone) };
+        let mut nodes = self.release.matchers.clone();
+        if let Ok(directory) = mesh.directory() {
+            let found = directory.find(address).await.unwrap_or_default();
+            nodes.extend(found.into_iter().take(MANIFEST_HOLDERS_MAX));
+        }
+        let mut asked = HashSet::from([mesh.uid()]);
+        for node in nodes {
+            if !asked.insert(node) {
+                continue;
+            }
+            match mesh.package_fetch(node, address).await {
+                Ok(sealed) => {
+                    self.ota.shelf().put_manifest(&sealed)?;
+                    mesh.announce(address);
+                    return Ok(());
+                }
+                Err(e) => tracing::debug!("{} has no manifest: {e}", node.short()),
+            }
+        }
+        Err(DownloadError::Alone)
+    }
+
+    /// Asks some matchers at once: one that is not there, or means harm, must not be the only one. Each device begins
+    /// at a place of its own, and goes on from there the next time.
+    async fn ask_matchers(&self, mesh: &Mesh) -> Vec<(Uid, Result<Match, FetchError>)> {
+        let all = &self.release.matchers;
+        let turn = self.turn.fetch_add(MATCHERS_AT_ONCE, Ordering::Relaxed);
+        let first = usize::from(mesh.uid().as_bytes()[0]).wrapping_add(turn);
+        let mut asking = JoinSet::new();
+        for place in 0..all.len().min(MATCHERS_AT_ONCE) {
+            let matcher = all[first.wrapping_add(place) % all.len()];
+            let (mesh, manifest) = (mesh.clone(), self.release.manifest);
+            asking.spawn(async move { (matcher, mesh.update_match(matcher, manifest).await) });
+        }
+        asking.join_all().await
+    }
+
+    async fn find(&self) -> Vec<Candidate> {
+        let Some(mesh) = self.ota.mesh() else { return Vec::new() };
+        let manifest = self.release.manifest;
+        let mut candidates = Vec::new();
+        for (matcher, told) in self.ask_matchers(mesh).await {
+            match told {
+                Ok(told) => {
+                    if !told.pass.is_empty() {
+                        self.device.keep_pass(manifest, matcher, &told.pass);
+                    }
+                    candidates.extend(told.providers.into_iter().map(|provider| Candidate {
+                        uid: provider.uid,
+                        issuer: matcher,
+                        credential: provider.voucher,
+                        origin: provider.origin,
+                    }));
+                }
+                Err(e) => tracing::debug!("{} does not match: {e}", matcher.short()),
+            }
+        }
+        // Without a matcher devices go on among themselves.
+        if candidates.is_empty()
+            && let Ok(directory) = mesh.directory()
+        {
+            let found = directory.find(manifest).await.unwrap_or_default();
+            candidates.extend(found.into_iter().filter_map(|uid| self.pass_for(uid)));
+        }
+        candidates
+    }
+}
+
+impl Sources for DeviceSources {
+    fn more(&self) -> Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>> {
+        Box::pin(self.find())
+    }
+
+    fn pass_for(&self, uid: Uid) -> Option<Candidate> {
+        let (issuer, credential) = self.device.pass(&self.release.manifest)?;
+        Some(Candidate { uid, issuer, credential, origin: false })
+    }
+
+    fn allowed(&self, bytes: u64) -> Result<(), Hold> {
+        self.device.may_fetch(bytes)
+    }
+}

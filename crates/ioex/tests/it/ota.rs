@@ -1,0 +1,213 @@
+//! A maker's fleet, as real processes: a channel, a super node that matches, devices that update themselves and
+//! each other.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+
+use crate::net::{Net, Node, noise, text, uid_of, write};
+
+/// A maker, its super node and its devices.
+pub(crate) struct Fleet {
+    pub(crate) net: Net,
+    pub(crate) channel: PathBuf,
+    pub(crate) devices: Vec<Node>,
+}
+
+impl Fleet {
+    /// Starts devices of version 1.0, which nobody asks before an update.
+    pub(crate) fn start(devices: usize) -> Self {
+        Self::start_asking(devices, &[])
+    }
+
+    /// The same; the devices ask these nodes before their maker's.
+    pub(crate) fn start_asking(devices: usize, first: &[&str]) -> Self {
+        let net = Net::start(0, "0");
+        let channel = net.path("channel");
+        net.super_node.ask(&[
+            "ota",
+            "channel",
+            "create",
+            "acme",
+            "box",
+            "--channel",
+            channel.to_str().unwrap(),
+        ]);
+        let mut fleet = Self { net, channel, devices: Vec::new() };
+        let matcher = uid_of(&fleet.net.super_node);
+        let bundle = fleet.path("bundle");
+        let mut args = vec!["ota", "channel", "bundle", bundle.to_str().unwrap()];
+        for uid in first.iter().copied().chain([matcher.as_str()]) {
+            args.extend(["--matcher", uid]);
+        }
+        fleet.maker(&args);
+        for n in 0..devices {
+            let device = fleet.device(n as u32, "");
+            fleet.devices.push(device);
+        }
+        let uids: Vec<String> = fleet.devices.iter().map(uid_of).collect();
+        let mut args = vec!["ota", "roster", "add"];
+        args.extend(uids.iter().map(String::as_str));
+        if devices > 0 {
+            fleet.maker(&args);
+        }
+        fleet
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.net.path(name)
+    }
+
+    /// Where a device's program lies.
+    pub(crate) fn app(&self, n: usize) -> PathBuf {
+        self.path(&format!("device-{n}-files/app"))
+    }
+
+    /// A device whose program is one file. `more` are further lines of its section.
+    pub(crate) fn device(&self, n: u32, more: &str) -> Node {
+        let app = self.app(n as usize);
+        write(&app, b"version 1.0");
+        let (bundle, config) = (self.path("bundle"), self.path(&format!("device-{n}.toml")));
+        let section = format!(
+            "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = \"auto\"\n{more}\n\
+             [ota.install.swap]\npath = {app:?}\n[ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n"
+        );
+        fs::write(&config, section).unwrap();
+        self.net.device(&format!("device-{n}"), n, &["--config", config.to_str().unwrap()])
+    }
+
+    /// A maker's command.
+    pub(crate) fn maker(&self, args: &[&str]) -> Value {
+        let output = self.try_maker(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        crate::net::last_json(&output)
+    }
+
+    pub(crate) fn try_maker(&self, args: &[&str]) -> std::process::Output {
+        let channel = ["--channel", self.channel.to_str().unwrap()];
+        self.net.super_node.try_ask(&[args, &channel].concat())
+    }
+
+    /// Publishes a version whose only image is these bytes.
+    pub(crate) fn publish(&self, version: &str, image: &[u8], more: &[&str]) -> Value {
+        let path = self.path(&format!("image-{version}"));
+        fs::write(&path, image).unwrap();
+        let image = format!("app={}", path.display());
+        let args = ["ota", "publish", &image, "--version", version];
+        self.maker(&[&args, more].concat())
+    }
+
+    /// Has all devices look, and waits until they run a version.
+    pub(crate) fn update_to(&self, version: &str) {
+        self.devices.iter().for_each(|device| drop(device.ask(&["ota", "check"])));
+        for device in &self.devices {
+            device.wait_for(&["ota", "state"], |s| s["running"] == version && s["stage"] == "idle");
+        }
+    }
+}
+
+fn sum(bytes: &Value) -> u64 {
+    bytes.as_array().unwrap()[..3].iter().map(|n| n.as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_fleet_updates_itself_and_moves_only_what_changed() {
+    let fleet = Fleet::start(4);
+    let first = noise(12 << 20, 5);
+    let published = fleet.publish("1.1", &first, &[]);
+    let full = published["stored_bytes"].as_u64().unwrap();
+    fleet.update_to("1.1.0");
+    for n in 0..4 {
+        assert!(fs::read(fleet.app(n)).unwrap() == first, "device {n}");
+    }
+    let status = |order: usize| {
+        let all = fleet.net.super_node.wait_for(&["ota", "status"], |s| {
+            s["orders"].as_array().unwrap().iter().all(|o| o["stages"]["confirmed"] == 4)
+        });
+        let orders = all["orders"].as_array().unwrap().clone();
+        let version = ["1.1.0", "1.2.0"][order];
+        orders.into_iter().find(|o| o["version"] == version).unwrap()
+    };
+    let order = status(0);
+    assert_eq!(order["versions"]["1.1.0"], 4, "{order}");
+    assert_eq!(sum(&order["by_source"]), 4 * full, "each byte came once: {order}");
+    let from_maker = order["by_source"][0].as_u64().unwrap();
+    assert!(from_maker < 3 * full, "devices had it from each other: {order}");
+
+    // A piece in the middle changes, and something is put before it.
+    let mut second = first.clone();
+    second[5 << 20..(5 << 20) + 400_000].copy_from_slice(&noise(400_000, 6));
+    second.splice(1000..1000, *b"inserted");
+    let published = fleet.publish("1.2", &second, &[]);
+    let delta = published["downloads"][0]["bytes"].as_u64().unwrap();
+    assert_eq!(published["downloads"][0]["version"], "1.1.0");
+    assert!(delta * 100 < full * 15, "{delta} of {full}");
+    fleet.update_to("1.2.0");
+    for n in 0..4 {
+        assert!(fs::read(fleet.app(n)).unwrap() == second, "device {n}");
+    }
+    assert_eq!(sum(&status(1)["by_source"]), 4 * delta);
+}
+
+#[test]
+fn an_owner_is_asked_and_an_unhealthy_version_goes_back() {
+    let mut fleet = Fleet::start(0);
+    let health = fleet.path("health");
+    // Healthy is what does not say that it is broken.
+    let app = fleet.app(0);
+    write(&health, format!("#!/bin/sh\n! grep -q broken {}\n", app.display()).as_bytes());
+    std::os::unix::fs::PermissionsExt::set_mode(&mut fs::metadata(&health).unwrap().permissions(), 0o755);
+    fs::set_permissions(&health, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let device = fleet.device(0, &format!("health = [{health:?}]"));
+    let config = fleet.path("device-0.toml");
+    let asks = fs::read_to_string(&config).unwrap().replace("consent = \"auto\"", "consent = \"ask\"");
+    fs::write(&config, asks).unwrap();
+    let mut device = device;
+    device.kill();
+    device.run();
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    fleet.publish("2.0", b"broken", &[]);
+    device.ask(&["ota", "check"]);
+    let state = device.wait_for(&["ota", "state"], |s| s["stage"] == "offered");
+    assert_eq!((state["consent"].as_bool(), state["offered"].as_str()), (Some(false), Some("2.0.0")));
+    device.wait_for(&["ota", "state"], |s| s["holding"].as_str().is_some_and(|h| h.contains("asked")));
+    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    assert_eq!(installed.status.code(), Some(4), "{}", text(&installed));
+    assert_eq!(fs::read(&app).unwrap(), b"version 1.0");
+    let state = device.ask(&["ota", "state"]);
+    assert_eq!(state["running"], "1.0.0", "{state}");
+    assert!(state["problem"].as_str().unwrap().contains("unhealthy"), "{state}");
+    let order =
+        fleet.net.super_node.wait_for(&["ota", "status"], |s| s["orders"][0]["stages"]["failed"] == 1);
+    assert!(order["orders"][0]["reasons"][0][0].as_str().unwrap().contains("unhealthy"), "{order}");
+
+    fleet.publish("2.1", b"good", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["offered"] == "2.1.0");
+    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    assert!(installed.status.success(), "{}", text(&installed));
+    assert_eq!(fs::read(&app).unwrap(), b"good");
+    fleet.devices.push(device);
+}
+
+#[test]
+fn a_rollout_reaches_a_share_and_can_be_held() {
+    let fleet = Fleet::start(2);
+    fleet.publish("1.1", &noise(100_000, 7), &["--percent", "0"]);
+    for device in &fleet.devices {
+        device.ask(&["ota", "check"]);
+        device.wait_for(&["ota", "state"], |s| {
+            s["holding"].as_str().is_some_and(|why| why.contains("does not reach it yet"))
+        });
+    }
+    fleet.maker(&["ota", "rollout", "1.1", "--percent", "100", "--pause"]);
+    for device in &fleet.devices {
+        device.ask(&["ota", "check"]);
+        device
+            .wait_for(&["ota", "state"], |s| s["holding"].as_str().is_some_and(|why| why.contains("paused")));
+    }
+    fleet.maker(&["ota", "rollout", "1.1", "--resume"]);
+    fleet.update_to("1.1.0");
+    let lower = fleet.try_maker(&["ota", "rollout", "1.1", "--percent", "50"]);
+    assert!(!lower.status.success() && text(&lower).contains("only grows"), "{}", text(&lower));
+}

@@ -1,0 +1,133 @@
+//! The serving side of updates.
+
+use std::sync::Arc;
+
+use ioex_base::{ContentAddress, Uid, wire};
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+
+use super::{StreamError, reply};
+use crate::{
+    mesh::Mesh,
+    proto::{
+        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No, PACKAGE_SHARDS_MAX,
+        PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead,
+        ShardWant, Want,
+    },
+    transfer::serve::{self as content, Gate, Source},
+    updates::{self, Hearer, Updates},
+};
+
+/// Asks the program above, which may wait for the disk.
+async fn ask<T: Send + 'static>(
+    mesh: &Mesh,
+    question: impl FnOnce(&dyn Updates) -> Result<T, No> + Send + 'static,
+) -> Result<T, No> {
+    let Some(updates) = mesh.updates().cloned() else { return Err(No::NotFound) };
+    // A panic there was reported already.
+    tokio::task::spawn_blocking(move || question(&*updates)).await.unwrap_or(Err(No::Failed))
+}
+
+pub(super) async fn channel(
+    mesh: &Mesh,
+    wanted: ChannelAsk,
+    send: &mut SendStream,
+) -> Result<(), StreamError> {
+    let files = ask(mesh, move |u| u.channel(&wanted)).await;
+    match files.map(|files| wire::encode(&files)) {
+        Ok(bytes) if bytes.len() <= CHANNEL_MAX_BYTES => content::bytes(send, bytes).await?,
+        Ok(_) => content::refuse(send, No::Failed).await?,
+        Err(no) => content::refuse(send, no).await?,
+    }
+    Ok(())
+}
+
+pub(super) async fn package(
+    mesh: &Mesh,
+    address: ContentAddress,
+    send: &mut SendStream,
+) -> Result<(), StreamError> {
+    match ask(mesh, move |u| u.package(&address).map_err(|_| No::Failed)).await {
+        Ok(Some((file, size))) => {
+            let source = Source { file: Arc::new(file), size };
+            content::range(send, &source, Want::All, Gate::Free, |_| ()).await?;
+        }
+        Ok(None) => content::refuse(send, No::NotFound).await?,
+        Err(no) => content::refuse(send, no).await?,
+    }
+    Ok(())
+}
+
+pub(super) async fn matched(mesh: &Mesh, from: Uid, manifest: ContentAddress) -> Result<Match, No> {
+    let mut told = ask(mesh, move |u| u.matched(&from, &manifest)).await?;
+    told.providers.truncate(PROVIDERS_MAX);
+    Ok(told)
+}
+
+pub(super) async fn report(mesh: &Mesh, from: Uid, report: Report) -> Result<(), No> {
+    let long = report.receipts.len() > RECEIPTS_MAX
+        || report.receipts.iter().any(|receipt| receipt.len() > RECEIPT_MAX_BYTES)
+        || report.reason.len() > REASON_MAX_BYTES
+        || report.running.len() > REASON_MAX_BYTES;
+    if long {
+        return Err(No::BadRequest);
+    }
+    ask(mesh, move |u| u.report(&from, report)).await
+}
+
+/// Serves an exchange until it ends.
+pub(super) async fn join(
+    mesh: &Mesh,
+    from: Uid,
+    conn: &Connection,
+    join: Join,
+    mut send: SendStream,
+    recv: RecvStream,
+) -> Result<(), StreamError> {
+    let (manifest, path) = (join.manifest, updates::path_kind(conn));
+    if join.have.len() > BITMAP_MAX_BYTES {
+        return Ok(reply::<Joined>(&mut send, Err(No::BadRequest)).await?);
+    }
+    let (tell, said) = updates::telling();
+    let joined = ask(mesh, move |u| u.joined(&from, join, path, tell)).await;
+    let is_in = joined.is_ok();
+    reply(&mut send, joined).await?;
+    let Some(updates) = mesh.updates().filter(|_| is_in).cloned() else { return Ok(()) };
+    updates::converse(send, recv, said, Hearer::Program(updates.clone(), from, manifest)).await;
+    updates.parted(&from, &manifest);
+    Ok(())
+}
+
+pub(super) async fn shard(
+    mesh: &Mesh,
+    from: Uid,
+    wanted: ShardAsk,
+    send: &mut SendStream,
+) -> Result<(), StreamError> {
+    let fits = match &wanted.want {
+        ShardWant::One(shard) => *shard < PACKAGE_SHARDS_MAX,
+        ShardWant::Least(bits) => bits.len() <= BITMAP_MAX_BYTES,
+    };
+    let Some(updates) = mesh.updates().filter(|_| fits).cloned() else {
+        return Ok(reply::<ShardHead>(send, Err(No::BadRequest)).await?);
+    };
+    // Whoever stops waiting ends its half, and with it this one's turn.
+    let turn = tokio::select! {
+        turn = updates.shard(from, wanted) => turn,
+        _ = send.stopped() => return Ok(()),
+    };
+    let mut serving = match turn {
+        Ok(serving) => serving,
+        Err(no) => return Ok(reply::<ShardHead>(send, Err(no)).await?),
+    };
+    reply(send, Ok(ShardHead { shard: serving.shard, bytes: serving.bytes })).await?;
+    let source = Source { file: Arc::new(serving.file), size: u64::from(serving.bytes) };
+    content::body(send, &source, Gate::Upload(updates.upload()), &mut serving.note).await?;
+    Ok(())
+}
+
+pub(super) async fn receipt(mesh: &Mesh, from: Uid, receipt: Vec<u8>) -> Result<Vec<u8>, No> {
+    if receipt.len() > RECEIPT_MAX_BYTES {
+        return Err(No::BadRequest);
+    }
+    ask(mesh, move |u| u.receipt(&from, receipt)).await
+}
