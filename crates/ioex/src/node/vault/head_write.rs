@@ -53,6 +53,13 @@ pub(super) struct Spread {
     newer: bool,
 }
 
+impl Spread {
+    /// Whether as many devices have it as should.
+    pub(super) fn is_enough(&self) -> bool {
+        self.kept >= self.wanted && !self.newer
+    }
+}
+
 impl Repo {
     /// Changes the head and brings it to devices. `change` may be called again when another machine
     /// wrote meanwhile.
@@ -69,7 +76,7 @@ impl Repo {
             let body = known.head.seal(&self.keys).map_err(head_error)?;
             let seq = known.seq + 1;
             let bytes = SealedHead::sign(&self.keys.signer, seq, &body);
-            let spread = spread(node, &self.keys.repo(), placing, redundancy, &bytes, false).await;
+            let spread = spread(node, &self.keys.repo(), placing, redundancy, (&bytes, false), &[]).await;
             if spread.newer {
                 continue;
             }
@@ -87,22 +94,24 @@ impl Repo {
 }
 
 /// Brings a head to those that hold one already and to others, until there are enough copies.
-/// `again` says that it is no new one: who has it already counts.
+/// `again` says that it is no new one: who has it already counts. Those that are `leaving` do not.
 pub(super) async fn spread(
     node: &Node,
     repo: &Uid,
     placing: &Placing,
     redundancy: Redundancy,
-    bytes: &[u8],
-    again: bool,
+    (bytes, again): (&[u8], bool),
+    leaving: &[Uid],
 ) -> Spread {
     let (address, length) = (head_address(repo), bytes.len() as u64);
     let redundancy = redundancy.for_index();
     let mut out = Spread { kept: 0, wanted: usize::from(redundancy.n()), newer: false };
     let seq = SealedHead::open(bytes).map(|sealed| sealed.seq).ok();
     let mut targets = holders_of(node, repo).await.unwrap_or_default();
+    targets.retain(|uid| !leaving.contains(uid));
     targets.truncate(ASKED_MAX);
-    let (slow, quick): (Vec<Uid>, Vec<Uid>) = targets.iter().partition(|uid| placing.is_slow(uid));
+    let (mut slow, quick): (Vec<Uid>, Vec<Uid>) = targets.iter().partition(|uid| placing.is_slow(uid));
+    slow.extend(leaving);
     targets.extend(placing.choose(redundancy, (address, length), &quick, &slow, out.wanted));
     let expires = files::now().plus(SHARD_LIFE_SECONDS);
     let head = Bytes::copy_from_slice(bytes);
@@ -144,7 +153,8 @@ pub(super) async fn spread(
             Ok(None) | Err(_) => {
                 let Some(left) = waves.checked_sub(1).filter(|_| !enough && !out.newer) else { break };
                 waves = left;
-                let avoid: Vec<Uid> = asked.iter().copied().filter(|uid| !have.contains(uid)).collect();
+                let mut avoid: Vec<Uid> = asked.iter().copied().filter(|uid| !have.contains(uid)).collect();
+                avoid.extend(leaving);
                 targets = placing.choose(redundancy, (address, length), &have, &avoid, out.wanted);
                 if targets.is_empty() {
                     waves = 0;
