@@ -5,6 +5,7 @@ mod backup;
 mod clients;
 mod config;
 mod device;
+mod device_full;
 mod disk_full;
 mod harm;
 mod kill_device;

@@ -45,6 +45,8 @@ const DEVICES: Bytes = TableDefinition::new("devices");
 const LEFT: Bytes = TableDefinition::new("left");
 /// Groups that were removed, and when, so that no partner brings them back.
 const REMOVED: Bytes = TableDefinition::new("removed");
+/// Leases that are to be given up, by device and address, and until when they last anyway.
+const OWED: Bytes = TableDefinition::new("owed");
 /// Single values, by name.
 const SINGLES: Bytes = TableDefinition::new("singles");
 
@@ -149,6 +151,25 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
     }
 }
 
+/// A lease on something that a device need not hold any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub(crate) device: Uid,
+    pub(crate) address: ContentAddress,
+}
+
+impl Owed {
+    fn key(&self) -> Vec<u8> {
+        [self.device.as_bytes().as_slice(), self.address.as_bytes()].concat()
+    }
+
+    fn of(key: &[u8]) -> Option<Self> {
+        let (device, address) = key.split_at_checked(32)?;
+        let device = Uid::from_bytes(device.try_into().ok()?);
+        Some(Self { device, address: ContentAddress::from_bytes(address.try_into().ok()?) })
+    }
+}
+
 /// Where it is noted that a copy was given up: group (32) | shard (2, big-endian) | device (32).
 fn left_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
     [id.as_bytes().as_slice(), &shard.to_be_bytes(), device].concat()
@@ -199,7 +220,7 @@ impl Book {
         let db = RwLock::new(Some(open_file(path)?));
         let book = Self { path: path.to_owned(), db, generation: AtomicU64::new(0) };
         book.change(|changes| {
-            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, SINGLES] {
+            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, OWED, SINGLES] {
                 changes.0.open_table(table)?;
             }
             Ok(())
@@ -387,6 +408,15 @@ impl Book {
         Ok(Some((left, group)))
     }
 
+    /// Every lease that is to be given up, and when it ends by itself.
+    pub(crate) fn each_owed(&self, mut take: impl FnMut(Owed, UnixSeconds)) -> Result<(), BookError> {
+        self.each(OWED, |key, until| {
+            if let Some(owed) = Owed::of(key) {
+                take(owed, until);
+            }
+        })
+    }
+
     /// Whether a group was removed here.
     pub(crate) fn was_removed(&self, id: &ContentAddress) -> Result<bool, BookError> {
         Ok(self.get::<UnixSeconds>(REMOVED, id.as_bytes())?.is_some())
@@ -492,12 +522,28 @@ impl Changes {
             let key = left_key(&id, c.shard, c.device.as_bytes());
             left.insert(key.as_slice(), encode(&files::now()).as_slice())?;
         }
+        let mut owed = self.0.open_table(OWED)?;
         for c in &group.copies {
             left.remove(left_key(&id, c.shard, c.device.as_bytes()).as_slice())?;
+            // It is needed there again.
+            if let Some(shard) = group.shard(c.shard.into()) {
+                owed.remove(Owed { device: c.device, address: shard.address }.key().as_slice())?;
+            }
         }
-        drop(left);
+        drop((left, owed));
         self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
         self.put(GROUPS, id.as_bytes(), group)
+    }
+
+    /// Notes that a lease is to be given up, which ends by itself at `until`.
+    pub(crate) fn owe(&self, owed: &Owed, until: UnixSeconds) -> Result<(), BookError> {
+        self.put(OWED, &owed.key(), &until)
+    }
+
+    /// A lease was given up.
+    pub(crate) fn owe_no_more(&self, owed: &Owed) -> Result<(), BookError> {
+        self.0.open_table(OWED)?.remove(owed.key().as_slice())?;
+        Ok(())
     }
 
     /// Changes a group as it is now: somebody else may have changed it since it was read.
@@ -610,7 +656,7 @@ impl Changes {
 
     /// Forgets everything: the recovery key is another one now.
     pub(crate) fn clear(&self) -> Result<(), BookError> {
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, OWED, SINGLES] {
             self.0.open_table(table)?.retain(|_, _| false)?;
         }
         Ok(())

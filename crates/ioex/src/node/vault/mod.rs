@@ -29,6 +29,8 @@ mod points;
 mod prune;
 #[cfg(feature = "super")]
 mod queue;
+#[cfg(feature = "super")]
+mod renew;
 mod restore;
 #[cfg(feature = "super")]
 mod schedule;
