@@ -651,6 +651,7 @@ mod tests {
             issuer: key(7).uid(),
             credential: credential.to_vec(),
             have: Vec::new(),
+            certificate: Vec::new(),
         };
         assert_eq!(ask(&node, &device, &Ask::Join(&join(b"voucher"))), Ok(Pass::Public));
         assert_eq!(ask(&node, &device, &Ask::Join(&join(b"forged"))), Err(Refusal::NoAuthority));

@@ -111,7 +111,7 @@ impl Updates for Mask {
         for shard in 0..shards {
             have[shard / 8] |= 1 << (shard % 8);
         }
-        Ok(Joined { have, origin: false })
+        Ok(Joined { have, origin: false, certificate: Vec::new() })
     }
     fn news(&self, _caller: &Uid, _manifest: &ContentAddress, _news: News) {}
     fn parted(&self, _caller: &Uid, _manifest: &ContentAddress) {}
@@ -492,6 +492,7 @@ fn a_voucher_that_nobody_gave() {
         issuer: other.uid(),
         credential: ioex_base::Sealed::seal(&pass, &other),
         have: vec![0],
+        certificate: Vec::new(),
     };
     let joined = attack.runtime.block_on(attack.mesh.exchange_join(device, join));
     let why = joined.err().map(|e| e.to_string()).unwrap_or_default();

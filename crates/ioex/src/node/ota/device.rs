@@ -165,6 +165,8 @@ pub(crate) struct Device {
     pub(crate) changes: tokio::sync::watch::Sender<u64>,
     /// A download under way ends when the owner says no.
     stop: Mutex<CancellationToken>,
+    /// Receipts of the last download, for the matcher. They are on the disk as well.
+    signed: Mutex<Vec<Vec<u8>>>,
 }
 
 /// The first day of the month of `now`, in days since 1970.
@@ -218,6 +220,7 @@ impl Device {
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
+            signed: Mutex::default(),
         })
     }
 
@@ -712,7 +715,7 @@ impl Device {
         });
         noted.map_err(|e| package(format!("{e:#}")))?;
         let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
-        let download = Download::new(mesh, live, ota.shelf().clone(), budget, seed).map_err(fail)?;
+        let download = Download::new(mesh, live, ota.shelf().clone(), ota.receipts.clone(), budget, seed).map_err(fail)?;
         let total = release.length();
         let tell = |came: Came| {
             *lock(&self.progress) = Some(OtaProgress {
@@ -725,6 +728,7 @@ impl Device {
             self.changed();
         };
         let result = download.run(sources, tell, stop).await;
+        *lock(&self.signed) = download.receipts();
         result.map_err(|e| (download.came(), e))
     }
 
@@ -913,7 +917,7 @@ impl Device {
                 running: next.running.to_string(),
                 reason: next.reason.clone(),
                 bytes: next.bytes,
-                receipts: Vec::new(),
+                receipts: if stage == ReportStage::Fetched { lock(&self.signed).clone() } else { Vec::new() },
             };
             let mut told = next.matchers.is_empty();
             for matcher in &next.matchers {
