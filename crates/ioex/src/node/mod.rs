@@ -95,7 +95,8 @@ fn log_to_stderr() {
     use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
     let wanted = std::env::var("IOEX_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     // Prefixes of module paths, so `ioex` stands for all of our crates.
-    let usual = || Targets::new().with_default(tracing::Level::WARN).with_target("ioex", tracing::Level::INFO);
+    let usual =
+        || Targets::new().with_default(tracing::Level::WARN).with_target("ioex", tracing::Level::INFO);
     let colour = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
     // A second call in one process keeps the first logger.

@@ -9,9 +9,9 @@ use super::{StreamError, reply};
 use crate::{
     mesh::Mesh,
     proto::{
-        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No, PACKAGE_SHARDS_MAX,
-        PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead,
-        ShardWant, Want,
+        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No,
+        PACKAGE_SHARDS_MAX, PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report,
+        ShardAsk, ShardHead, ShardWant, Want,
     },
     transfer::serve::{self as content, Gate, Source},
     updates::{self, Hearer, Updates},

@@ -39,7 +39,9 @@ fn free_ports() -> u16 {
 fn log() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+        use tracing_subscriber::{
+            filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+        };
         let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
         let lines = fmt::layer().with_writer(std::io::stderr);
         tracing_subscriber::registry().with(lines).with(wanted.unwrap_or_default()).init();

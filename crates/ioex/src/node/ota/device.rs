@@ -715,7 +715,8 @@ impl Device {
         });
         noted.map_err(|e| package(format!("{e:#}")))?;
         let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
-        let download = Download::new(mesh, live, ota.shelf().clone(), ota.receipts.clone(), budget, seed).map_err(fail)?;
+        let download = Download::new(mesh, live, ota.shelf().clone(), ota.receipts.clone(), budget, seed)
+            .map_err(fail)?;
         let total = release.length();
         let tell = |came: Came| {
             *lock(&self.progress) = Some(OtaProgress {

@@ -397,14 +397,7 @@ impl Download {
         self.wake.notify_one();
     }
 
-    async fn keep(
-        self: &Arc<Self>,
-        id: AskId,
-        peer: Uid,
-        head: ShardHead,
-        bytes: Vec<u8>,
-        path: &PathKind,
-    ) {
+    async fn keep(self: &Arc<Self>, id: AskId, peer: Uid, head: ShardHead, bytes: Vec<u8>, path: &PathKind) {
         let Some(known) = self.live.package.shards().get(head.shard as usize).copied() else { return };
         let shelf = self.shelf.clone();
         let length = bytes.len() as u64;
@@ -498,7 +491,11 @@ impl Download {
 
     /// Receipts that both ends signed.
     pub(crate) fn receipts(&self) -> Vec<Vec<u8>> {
-        lock(&self.tabs).values().filter_map(|account| account.signed.as_ref()).map(receipts::encode).collect()
+        lock(&self.tabs)
+            .values()
+            .filter_map(|account| account.signed.as_ref())
+            .map(receipts::encode)
+            .collect()
     }
 }
 
