@@ -22,9 +22,13 @@ pub mod channel;
 pub mod install;
 #[cfg(feature = "maker")]
 pub mod matcher;
+pub mod pass;
 pub mod policy;
+pub mod receipts;
 pub mod release;
 pub mod rollout;
+#[cfg(feature = "maker")]
+pub mod settlement;
 pub mod swarm;
 pub mod tuf;
 mod verify;

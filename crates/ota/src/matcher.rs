@@ -5,12 +5,17 @@
 //! device's own plan. Several matchers can serve one order; each draws serials of its own under its
 //! own key. When none answers, devices go on among themselves, unpaid.
 //!
+//! # Providers
+//! Devices that have the package, devices that are fetching it just now and have a part of it, and origins: at
+//! most [`ORIGINS_PER_MATCH_MAX`] in a match, one at least while any has room. All are drawn at random. Every
+//! voucher of a match covers the whole package, so that each shard can come from each of them. With the vouchers
+//! comes a [`Pass`], with which a device goes on among others, unpaid, when no matcher answers.
+//!
 //! # What bounds fraud
-//! Decision 8 of the design: payable traffic is bounded by demand. Whatever a device claims, an order pays one
-//! fetch for each device on its roster: [`Matcher::matched`] gives out vouchers over each shard of the
-//! package at most [`VOUCHERS_PER_SHARD_MAX`] times for one device (so that a provider which
-//! vanished can be replaced), and [`Matcher::report`] counts one of them. Providers are drawn by
-//! the matcher, at random; a pair cannot choose each other.
+//! Decision 8 of the design: payable traffic is bounded by demand. A voucher says who may fetch from whom, not
+//! what is paid: an order pays each shard once for each device on its roster, when receipts are
+//! settled ([`crate::settlement`]), whatever vouchers there are. Providers are drawn by the matcher; a pair
+//! cannot choose each other. One device is matched at most [`MATCHES_PER_DEVICE_MAX`] times.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,25 +23,31 @@ use ioex_base::{ContentAddress, NodeKey, Sealed, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    pass::{PASS_LIFE_SECONDS, Pass},
     release::Version,
+    swarm::{Choice, NEIGHBOURS_MAX, REQUESTERS_MAX},
     voucher::{OrderId, VOUCHER_LIFE_SECONDS, Voucher},
 };
 
 /// Most devices on a roster, from the paper's case of a million with room.
 pub const ROSTER_MAX: usize = 4_000_000;
 
-/// How many providers a device is given at once: enough to keep several streams busy, few enough
-/// that their vouchers are made in a fraction of a millisecond.
-pub const PROVIDERS_PER_MATCH: usize = 4;
+/// How many providers a device is given at most at once: enough that rarest first works in a large swarm,
+/// few enough that their vouchers are made in a fraction of a millisecond.
+pub const PROVIDERS_PER_MATCH: usize = 16;
 
-/// How often one device gets vouchers for the whole package from one matcher.
+/// How many of them are origins at most: a quarter.
+pub const ORIGINS_PER_MATCH_MAX: usize = PROVIDERS_PER_MATCH / 4;
+
+/// How often one device gets vouchers from one matcher.
 pub const MATCHES_PER_DEVICE_MAX: u8 = 8;
 
-/// How often one shard can be vouched for to one device: every match covers each shard with one provider.
-pub const VOUCHERS_PER_SHARD_MAX: u8 = MATCHES_PER_DEVICE_MAX;
+/// How many devices one device is matched with as provider at the same time before others are preferred.
+pub const OPEN_PER_PROVIDER_MAX: u16 = 32;
+const _: () = assert!(OPEN_PER_PROVIDER_MAX as usize + PROVIDERS_PER_MATCH <= NEIGHBOURS_MAX);
 
-/// How many devices one provider is matched with at the same time before others are preferred.
-pub const OPEN_PER_PROVIDER_MAX: u16 = 16;
+/// How many devices one origin is matched with at the same time.
+pub const OPEN_PER_ORIGIN_MAX: u16 = REQUESTERS_MAX as u16;
 
 /// What a maker orders, signed with the maker's key. The roster travels beside it; here is its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +137,15 @@ pub enum End {
 /// By end and first serial.
 type OpenKey = (UnixSeconds, u64);
 
+/// What a device needs to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// From whom, each with a sealed [`Voucher`] over the whole package.
+    pub providers: Vec<(Uid, Vec<u8>)>,
+    /// A sealed [`Pass`].
+    pub pass: Vec<u8>,
+}
+
 /// What the matcher knows of a device on the roster.
 #[derive(Clone, Debug, Default)]
 struct Seen {
@@ -142,6 +162,65 @@ struct Provider {
     open: u16,
 }
 
+/// Providers of one kind.
+#[derive(Clone, Debug, Default)]
+struct Pool {
+    list: Vec<Provider>,
+    place: HashMap<Uid, usize>,
+}
+
+impl Pool {
+    fn add(&mut self, uid: Uid) {
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.place.entry(uid) {
+            entry.insert(self.list.len());
+            self.list.push(Provider { uid, open: 0 });
+        }
+    }
+
+    fn remove(&mut self, uid: &Uid) {
+        let Some(place) = self.place.remove(uid) else { return };
+        self.list.swap_remove(place);
+        if let Some(moved) = self.list.get(place) {
+            self.place.insert(moved.uid, place);
+        }
+    }
+
+    fn release(&mut self, uid: &Uid) {
+        if let Some(&place) = self.place.get(uid) {
+            self.list[place].open = self.list[place].open.saturating_sub(1);
+        }
+    }
+
+    /// Up to `most` different ones, with room if any has, but never `not`. Of two drawn at random the less busy one
+    /// is taken, which keeps the busiest close to the mean (Mitzenmacher, "The power of two choices", 2001).
+    fn draw(&mut self, most: usize, open_max: u16, not: &Uid, choice: &mut Choice) -> Vec<Uid> {
+        let count = self.list.len();
+        let mut chosen: Vec<usize> = Vec::with_capacity(most);
+        if count <= most {
+            chosen.extend((0..count).filter(|&place| self.list[place].uid != *not));
+            chosen.retain(|&place| self.list[place].open < open_max);
+        } else {
+            // Collisions are rare with many providers and harmless with few: fewer are given then.
+            for _ in 0..3 * most {
+                let (a, b) = (choice.below(count), choice.below(count));
+                let place = if self.list[a].open <= self.list[b].open { a } else { b };
+                let provider = &self.list[place];
+                if provider.open < open_max && provider.uid != *not && !chosen.contains(&place) {
+                    chosen.push(place);
+                    if chosen.len() == most {
+                        break;
+                    }
+                }
+            }
+        }
+        let take = |place: usize| {
+            self.list[place].open += 1;
+            self.list[place].uid
+        };
+        chosen.into_iter().map(take).collect()
+    }
+}
+
 /// A match that was not reported yet.
 #[derive(Clone, Debug)]
 struct Open {
@@ -155,8 +234,8 @@ pub struct Matcher {
     key: NodeKey,
     order: Order,
     roster: HashMap<Uid, Seen>,
-    providers: Vec<Provider>,
-    place: HashMap<Uid, usize>,
+    origins: Pool,
+    devices: Pool,
     /// By end and first serial, so that what nobody reports is forgotten in order.
     open: BTreeMap<OpenKey, Open>,
     serial: u64,
@@ -191,29 +270,31 @@ impl Matcher {
             key,
             order,
             roster: roster.iter().map(|uid| (*uid, Seen::default())).collect(),
-            providers: Vec::new(),
-            place: HashMap::new(),
+            origins: Pool::default(),
+            devices: Pool::default(),
             open: BTreeMap::new(),
             serial: first_serial,
             done: 0,
         })
     }
 
-    /// A node that has the whole package: the maker's origin, or a device that reported so.
+    /// An origin: a node of the maker's kind, which has the whole package.
+    pub fn add_origin(&mut self, uid: Uid) {
+        self.devices.remove(&uid);
+        self.origins.add(uid);
+    }
+
+    /// A device that has the package or a part of it. One that is matched or reports that it is done is added by itself.
     pub fn add_provider(&mut self, uid: Uid) {
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.place.entry(uid) {
-            entry.insert(self.providers.len());
-            self.providers.push(Provider { uid, open: 0 });
+        if !self.origins.place.contains_key(&uid) {
+            self.devices.add(uid);
         }
     }
 
     /// A provider that went away.
     pub fn remove_provider(&mut self, uid: &Uid) {
-        let Some(place) = self.place.remove(uid) else { return };
-        self.providers.swap_remove(place);
-        if let Some(moved) = self.providers.get(place) {
-            self.place.insert(moved.uid, place);
-        }
+        self.origins.remove(uid);
+        self.devices.remove(uid);
     }
 
     /// How many devices reported that they are done.
@@ -222,16 +303,12 @@ impl Matcher {
         self.done
     }
 
-    /// Providers and vouchers for a device, together covering the package. `random` draws them.
+    /// Providers, vouchers and a pass for a device, which from now on counts as one that has a part.
+    /// `random` draws the providers.
     ///
     /// # Errors
     /// [`NoMatch`].
-    pub fn matched(
-        &mut self,
-        requester: &Uid,
-        random: u64,
-        now: UnixSeconds,
-    ) -> Result<Vec<(Uid, Vec<u8>)>, NoMatch> {
+    pub fn matched(&mut self, requester: &Uid, random: u64, now: UnixSeconds) -> Result<Match, NoMatch> {
         self.forget(now);
         if now > self.order.expires {
             return Err(NoMatch::Ended);
@@ -249,20 +326,23 @@ impl Matcher {
         }
         let expires = now.plus(VOUCHER_LIFE_SECONDS);
         let first = self.serial;
-        let vouchers = self.vouch(requester, &chosen, expires);
-        let providers = chosen.iter().map(|&place| self.providers[place].uid).collect();
-        for place in chosen {
-            self.providers[place].open = self.providers[place].open.saturating_add(1);
-        }
-        self.open.insert((expires, first), Open { requester: *requester, providers });
+        let providers = chosen.iter().map(|uid| (*uid, self.vouch(requester, uid, expires))).collect();
+        let pass = Pass {
+            manifest: self.order.manifest,
+            requester: *requester,
+            expires: now.plus(PASS_LIFE_SECONDS),
+        };
+        let pass = pass.seal(&self.key);
+        self.open.insert((expires, first), Open { requester: *requester, providers: chosen });
         if let Some(seen) = self.roster.get_mut(requester) {
             seen.matches += 1;
             seen.open.push((expires, first));
         }
-        Ok(vouchers)
+        self.add_provider(*requester);
+        Ok(Match { providers, pass })
     }
 
-    /// The outcome of a match, told by the requester. One that is done becomes a provider.
+    /// The outcome of a match, told by the requester. One that is done is a provider, one that failed is none.
     pub fn report(&mut self, requester: &Uid, end: End) {
         let Some(seen) = self.roster.get_mut(requester) else { return };
         for key in std::mem::take(&mut seen.open) {
@@ -270,10 +350,14 @@ impl Matcher {
             self.release(&providers);
         }
         let Some(seen) = self.roster.get_mut(requester) else { return };
-        if end == End::Done && !seen.done {
-            seen.done = true;
-            self.done += 1;
-            self.add_provider(*requester);
+        match end {
+            End::Done if !seen.done => {
+                seen.done = true;
+                self.done += 1;
+                self.add_provider(*requester);
+            }
+            End::Failed if !seen.done => self.devices.remove(requester),
+            _ => {}
         }
     }
 
@@ -283,6 +367,10 @@ impl Matcher {
             let (key, open) = entry.remove_entry();
             if let Some(seen) = self.roster.get_mut(&open.requester) {
                 seen.open.retain(|other| *other != key);
+                // It never told how its download went: it may be gone.
+                if !seen.done && seen.open.is_empty() {
+                    self.devices.remove(&open.requester);
+                }
             }
             self.release(&open.providers);
         }
@@ -290,69 +378,35 @@ impl Matcher {
 
     fn release(&mut self, providers: &[Uid]) {
         for uid in providers {
-            if let Some(&place) = self.place.get(uid) {
-                self.providers[place].open = self.providers[place].open.saturating_sub(1);
-            }
+            self.origins.release(uid);
+            self.devices.release(uid);
         }
     }
 
-    /// Up to [`PROVIDERS_PER_MATCH`] different providers. Of two drawn at random the less busy one is taken,
-    /// which keeps the busiest close to the mean (Mitzenmacher, "The power of two choices", 2001).
-    fn draw(&self, requester: &Uid, random: u64) -> Vec<usize> {
-        let count = self.providers.len();
-        let mut state = random;
-        let mut next = || {
-            // SplitMix64: a sequence from one number, for choosing, not for secrets.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        };
-        let mut chosen: Vec<usize> = Vec::with_capacity(PROVIDERS_PER_MATCH);
-        if count <= PROVIDERS_PER_MATCH {
-            chosen.extend((0..count).filter(|&place| self.providers[place].uid != *requester));
-            return chosen;
-        }
-        // Collisions are rare with many providers and harmless with few: fewer are given then.
-        for _ in 0..3 * PROVIDERS_PER_MATCH {
-            let mut draw = || usize::try_from(next() % count as u64).unwrap_or(0);
-            let (a, b) = (draw(), draw());
-            let place = if self.providers[a].open <= self.providers[b].open { a } else { b };
-            let busy = self.providers[place].open >= OPEN_PER_PROVIDER_MAX && !chosen.is_empty();
-            if !busy && !chosen.contains(&place) && self.providers[place].uid != *requester {
-                chosen.push(place);
-                if chosen.len() == PROVIDERS_PER_MATCH {
-                    break;
-                }
-            }
-        }
+    /// Up to [`PROVIDERS_PER_MATCH`] providers: as many devices as there are with room, and origins.
+    fn draw(&mut self, requester: &Uid, random: u64) -> Vec<Uid> {
+        let mut choice = Choice::new(random);
+        let mut chosen =
+            self.origins.draw(ORIGINS_PER_MATCH_MAX, OPEN_PER_ORIGIN_MAX, requester, &mut choice);
+        let devices = PROVIDERS_PER_MATCH - chosen.len();
+        chosen.extend(self.devices.draw(devices, OPEN_PER_PROVIDER_MAX, requester, &mut choice));
         chosen
     }
 
-    /// The package cut into as many ranges as there are providers.
-    fn vouch(&mut self, requester: &Uid, chosen: &[usize], expires: UnixSeconds) -> Vec<(Uid, Vec<u8>)> {
-        let ranges = u32::try_from(chosen.len()).unwrap_or(1).min(self.order.shards);
-        let mut vouchers = Vec::with_capacity(chosen.len());
-        let mut first = 0;
-        for (i, &place) in (0..ranges).zip(chosen) {
-            let shards = (self.order.shards - first) / (ranges - i);
-            let provider = self.providers[place].uid;
-            let voucher = Voucher {
-                order: self.order.id,
-                serial: self.serial,
-                requester: *requester,
-                provider,
-                manifest: self.order.manifest,
-                first_shard: first,
-                shards,
-                expires,
-            };
-            self.serial += 1;
-            first += shards;
-            vouchers.push((provider, voucher.sign(&self.key)));
-        }
-        vouchers
+    /// A voucher over the whole package.
+    fn vouch(&mut self, requester: &Uid, provider: &Uid, expires: UnixSeconds) -> Vec<u8> {
+        let voucher = Voucher {
+            order: self.order.id,
+            serial: self.serial,
+            requester: *requester,
+            provider: *provider,
+            manifest: self.order.manifest,
+            first_shard: 0,
+            shards: self.order.shards,
+            expires,
+        };
+        self.serial += 1;
+        voucher.sign(&self.key)
     }
 }
 

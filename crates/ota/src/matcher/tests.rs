@@ -28,22 +28,60 @@ fn matcher(devices: u32) -> Matcher {
 }
 
 #[test]
-fn vouchers_cover_every_shard_once_and_name_both_ends() {
+fn every_voucher_covers_the_package_and_names_both_ends() {
     let mut matcher = matcher(100);
-    for n in 50..60 {
-        matcher.add_provider(uid(n));
-    }
+    (50..90).for_each(|n| matcher.add_provider(uid(n)));
+    (90..100).for_each(|n| matcher.add_origin(uid(n)));
     let key = NodeKey::from_seed([1; 32]);
+    let mut serials = HashSet::new();
     for requester in 0..20 {
-        let vouchers = matcher.matched(&uid(requester), u64::from(requester), NOW).unwrap();
-        let mut next = 0;
-        for (provider, bytes) in &vouchers {
+        let given = matcher.matched(&uid(requester), u64::from(requester), NOW).unwrap();
+        let providers: HashSet<Uid> = given.providers.iter().map(|(uid, _)| *uid).collect();
+        assert_eq!((given.providers.len(), providers.len()), (PROVIDERS_PER_MATCH, PROVIDERS_PER_MATCH));
+        let origins = (90..100).filter(|&n| providers.contains(&uid(n))).count();
+        assert_eq!(origins, ORIGINS_PER_MATCH_MAX, "a quarter");
+        for (provider, bytes) in &given.providers {
             let voucher = Voucher::check(bytes, &key.uid(), &uid(requester), provider, NOW).unwrap();
-            assert_eq!(voucher.first_shard, next);
-            next += voucher.shards;
+            assert_eq!((voucher.first_shard, voucher.shards), (0, 25));
+            assert!(serials.insert(voucher.serial));
         }
-        assert_eq!(next, 25);
+        let manifest = ContentAddress::of(b"manifest");
+        assert!(Pass::check(&given.pass, &key.uid(), &uid(requester), &manifest, NOW).is_ok());
     }
+}
+
+/// Who is fetching has a part, and is found by those who come later; until it fails or is silent.
+#[test]
+fn who_is_fetching_serves_what_it_has() {
+    let mut matcher = matcher(100);
+    matcher.add_origin(uid(99));
+    for n in 0..10 {
+        let given = matcher.matched(&uid(n), u64::from(n), NOW).unwrap();
+        assert_eq!(given.providers.len(), n as usize + 1, "the origin and those who came before");
+        assert_eq!(given.providers[0].0, uid(99));
+    }
+    matcher.report(&uid(3), End::Failed);
+    matcher.report(&uid(4), End::Done);
+    let given = matcher.matched(&uid(50), 1, NOW).unwrap();
+    assert_eq!(given.providers.len(), 10);
+    assert!(given.providers.iter().all(|(provider, _)| *provider != uid(3)));
+    let later = NOW.plus(VOUCHER_LIFE_SECONDS + 1);
+    let given = matcher.matched(&uid(51), 1, later).unwrap();
+    let left: Vec<Uid> = given.providers.iter().map(|(provider, _)| *provider).collect();
+    assert_eq!(left, [uid(99), uid(4)], "the others told nothing for an hour");
+}
+
+#[test]
+fn an_origin_without_room_is_left_out() {
+    let mut matcher = matcher(2_000);
+    matcher.add_origin(uid(1_999));
+    for n in 0..u32::from(OPEN_PER_ORIGIN_MAX) {
+        let given = matcher.matched(&uid(n), u64::from(n), NOW).unwrap();
+        assert_eq!(given.providers[0].0, uid(1_999));
+    }
+    let given = matcher.matched(&uid(1_998), 7, NOW).unwrap();
+    assert!(given.providers.iter().all(|(provider, _)| *provider != uid(1_999)));
+    assert!(given.providers.len() > 8);
 }
 
 #[test]
@@ -76,23 +114,21 @@ fn an_order_pays_a_bounded_number_of_fetches_for_each_device() {
 #[test]
 fn who_is_done_serves_and_load_is_spread() {
     let mut matcher = matcher(2_000);
-    for n in 0..100 {
-        matcher.add_provider(uid(n));
-    }
-    for n in 100..500 {
+    (0..400).for_each(|n| matcher.add_provider(uid(n)));
+    for n in 400..800 {
         matcher.matched(&uid(n), u64::from(n) << 20, NOW).unwrap();
     }
-    let busiest = matcher.providers.iter().map(|provider| provider.open).max().unwrap();
-    // The mean is 16; two choices keep the busiest near it.
-    assert!((16..=20).contains(&busiest), "{busiest}");
-    for n in 100..500 {
+    let busiest = matcher.devices.list.iter().map(|provider| provider.open).max().unwrap();
+    // The mean is between 8 and 16; two choices keep the busiest near it.
+    assert!((10..=20).contains(&busiest), "{busiest}");
+    for n in 400..800 {
         matcher.report(&uid(n), End::Done);
     }
-    assert!(matcher.providers.iter().all(|provider| provider.open == 0));
-    assert_eq!(matcher.providers.len(), 500);
+    assert!(matcher.devices.list.iter().all(|provider| provider.open == 0));
+    assert_eq!(matcher.devices.list.len(), 800);
     matcher.remove_provider(&uid(3));
-    assert_eq!(matcher.place.len(), 499);
-    assert!(matcher.place.iter().all(|(uid, &place)| matcher.providers[place].uid == *uid));
+    assert_eq!(matcher.devices.place.len(), 799);
+    assert!(matcher.devices.place.iter().all(|(uid, &place)| matcher.devices.list[place].uid == *uid));
 }
 
 #[test]
@@ -100,9 +136,9 @@ fn what_nobody_reports_is_forgotten() {
     let mut matcher = matcher(10);
     matcher.add_provider(uid(9));
     matcher.matched(&uid(1), 0, NOW).unwrap();
-    assert_eq!(matcher.providers[0].open, 1);
+    assert_eq!(matcher.devices.list[0].open, 1);
     matcher.matched(&uid(2), 0, NOW.plus(VOUCHER_LIFE_SECONDS + 1)).unwrap();
-    assert_eq!((matcher.providers[0].open, matcher.open.len()), (1, 1));
+    assert_eq!((matcher.devices.list[0].open, matcher.open.len()), (1, 1));
 }
 
 #[test]
