@@ -58,6 +58,10 @@ const MANDATE: &[u8] = b"mandate";
 /// Parts into which the groups are divided when partners compare, by the first byte of their names.
 pub(crate) const BUCKETS: usize = 256;
 
+/// Most copies of a group that are remembered as given up; of more, the oldest are forgotten. One message
+/// between partners holds some 1,900 of them, and a group has 96 shards.
+pub(crate) const LEFT_MAX: usize = 512;
+
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BookError {
@@ -173,6 +177,11 @@ impl Owed {
 /// Where it is noted that a copy was given up: group (32) | shard (2, big-endian) | device (32).
 fn left_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
     [id.as_bytes().as_slice(), &shard.to_be_bytes(), device].concat()
+}
+
+/// All of these of one group.
+fn left_range(id: &ContentAddress) -> (Vec<u8>, Vec<u8>) {
+    (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]))
 }
 
 fn left_of(key: &[u8]) -> Option<(u16, Uid)> {
@@ -402,7 +411,7 @@ impl Book {
     /// A group as partners get it.
     pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
         let Some(group) = self.group(id)? else { return Ok(None) };
-        let (from, to) = (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]));
+        let (from, to) = left_range(id);
         let mut left = Vec::new();
         self.each_between(LEFT, &from, &to, |key, _: UnixSeconds| left.extend(left_of(key)))?;
         Ok(Some((left, group)))
@@ -518,9 +527,22 @@ impl Changes {
         }
         let stays = |c: &CopyRecord| group.copies.iter().any(|n| n.device == c.device && n.shard == c.shard);
         let mut left = self.0.open_table(LEFT)?;
+        let gives_up = before.iter().flat_map(|g| &g.copies).any(|c| !stays(c));
         for c in before.iter().flat_map(|g| &g.copies).filter(|c| !stays(c)) {
             let key = left_key(&id, c.shard, c.device.as_bytes());
             left.insert(key.as_slice(), encode(&files::now()).as_slice())?;
+        }
+        if gives_up {
+            let (from, to) = left_range(&id);
+            let mut all: Vec<(UnixSeconds, Vec<u8>)> = Vec::new();
+            for row in left.range(from.as_slice()..=to.as_slice())? {
+                let (key, at) = row?;
+                all.push((decode(at.value())?, key.value().to_vec()));
+            }
+            all.sort_unstable();
+            for (_, key) in all.iter().take(all.len().saturating_sub(LEFT_MAX)) {
+                left.remove(key.as_slice())?;
+            }
         }
         let mut owed = self.0.open_table(OWED)?;
         for c in &group.copies {
@@ -609,10 +631,8 @@ impl Changes {
 
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
-        self.0.open_table(LEFT)?.retain_in(
-            left_key(id, 0, &[0; 32]).as_slice()..=left_key(id, u16::MAX, &[0xff; 32]).as_slice(),
-            |_, _| false,
-        )?;
+        let (from, to) = left_range(id);
+        self.0.open_table(LEFT)?.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
         self.put(REMOVED, id.as_bytes(), &files::now())
     }
 
