@@ -53,9 +53,14 @@ impl Maker {
         self.node.call(&[&add, uids].concat()).map(drop)
     }
 
+    /// How `ioex` writes a version.
+    pub(super) fn name(version: u32) -> String {
+        format!("{version}.0.0")
+    }
+
     /// Publishes a version that is one image, for everybody at once.
     pub(super) fn publish(&self, version: u32, image: &str, file: &Path) -> Result<Value> {
-        let (version, image) = (version.to_string(), format!("{image}={}", file.display()));
+        let (version, image) = (Self::name(version), format!("{image}={}", file.display()));
         let args = ["ota", "publish", &image, "--version", &version, "--channel", &self.channel];
         Ok(self.node.call_within(&args, PUBLISH)?["value"].take())
     }

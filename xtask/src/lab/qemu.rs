@@ -114,7 +114,7 @@ impl Stage<'_> {
         self.boots(&mut guest, "version 2 starts on trial", 2, "b")?;
         self.sees(&mut guest, "its health check fails", "unhealthy", &["healthy"], JUDGED)?;
         self.boots(&mut guest, "it goes back by itself", 1, "a")?;
-        self.sees(&mut guest, "", "state 1 idle", &["boot b"], JUDGED)?;
+        self.sees(&mut guest, "", &state(1, "idle"), &["boot b"], JUDGED)?;
         self.fleet(2, "failed")?;
 
         self.publish(3, true)?;
@@ -126,7 +126,6 @@ impl Stage<'_> {
         self.boots(&mut guest, "power cut; power on", 3, "b")?;
 
         self.publish(4, true)?;
-        self.sees(&mut guest, "version 4 is being written", "state 3 installing", &[], FETCHED)?;
         self.wait_for_writes(0)?;
         guest.cut()?;
         let mut guest = self.machine.start()?;
@@ -174,26 +173,32 @@ impl Stage<'_> {
 
     /// The guest finds what was published, fetches and writes it, and starts anew.
     fn fetches(&mut self, guest: &mut Guest, running: u32) -> Result<()> {
-        let mark = format!("state {running} installing");
+        let mark = state(running, "installed");
         self.sees(guest, "it is fetched over the network, and written", &mark, &[], FETCHED)?;
         self.sees(guest, "", "restart", &[], FETCHED)
     }
 
     fn confirms(&mut self, guest: &mut Guest, version: u32) -> Result<()> {
         self.sees(guest, "its health check succeeds", "healthy", &["unhealthy"], JUDGED)?;
-        self.sees(guest, "it is confirmed", &format!("state {version} idle"), &[], JUDGED)
+        self.sees(guest, "it is confirmed", &state(version, "idle"), &[], JUDGED)
     }
 
     /// Waits until the guest's disk has been written to.
-    fn wait_for_writes(&self, disk: usize) -> Result<()> {
+    fn wait_for_writes(&mut self, disk: usize) -> Result<()> {
         let written = || fs::metadata(self.machine.disks[disk])?.modified();
         let before = written()?;
-        sh::wait_for("writes to the slot", FETCHED, || Ok((written()? != before).then_some(())))
+        sh::wait_for("writes to the slot", FETCHED, || Ok((written()? != before).then_some(())))?;
+        self.rows.push(vec![
+            "it is fetched, and being written".into(),
+            "writes to the slot".into(),
+            String::new(),
+        ]);
+        Ok(())
     }
 
     /// Waits until the maker's super node has heard of one device in this stage.
     fn fleet(&mut self, version: u32, stage: &str) -> Result<()> {
-        let name = version.to_string();
+        let name = Maker::name(version);
         let heard = || {
             let fleet = self.maker.fleet()?;
             let mut orders = fleet["orders"].as_array().into_iter().flatten();
@@ -203,8 +208,13 @@ impl Stage<'_> {
         let order = sh::wait_for(&format!("the maker to hear that version {name} {stage}"), JUDGED, heard)?;
         ensure!(order["roster"] == 1, "the order is for one device: {order}");
         let seen = format!("{stage}; {}", order["reasons"]);
-        self.rows.push(vec![format!("the maker hears of version {name}"), seen, String::new()]);
+        self.rows.push(vec![format!("the maker hears of version {version}"), seen, String::new()]);
         self.steps.push(json!({ "fleet": order }));
         Ok(())
     }
+}
+
+/// How the guest's script says it.
+fn state(running: u32, stage: &str) -> String {
+    format!("state {} {stage}", Maker::name(running))
 }

@@ -88,7 +88,7 @@ impl Ours {
     fn publish(&mut self, package: &Path) -> Result<()> {
         self.version += 1;
         self.maker()?.publish(self.version, IMAGE, package)?;
-        let version = self.version.to_string();
+        let version = Maker::name(self.version);
         for device in &mut self.devices {
             (device.fetched, device.done) = (None, false);
             device.node.call(&["ota", "check"])?;
@@ -159,7 +159,7 @@ impl Program for Ours {
     }
 
     fn next_done(&mut self, limit: Duration) -> Result<(usize, Instant)> {
-        let version = self.version.to_string();
+        let version = Maker::name(self.version);
         let devices = &mut self.devices;
         let look = || {
             for (number, device) in devices.iter_mut().enumerate().filter(|(_, device)| !device.done) {
