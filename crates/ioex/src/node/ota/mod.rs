@@ -59,9 +59,9 @@ use crate::config::NodeConfig;
 const DIR: &str = "ota";
 /// How often the owner's policy for serving is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// Devices that a super node serves at once, for each package.
+/// Shards that a super node sends at once, for each package: few, so that each is soon at a device that passes it on.
 #[cfg(feature = "super")]
-const ORIGIN_SLOTS: u16 = 16;
+const ORIGIN_SLOTS: u16 = 6;
 
 /// Everything about updates at this node.
 pub(crate) struct Ota {
