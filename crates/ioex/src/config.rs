@@ -85,9 +85,31 @@ pub struct OtaConfig {
     /// A command that starts the device, or what was replaced, anew. Without it somebody else does.
     #[serde(default)]
     pub restart: Vec<String>,
+    /// Who says that a version on trial is healthy.
+    #[serde(default)]
+    pub confirm: Confirm,
+    /// With `confirm = "host"`: minutes after which a version that nobody confirmed is taken back.
+    #[serde(default = "confirm_minutes")]
+    pub confirm_minutes: u32,
     /// What the owner allows.
     #[serde(default)]
     pub policy: Policy,
+}
+
+fn confirm_minutes() -> u32 {
+    10
+}
+
+/// Who says that a version on trial is healthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// The `health` command alone.
+    #[default]
+    Health,
+    /// The program in which the node runs, or whoever calls `ioex ota confirm`, after the `health` command
+    /// if there is one.
+    Host,
 }
 
 fn check_minutes() -> u32 {
@@ -98,9 +120,13 @@ fn check_minutes() -> u32 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Consent {
-    /// Before anything is fetched or installed (`ioex ota install`).
+    /// Once, before anything is fetched (`ioex ota install`).
     #[default]
     Ask,
+    /// Once, when it is here, before it is installed.
+    Install,
+    /// Before it is fetched, and again before it is installed.
+    Both,
     /// Nobody is asked.
     Auto,
 }
@@ -269,6 +295,9 @@ impl NodeConfig {
             }
             if ota.check_minutes == 0 {
                 return wrong("ota.check_minutes", "at least 1".to_owned());
+            }
+            if ota.confirm_minutes == 0 {
+                return wrong("ota.confirm_minutes", "at least 1".to_owned());
             }
         }
         Ok(())

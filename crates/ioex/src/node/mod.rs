@@ -16,12 +16,17 @@ use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use ioex_api::SOCKET_NAME;
-use ioex_base::ContentAddress;
+use ioex_base::{ContentAddress, Uid};
+pub use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
 use ioex_net::{Mesh, MeshConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::lent::{clear_old, relocate};
+pub use self::ota::{DeviceUpdates, Moment};
 use self::{
     lent::{Lent, Sense},
     vault::Vault,
@@ -56,6 +61,29 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     #[cfg(all(not(feature = "super"), target_env = "gnu"))]
     crate::memory::give_back();
     log_to_stderr();
+    let running = start(config).await?;
+    tokio::spawn(stop_on_signal(running.node.stop.clone())?);
+    let config = &running.node.config;
+    println!("ready uid={} kind={} data={}", running.uid(), config.kind, config.data.display());
+    running.serve().await
+}
+
+/// A node under way, in a program of its own or of somebody else's. It stops when this is dropped; to wait
+/// for its end, use [`Running::serve`] or [`Running::wait`].
+pub struct Running {
+    node: Arc<Node>,
+    /// They end by themselves when the node stops.
+    tasks: Vec<JoinHandle<()>>,
+    housekeeping: JoinHandle<()>,
+}
+
+/// Starts a node. It prints and logs nothing, heeds no signal and opens no socket for commands; it needs a
+/// runtime with I/O and time.
+///
+/// # Errors
+/// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
+/// others.
+pub async fn start(config: NodeConfig) -> anyhow::Result<Running> {
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
     let lent = Arc::new(Lent::open(&config, Sense::default())?);
@@ -65,7 +93,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("the node in {} did not start", config.data.display()))?;
     let node = Arc::new(Node {
-        mesh: mesh.clone(),
+        mesh,
         lent,
         started: Instant::now(),
         stop: CancellationToken::new(),
@@ -74,24 +102,65 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         ota: updates,
         config,
     });
-    let socket = node.config.data.join(SOCKET_NAME);
-    let stop = node.stop.clone();
-    tokio::spawn(stop_on_signal(stop.clone())?);
     let housekeeping = tokio::spawn(housekeeping::run(node.clone()));
     let mut tasks = vault::run(&node);
     tasks.extend(ota::run(&node));
-    println!("ready uid={} kind={} data={}", mesh.uid(), node.config.kind, node.config.data.display());
-    let served = ioex_api::serve(&socket, node.clone(), stop.clone().cancelled_owned()).await;
-    stop.cancel();
-    housekeeping.abort();
-    for task in tasks {
-        let _ = task.await;
-    }
-    mesh.shutdown().await;
-    served.with_context(|| format!("the API socket {} cannot be used", socket.display()))
+    Ok(Running { node, tasks, housekeeping })
 }
 
-fn log_to_stderr() {
+impl Running {
+    /// The node's key.
+    #[must_use]
+    pub fn uid(&self) -> Uid {
+        self.node.mesh.uid()
+    }
+
+    /// This device's updates; none without `[ota]` in its configuration.
+    #[must_use]
+    pub fn updates(&self) -> Option<DeviceUpdates> {
+        DeviceUpdates::of(&self.node.ota)
+    }
+
+    /// Ends the node when it is cancelled.
+    #[must_use]
+    pub fn stop(&self) -> CancellationToken {
+        self.node.stop.clone()
+    }
+
+    /// Answers commands over the API's socket until the node is told to stop, and stops it in order.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let (node, stop) = (self.node.clone(), self.stop());
+        let socket = node.config.data.join(SOCKET_NAME);
+        let served = ioex_api::serve(&socket, node, stop.clone().cancelled_owned()).await;
+        stop.cancel();
+        self.wait().await;
+        served.with_context(|| format!("the API socket {} cannot be used", socket.display()))
+    }
+
+    /// Waits until the node is told to stop, and stops it in order.
+    pub async fn wait(mut self) {
+        self.node.stop.cancelled().await;
+        self.housekeeping.abort();
+        for task in std::mem::take(&mut self.tasks) {
+            let _ = task.await;
+        }
+        self.node.mesh.shutdown().await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.node.stop.cancel();
+        self.housekeeping.abort();
+    }
+}
+
+/// Writes the log to stderr, filtered by the variable `IOEX_LOG` (such as `warn,ioex=debug`); a logger that the
+/// program set before stays.
+pub fn log_to_stderr() {
     use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
     let wanted = std::env::var("IOEX_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     // Prefixes of module paths, so `ioex` stands for all of our crates.

@@ -27,6 +27,11 @@ use clap::Parser as _;
 use ioex::{cli::Cli, exit};
 use serde_json::Value;
 
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_ioex"))
+}
+
 /// Runs `ioex` with a home folder of its own.
 fn ioex(home: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ioex"))

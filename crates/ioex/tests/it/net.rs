@@ -32,7 +32,7 @@ impl Node {
 
     /// Starts it (again) with the same flags.
     pub(crate) fn run(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ioex"))
+        let mut child = Command::new(crate::program())
             .arg("node")
             .args(&self.flags)
             .arg("--data")
@@ -60,7 +60,7 @@ impl Node {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ioex"));
+        let mut command = Command::new(crate::program());
         command.args(args).arg("--data").arg(&self.data);
         command
     }

@@ -25,12 +25,13 @@ use super::{
     Ota,
     bundle::Bundle,
     download::{Came, Download, DownloadError},
+    host::{Host, Moment},
     installer::{InstallFailure, Installer},
     live::lock,
     sources::DeviceSources,
 };
 use crate::{
-    config::{Consent, OtaConfig},
+    config::{Confirm, Consent, OtaConfig},
     node::{files, lent::Sense},
 };
 
@@ -106,6 +107,9 @@ struct State {
     release: Option<Release>,
     /// The owner said yes to this release.
     consented: bool,
+    /// The owner said yes once more: it is here and may be installed.
+    #[serde(default)]
+    agreed: bool,
     /// The owner said no to it.
     declined: Option<Version>,
     /// It was installed here, and failed.
@@ -132,6 +136,7 @@ impl State {
             step: Step::Idle,
             release: None,
             consented: false,
+            agreed: false,
             declined: None,
             failed: None,
             now: false,
@@ -167,6 +172,10 @@ pub(crate) struct Device {
     stop: Mutex<CancellationToken>,
     /// Receipts of the last download, for the matcher. They are on the disk as well.
     signed: Mutex<Vec<Vec<u8>>>,
+    /// The program in which the node runs.
+    pub(super) host: Host,
+    /// Who ends a trial: its health, or somebody's word.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// The first day of the month of `now`, in days since 1970.
@@ -221,6 +230,8 @@ impl Device {
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
             signed: Mutex::default(),
+            host: Host::default(),
+            turn: tokio::sync::Mutex::default(),
         })
     }
 
@@ -354,7 +365,7 @@ impl Device {
             offered: state.release.as_ref().map(|release| release.version.to_string()),
             manifest: state.release.as_ref().map(|release| release.manifest),
             bytes: state.release.as_ref().map(Release::length),
-            consent: state.consented || self.config.consent == Consent::Auto,
+            consent: !self.asks(state),
             holding,
             problem: state.problem.clone(),
             last_check: state.last_check,
@@ -362,6 +373,37 @@ impl Device {
             by_source: state.by_source,
             month_bytes: state.month.1,
         })
+    }
+
+    /// Whether the owner's word is missing for what comes next.
+    fn asks(&self, state: &State) -> bool {
+        let is_here = matches!(state.step, Step::Fetched | Step::Installed);
+        match (self.config.consent, is_here) {
+            (Consent::Auto, _) | (Consent::Install, false) => false,
+            (Consent::Ask, _) | (Consent::Both, false) => !state.consented,
+            (Consent::Install | Consent::Both, true) => !state.agreed,
+        }
+    }
+
+    /// Tells the program in which the node runs where things stand.
+    fn tell_standing(&self) {
+        let moment = self.read(|state| {
+            let release = state.release.as_ref()?;
+            if [state.failed, state.declined].contains(&Some(release.version)) {
+                return None;
+            }
+            let (version, consent) = (release.version.to_string(), self.asks(state));
+            match state.step {
+                Step::Offered => {
+                    let (manifest, bytes) = (release.manifest, release.length());
+                    Some(Moment::Offered { version, manifest, bytes, consent })
+                }
+                Step::Fetched => Some(Moment::Fetched { version, consent }),
+                // What failed, or is on trial.
+                Step::Idle | Step::Installed => None,
+            }
+        });
+        moment.into_iter().for_each(|moment| self.host.tell(moment));
     }
 
     /// The owner's word on what is offered. `now` passes over the hours for installing.
@@ -373,11 +415,13 @@ impl Device {
             let Some(release) = &state.release else { return false };
             if yes {
                 (state.consented, state.declined) = (true, None);
+                state.agreed |= state.step == Step::Fetched || self.config.consent == Consent::Install;
                 state.now |= now;
                 // The owner's word is worth another try.
                 state.effort = Effort { failures: 0, ..state.effort };
             } else {
-                (state.consented, state.declined, state.now) = (false, Some(release.version), false);
+                state.declined = Some(release.version);
+                (state.consented, state.agreed, state.now) = (false, false, false);
             }
             true
         });
@@ -439,6 +483,7 @@ impl Device {
 impl Device {
     /// Runs until `stop`.
     pub(super) async fn run(self: Arc<Self>, ota: Arc<Ota>, stop: CancellationToken) {
+        self.tell_standing();
         loop {
             if let Err(e) = self.step(&ota, &stop).await {
                 tracing::warn!("update: {e:#}");
@@ -459,6 +504,12 @@ impl Device {
             self.settle().await?;
         }
         self.send_reports(ota).await;
+        if self.read(|state| state.step) != Step::Installed
+            && let Some((files, answer)) = self.host.brought()
+        {
+            // Who brought it may not wait for the answer.
+            let _ = answer.send(self.take(ota, &files)?);
+        }
         if self.is_due() && ota.mesh().is_some_and(ioex_net::Mesh::joined) {
             self.look(ota).await?;
         }
@@ -547,6 +598,7 @@ impl Device {
         let outcome = ioex_ota::check(&self.trust()?, &self.device(), clock, &metadata);
         let trust = BASE64.encode(&outcome.trust.to_bytes());
         let now = files::now();
+        let mut is_new = false;
         let refused = self.change(|state| {
             state.trust = trust;
             match outcome.verdict {
@@ -562,7 +614,8 @@ impl Device {
                 Verdict::Install(release) => {
                     let same = state.release.as_ref().is_some_and(|old| old.package() == release.package());
                     if !same {
-                        (state.step, state.consented, state.now) = (Step::Offered, false, false);
+                        (state.step, state.consented, state.agreed) = (Step::Offered, false, false);
+                        (state.now, is_new) = (false, true);
                         (state.effort, state.by_source) = (Effort::default(), [0; 4]);
                     } else if state.step == Step::Idle {
                         state.step = Step::Offered;
@@ -576,20 +629,23 @@ impl Device {
         if let Some(why) = refused {
             return Ok(Err(why));
         }
+        if is_new {
+            self.tell_standing();
+        }
         ota.carry_copy(&self.bundle, files);
         Ok(Ok(()))
     }
 
     /// Whether the owner and the maker let this go on now.
     fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<bool, String> {
-        let (consented, declined, failed, now) = self.read(|state| {
+        let (asks, declined, failed, now) = self.read(|state| {
             let is = |version| version == Some(release.version);
-            (state.consented, is(state.declined), is(state.failed), state.now)
+            (self.asks(state), is(state.declined), is(state.failed), state.now)
         });
         if failed {
             return Err("it failed on this device; `ioex ota forgive` lets it be tried again".to_owned());
         }
-        if declined || !(consented || self.config.consent == Consent::Auto) {
+        if declined || asks {
             return Err(if declined {
                 "its owner said no".to_owned()
             } else {
@@ -669,6 +725,7 @@ impl Device {
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
         let why = failed.as_ref().map(|e| format!("{e}"));
+        let mut given_up = false;
         self.change(|state| {
             let verified: u64 = came.by_source[..3].iter().sum();
             Self::count(state, came.fetched());
@@ -685,9 +742,18 @@ impl Device {
                 state.step = Step::Fetched;
                 Self::queue_report(state, OtaStage::Fetched, running, "");
             } else if state.effort.next(length, random, files::now()) == Attempt::Never {
+                given_up = true;
                 Self::queue_report(state, OtaStage::Failed, running, why.as_deref().unwrap_or_default());
             }
         })?;
+        match why {
+            None => self.tell_standing(),
+            Some(reason) if given_up => {
+                let version = release.version.to_string();
+                self.host.tell(Moment::Failed { version, reason, rolled_back: false });
+            }
+            Some(_) => {}
+        }
         self.wake.notify_one();
         Ok(())
     }
@@ -780,6 +846,7 @@ impl Device {
                     state.problem = None;
                     Self::queue_report(state, OtaStage::Installed, running, "");
                 })?;
+                self.host.tell(Moment::Installed { version: release.version.to_string() });
                 self.send_reports(ota).await;
                 if !self.restart("starting the new version").await {
                     self.hold(Some("it starts with the device's next start".to_owned()));
@@ -809,6 +876,10 @@ impl Device {
 
     /// Finds out what became of what was installed.
     async fn settle(&self) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        if self.read(|state| state.step) != Step::Installed {
+            return Ok(());
+        }
         let installer = self.installer.clone();
         let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
         *lock(&self.running) = standing.running;
@@ -823,6 +894,19 @@ impl Device {
                 return self.ended(Ok(()));
             }
             return self.ended(Err("the new version did not stay up, and the device went back by itself"));
+        }
+        let version = standing.running.to_string();
+        let host_confirms = self.config.confirm == Confirm::Host;
+        if host_confirms && let Some(since) = self.host.asked_since() {
+            let minutes = self.config.confirm_minutes;
+            if since.elapsed() < Duration::from_secs(u64::from(minutes) * 60) {
+                return Ok(());
+            }
+            let why = format!("version {version} was not confirmed within {minutes} minutes");
+            return self.back(&why).await;
+        }
+        if !host_confirms {
+            self.host.tell(Moment::Trial { version: version.clone(), confirm: false });
         }
         let mut unhealthy = None;
         for attempt in 0..HEALTH_TRIES {
@@ -839,13 +923,20 @@ impl Device {
             }
         }
         match unhealthy {
+            None if host_confirms => {
+                self.host.ask();
+                self.host.tell(Moment::Trial { version, confirm: true });
+                self.hold(Some("the program that runs it has to confirm it".to_owned()));
+                Ok(())
+            }
             None => {
-                self.confirm().await?;
+                let installer = self.installer.clone();
+                tokio::task::spawn_blocking(move || installer.confirm()).await??;
                 self.ended(Ok(()))
             }
             Some(why) => {
                 let why = format!("version {} is unhealthy: {why}", standing.running);
-                self.go_back(&why).await
+                self.back(&why).await
             }
         }
     }
@@ -855,8 +946,10 @@ impl Device {
     /// # Errors
     /// When nothing is on trial, or the installer's state cannot be written.
     pub(crate) async fn confirm(&self) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
         let installer = self.installer.clone();
         tokio::task::spawn_blocking(move || installer.confirm()).await??;
+        self.wake.notify_one();
         Ok(())
     }
 
@@ -865,6 +958,12 @@ impl Device {
     /// # Errors
     /// When there is nothing to go back from, or the installer's state cannot be written.
     pub(crate) async fn go_back(&self, why: &str) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        self.back(why).await
+    }
+
+    /// See [`go_back`](Self::go_back); by whoever has the turn.
+    async fn back(&self, why: &str) -> anyhow::Result<()> {
         let installer = self.installer.clone();
         let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
         if !starts_anew {
@@ -880,6 +979,12 @@ impl Device {
     /// An update is over.
     fn ended(&self, how: Result<(), &str>) -> anyhow::Result<()> {
         let running = *lock(&self.running);
+        self.host.answered();
+        self.hold(None);
+        let (version, rolled_back) = self.read(|state| {
+            let version = state.release.as_ref().map_or(running, |release| release.version);
+            (version.to_string(), state.step == Step::Installed)
+        });
         self.change(|state| {
             match how {
                 Ok(()) => Self::queue_report(state, OtaStage::Confirmed, running, ""),
@@ -889,13 +994,17 @@ impl Device {
                 }
             }
             state.problem = how.err().map(str::to_owned);
-            (state.step, state.consented, state.now) = (Step::Idle, false, false);
+            (state.step, state.consented, state.agreed, state.now) = (Step::Idle, false, false, false);
             if how.is_ok() {
                 state.release = None;
             }
             state.effort = Effort::default();
             state.kept.truncate(KEPT_PACKAGES);
         })?;
+        self.host.tell(match how {
+            Ok(()) => Moment::Confirmed { version },
+            Err(why) => Moment::Failed { version, reason: why.to_owned(), rolled_back },
+        });
         self.wake.notify_one();
         Ok(())
     }

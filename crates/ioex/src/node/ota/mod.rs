@@ -2,13 +2,15 @@
 //! updates it, the device's own.
 //!
 //! [`shelf`] has the files, [`package`] what they mean, [`live`] who is served just now, [`download`] gets
-//! one from many ([`sources`] says from whom), [`installer`] puts it where it belongs, [`device`] decides when. A maker's
+//! one from many ([`sources`] says from whom), [`installer`] puts it where it belongs, [`device`] decides when, and a program in
+//! which the node runs is told and asked ([`host`]). A maker's
 //! super node also packs ([`maker`]), matches devices with providers, and hears how it went ([`orders`]).
 
 mod bundle;
 mod channels;
 mod device;
 mod download;
+mod host;
 mod installer;
 mod live;
 #[cfg(feature = "super")]
@@ -41,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "super")]
 pub(crate) use self::bundle::{BundleFile, FORMAT as BUNDLE_FORMAT};
+pub use self::host::{DeviceUpdates, Moment};
 pub(crate) use self::installer::boot;
 use self::{
     channels::Channels,
@@ -384,7 +387,6 @@ pub(super) async fn handle(
     request: OtaRequest,
     sink: &Sink,
 ) -> Result<serde_json::Value, ApiError> {
-    let other = |e: anyhow::Error| ApiError::new(ErrorCode::Io, format!("{e:#}"));
     match request {
         #[cfg(feature = "super")]
         OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
@@ -398,34 +400,34 @@ pub(super) async fn handle(
             ))
         }
         request => {
-            let device = node.ota.device.as_ref().ok_or_else(|| {
+            let device = DeviceUpdates::of(&node.ota).ok_or_else(|| {
                 ApiError::new(
                     ErrorCode::NotFound,
                     "this node is no device that is updated: its configuration has no [ota] section",
                 )
             })?;
             match request {
-                OtaRequest::Check => device.check_now().map_err(other)?,
+                OtaRequest::Check => device.check()?,
                 OtaRequest::Consent { yes, now } => device.consent(yes, now)?,
-                OtaRequest::Forgive => device.forgive().map_err(other)?,
-                OtaRequest::Confirm => device.confirm().await.map_err(other)?,
-                OtaRequest::RollBack => device.go_back("its owner went back").await.map_err(other)?,
+                OtaRequest::Forgive => device.forgive()?,
+                OtaRequest::Confirm => device.confirm().await?,
+                OtaRequest::RollBack => device.roll_back("its owner went back").await?,
                 OtaRequest::Follow => {
-                    let mut changes = device.changes.subscribe();
+                    let mut changes = device.changes();
                     loop {
-                        let now = device.show();
+                        let now = device.state();
                         if sink.update(Update::Ota(now)).await.is_err() {
                             return super::api::done(Empty {});
                         }
                         tokio::select! {
-                            () = node.stop.cancelled() => return super::api::done(device.show()),
-                            changed = changes.changed() => if changed.is_err() { return super::api::done(device.show()) },
+                            () = node.stop.cancelled() => return super::api::done(device.state()),
+                            changed = changes.changed() => if changed.is_err() { return super::api::done(device.state()) },
                         }
                     }
                 }
                 _ => {}
             }
-            super::api::done(device.show())
+            super::api::done(device.state())
         }
     }
 }

@@ -1,0 +1,208 @@
+//! The program in which the node runs, when that is not `ioex`: what it is told, what it is asked, and what it
+//! may do. The local API answers with the same calls.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use ioex_api::{ApiError, ErrorCode, OtaState};
+use ioex_base::ContentAddress;
+use ioex_net::proto::ChannelFiles;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::{Ota, device::Device, live::lock};
+
+/// Moments that wait for a program that is behind. A whole update has five.
+const MOMENTS_QUEUED: usize = 64;
+
+/// What happens once in the course of an update. What goes on between is in [`OtaState`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A version is there for this device.
+    Offered {
+        /// Which.
+        version: String,
+        /// The address list (manifest).
+        manifest: ContentAddress,
+        /// Length of the package.
+        bytes: u64,
+        /// Whether the owner has to agree before it is fetched.
+        consent: bool,
+    },
+    /// All of it is here.
+    Fetched {
+        /// Which.
+        version: String,
+        /// Whether the owner has to agree before it is installed.
+        consent: bool,
+    },
+    /// It is written, and put in charge or ready for the device's next start.
+    Installed {
+        /// Which.
+        version: String,
+    },
+    /// It runs, and has to show that it is healthy. Told again after each start.
+    Trial {
+        /// Which.
+        version: String,
+        /// Whether the program has to confirm it.
+        confirm: bool,
+    },
+    /// It runs, and stays.
+    Confirmed {
+        /// Which.
+        version: String,
+    },
+    /// It could not be fetched, written or kept.
+    Failed {
+        /// Which.
+        version: String,
+        /// Why, for people.
+        reason: String,
+        /// Whether it was in charge, or about to be, and the version before is again.
+        rolled_back: bool,
+    },
+}
+
+/// Metadata that the program brought, and where the answer goes.
+type Brought = (ChannelFiles, oneshot::Sender<Result<(), String>>);
+
+/// The program, as the device sees it.
+pub(super) struct Host {
+    moments: broadcast::Sender<Moment>,
+    /// Has what was told before anybody listened.
+    first: Mutex<Option<broadcast::Receiver<Moment>>>,
+    brought: Mutex<Option<Brought>>,
+    /// Since when it is to say whether what runs is healthy.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let (moments, first) = broadcast::channel(MOMENTS_QUEUED);
+        Self { moments, first: Mutex::new(Some(first)), brought: Mutex::default(), asked: Mutex::default() }
+    }
+}
+
+impl Host {
+    pub(super) fn tell(&self, moment: Moment) {
+        // Whether anybody listens is not the device's business.
+        let _ = self.moments.send(moment);
+    }
+
+    /// What was brought last and was not looked at yet.
+    pub(super) fn brought(&self) -> Option<Brought> {
+        lock(&self.brought).take()
+    }
+
+    pub(super) fn ask(&self) {
+        *lock(&self.asked) = Some(Instant::now());
+    }
+
+    pub(super) fn asked_since(&self) -> Option<Instant> {
+        *lock(&self.asked)
+    }
+
+    pub(super) fn answered(&self) {
+        *lock(&self.asked) = None;
+    }
+}
+
+/// A handle to the updates of a device.
+#[derive(Clone)]
+pub struct DeviceUpdates(Arc<Device>);
+
+fn io(e: anyhow::Error) -> ApiError {
+    ApiError::new(ErrorCode::Io, format!("{e:#}"))
+}
+
+impl DeviceUpdates {
+    pub(crate) fn of(ota: &Ota) -> Option<Self> {
+        ota.device.clone().map(Self)
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn state(&self) -> OtaState {
+        self.0.show()
+    }
+
+    /// Counts the changes of that state.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// What happens from now on; whoever asks first also hears what happened since the start.
+    #[must_use]
+    pub fn moments(&self) -> broadcast::Receiver<Moment> {
+        lock(&self.0.host.first).take().unwrap_or_else(|| self.0.host.moments.subscribe())
+    }
+
+    /// Looks at the channel at the next opportunity.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn check(&self) -> Result<(), ApiError> {
+        self.0.check_now().map_err(io)
+    }
+
+    /// Hands over metadata of the channel, such as a maker's own centre has it. It is looked at between two
+    /// steps: not while a package is being fetched or a version is on trial.
+    ///
+    /// # Errors
+    /// When it does not hold, or newer files took its place before it was looked at.
+    pub async fn take(&self, files: ChannelFiles) -> Result<(), ApiError> {
+        self.bring(files).await
+    }
+
+    /// [`take`](Self::take), whose first half is done when this returns: the files are the next that are looked at.
+    pub fn bring(&self, files: ChannelFiles) -> impl Future<Output = Result<(), ApiError>> + Send + 'static {
+        let (answer, answered) = oneshot::channel();
+        *lock(&self.0.host.brought) = Some((files, answer));
+        self.0.wake.notify_one();
+        async {
+            match answered.await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(why)) => Err(ApiError::new(ErrorCode::Refused, why)),
+                Err(_) => {
+                    let why = "the files were not looked at: newer ones came, or the node stopped";
+                    Err(ApiError::new(ErrorCode::NotFound, why))
+                }
+            }
+        }
+    }
+
+    /// The owner's word on what is offered or fetched. `now` passes over the hours for installing.
+    ///
+    /// # Errors
+    /// When nothing is offered, or the disk fails.
+    pub fn consent(&self, yes: bool, now: bool) -> Result<(), ApiError> {
+        self.0.consent(yes, now)
+    }
+
+    /// Makes what is on trial what runs.
+    ///
+    /// # Errors
+    /// When nothing is on trial, or the installer's state cannot be written.
+    pub async fn confirm(&self) -> Result<(), ApiError> {
+        self.0.confirm().await.map_err(io)
+    }
+
+    /// Ends a trial, or takes back what waits for its start. `why` is told to the maker.
+    ///
+    /// # Errors
+    /// When there is nothing to go back from, or the installer's state cannot be written.
+    pub async fn roll_back(&self, why: &str) -> Result<(), ApiError> {
+        self.0.go_back(why).await.map_err(io)
+    }
+
+    /// Lets what failed be tried again.
+    ///
+    /// # Errors
+    /// When the installer's state cannot be written.
+    pub fn forgive(&self) -> Result<(), ApiError> {
+        self.0.forgive().map_err(io)
+    }
+}

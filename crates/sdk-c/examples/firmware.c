@@ -1,0 +1,256 @@
+/*
+ * A firmware's update agent: a complete program on ioex.h.
+ *
+ *   firmware CONFIG.toml [--yes] [--once] [--unhealthy-if WORD APP]
+ *
+ * It starts the device's node from a configuration file, prints what happens, asks on stdin whether a version
+ * may be installed (--yes: nobody is asked), and looks after each installation whether what runs is healthy: APP
+ * must be readable and must not contain WORD. Then it confirms the version, or goes back.
+ *
+ * On stdin it takes: yes, no, check, quit. With --once it ends after the first update:
+ *   0  confirmed, or told to quit      2  the node could not be started, or ended by itself
+ *   1  wrong command line              3  the version failed
+ *
+ * The main loop waits in poll() for stdin and for the node's events: the callback, which runs on the library's
+ * thread, puts a copy of each event into a pipe.
+ *
+ * Compile with one of:
+ *   cc firmware.c -I include libioexnode.a -lpthread -ldl -lm -lgcc_s -o firmware
+ *   cc firmware.c -I include -L . -lioexnode -o firmware
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ioex.h"
+
+enum { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_NODE = 2, EXIT_FAILED_UPDATE = 3 };
+
+/* Longest configuration in bytes. */
+#define CONFIG_MAX (64 * 1024)
+
+/* What the main loop needs of an event. Shorter than PIPE_BUF, so that it is written in one piece. */
+struct told {
+    ioex_event_kind kind;
+    bool asks, rolled_back;
+    uint64_t done, total, from_maker, from_devices;
+    char version[48];
+    char text[320];
+};
+
+struct options {
+    const char *config, *word, *app;
+    bool yes, once;
+};
+
+static void copy(char *to, size_t size, const char *from)
+{
+    snprintf(to, size, "%s", from ? from : "");
+}
+
+/* On the library's thread: copy, pass on, return. */
+static void on_event(const ioex_event *event, void *user)
+{
+    int out = *(const int *)user;
+    struct told told = {0};
+    told.kind = event->kind;
+    told.asks = event->asks;
+    told.rolled_back = event->rolled_back;
+    told.done = event->done_bytes;
+    told.total = event->total_bytes;
+    told.from_maker = event->from_maker;
+    told.from_devices = event->from_local + event->from_others;
+    copy(told.version, sizeof told.version, event->version);
+    copy(told.text, sizeof told.text, event->uid ? event->uid : event->reason);
+    while (write(out, &told, sizeof told) < 0 && errno == EINTR) {
+    }
+}
+
+static char *read_file(const char *path, size_t max)
+{
+    FILE *file = fopen(path, "rb");
+    char *text = file ? malloc(max + 1) : NULL;
+    size_t length = text ? fread(text, 1, max, file) : 0;
+    if (file)
+        fclose(file);
+    if (text)
+        text[length] = 0;
+    return text;
+}
+
+/* The firmware's own idea of health. */
+static bool is_healthy(const struct options *options)
+{
+    if (!options->app)
+        return true;
+    char *text = read_file(options->app, 1024 * 1024);
+    bool healthy = text && !strstr(text, options->word);
+    free(text);
+    return healthy;
+}
+
+static void complain(const char *what, ioex_status status)
+{
+    if (status != IOEX_STATUS_OK)
+        fprintf(stderr, "%s: %s\n", what, ioex_last_error_message());
+}
+
+/* Returns the exit code, or -1 to go on. */
+static int heed(ioex_node *node, const struct told *told, const struct options *options)
+{
+    switch (told->kind) {
+    case IOEX_EVENT_KIND_STARTED:
+        printf("started %s\n", told->text);
+        break;
+    case IOEX_EVENT_KIND_OFFERED:
+    case IOEX_EVENT_KIND_READY:
+        printf("%s %s\n", told->kind == IOEX_EVENT_KIND_READY ? "ready" : "offered", told->version);
+        if (told->asks && options->yes)
+            complain("consent", ioex_node_consent(node, true, false));
+        else if (told->asks)
+            printf("install it? yes or no\n");
+        break;
+    case IOEX_EVENT_KIND_PROGRESS:
+        printf("progress %llu of %llu (from the maker %llu, from devices %llu)\n",
+               (unsigned long long)told->done, (unsigned long long)told->total,
+               (unsigned long long)told->from_maker, (unsigned long long)told->from_devices);
+        break;
+    case IOEX_EVENT_KIND_INSTALLED:
+        printf("installed %s\n", told->version);
+        break;
+    case IOEX_EVENT_KIND_TRIAL:
+        printf("trial %s\n", told->version);
+        if (told->asks && is_healthy(options))
+            complain("confirm", ioex_node_confirm(node));
+        else if (told->asks)
+            complain("roll back", ioex_node_roll_back(node, "the firmware says that it is unhealthy"));
+        break;
+    case IOEX_EVENT_KIND_CONFIRMED:
+        printf("confirmed %s\n", told->version);
+        return options->once ? EXIT_OK : -1;
+    case IOEX_EVENT_KIND_FAILED:
+        printf("failed %s%s: %s\n", told->version, told->rolled_back ? ", rolled back" : "", told->text);
+        return options->once ? EXIT_FAILED_UPDATE : -1;
+    case IOEX_EVENT_KIND_WAITING:
+        printf("waiting: %s\n", told->text);
+        break;
+    case IOEX_EVENT_KIND_CALL_FAILED:
+        printf("not done: %s\n", told->text);
+        break;
+    case IOEX_EVENT_KIND_STOPPED:
+        printf("stopped %s\n", told->text);
+        return EXIT_NODE;
+    default: /* of a later library */
+        break;
+    }
+    return -1;
+}
+
+/* Returns the exit code, or -1 to go on. */
+static int obey(ioex_node *node, const char *line)
+{
+    if (!strncmp(line, "yes", 3))
+        complain("consent", ioex_node_consent(node, true, true));
+    else if (!strncmp(line, "no", 2))
+        complain("consent", ioex_node_consent(node, false, false));
+    else if (!strncmp(line, "check", 5))
+        complain("check", ioex_node_check(node));
+    else if (!strncmp(line, "quit", 4))
+        return EXIT_OK;
+    return -1;
+}
+
+static int loop(ioex_node *node, int events, const struct options *options)
+{
+    struct pollfd wait[2] = {{.fd = events, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+    char line[256];
+    size_t have = 0;
+    for (;;) {
+        int code = -1;
+        if (poll(wait, 2, -1) < 0 && errno != EINTR)
+            return EXIT_NODE;
+        if (wait[0].revents & POLLIN) {
+            struct told told;
+            if (read(events, &told, sizeof told) == (ssize_t)sizeof told)
+                code = heed(node, &told, options);
+        }
+        if (code < 0 && wait[1].revents & (POLLIN | POLLHUP)) {
+            ssize_t got = read(STDIN_FILENO, line + have, sizeof line - 1 - have);
+            if (got <= 0) {
+                wait[1].fd = -1; /* nobody is there to answer */
+            } else {
+                char *begin = line, *end;
+                have += (size_t)got;
+                line[have] = 0;
+                for (; code < 0 && (end = strchr(begin, '\n')); begin = end + 1)
+                    code = obey(node, begin);
+                have = strlen(begin);
+                memmove(line, begin, have + 1);
+                if (have == sizeof line - 1)
+                    have = 0; /* too long for a command */
+            }
+        }
+        if (code >= 0)
+            return code;
+    }
+}
+
+static bool parse(int argc, char **argv, struct options *options)
+{
+    for (int n = 1; n < argc; n++) {
+        if (!strcmp(argv[n], "--yes"))
+            options->yes = true;
+        else if (!strcmp(argv[n], "--once"))
+            options->once = true;
+        else if (!strcmp(argv[n], "--unhealthy-if") && n + 2 < argc) {
+            options->word = argv[++n];
+            options->app = argv[++n];
+        } else if (argv[n][0] != '-' && !options->config)
+            options->config = argv[n];
+        else
+            return false;
+    }
+    return options->config != NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {0};
+    int pipes[2];
+    ioex_node *node = NULL;
+    if (!parse(argc, argv, &options)) {
+        fprintf(stderr, "firmware CONFIG.toml [--yes] [--once] [--unhealthy-if WORD APP]\n");
+        return EXIT_USAGE;
+    }
+    char *config = read_file(options.config, CONFIG_MAX);
+    if (!config || pipe(pipes) < 0) {
+        perror(options.config);
+        free(config);
+        return EXIT_NODE;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGPIPE, SIG_IGN);
+    ioex_log_to_stderr();
+    ioex_status status = ioex_node_start(config, on_event, &pipes[1], &node);
+    free(config); /* it was copied */
+    if (status != IOEX_STATUS_OK) {
+        complain("start", status);
+        return EXIT_NODE;
+    }
+    int code = loop(node, pipes[0], &options);
+    ioex_state *state = NULL;
+    if (ioex_node_state(node, &state) == IOEX_STATUS_OK) {
+        printf("running %s\n", state->running);
+        ioex_state_free(state);
+    }
+    /* Freeing waits for the callback. Nobody reads the pipe any more, so that a callback that found it full would
+       wait for ever: with its reading end closed, it gets an error instead. */
+    close(pipes[0]);
+    complain("free", ioex_node_free(node));
+    close(pipes[1]);
+    return code;
+}
