@@ -11,7 +11,7 @@ use ioex_base::{
     receipt::{Address, SignedReceipt},
 };
 use ioex_net::{
-    LinkError, Mesh, PathKind,
+    Mesh, PathKind,
     proto::{Join, No, ShardAsk, ShardHead, ShardWant},
     transfer::FetchError,
     updates::Exchange,
@@ -504,6 +504,6 @@ fn failure(e: &FetchError) -> Failure {
         FetchError::No(No::Busy { after_ms }) => Failure::Busy { after_ms: u64::from(*after_ms) },
         FetchError::No(No::Nothing { after_ms }) => Failure::Nothing { after_ms: u64::from(*after_ms) },
         FetchError::WrongBytes => Failure::Wrong,
-        FetchError::Link(LinkError::Timeout) | _ => Failure::Broken,
+        _ => Failure::Broken,
     }
 }

@@ -416,7 +416,7 @@ pub(super) async fn handle(
                     let mut changes = device.changes();
                     loop {
                         let now = device.state();
-                        if sink.update(Update::Ota(now)).await.is_err() {
+                        if sink.update(Update::Ota(Box::new(now))).await.is_err() {
                             return super::api::done(Empty {});
                         }
                         tokio::select! {

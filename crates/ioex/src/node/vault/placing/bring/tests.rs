@@ -52,7 +52,7 @@ async fn brought(
         *asked.lock().unwrap() += 1;
         let (time, taken) = takes(uid.as_bytes()[0]);
         async move {
-            tokio::time::sleep(time).await; // virtual time
+            tokio::time::sleep(time).await; // poll: the clock is virtual
             (!taken).then(|| "no".to_owned())
         }
     };
