@@ -6,7 +6,7 @@ export PATH=/bin HOME=/
 mark() { echo "MARK $*" > /dev/console; }
 halt() { mark "halt: $*"; poweroff -f; }
 
-/bin/busybox mkdir -p /bin /proc /sys /dev /data /new
+/bin/busybox mkdir -p /bin /proc /sys /dev /data /system
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -29,8 +29,8 @@ case "$slot" in
     *) halt "slot '$slot'" ;;
 esac
 mark "boot $slot"
-mount -t squashfs -o ro "$disk" /new || { mark "broken $slot"; reboot -f; }
+mount -t squashfs -o ro "$disk" /system || { mark "broken $slot"; reboot -f; }
 for folder in proc sys dev data; do
-    mount --move "/$folder" "/new/$folder"
+    mount --move "/$folder" "/system/$folder"
 done
-exec switch_root /new /init "$slot"
+exec switch_root /system /init "$slot"

@@ -2,10 +2,12 @@
 //!
 //! Devices are asked first and have seen the offer when the clock begins, as the other programs know what they are
 //! to fetch; the word to all of them is their owners' consent. A device is done when the package lies verified in
-//! its place, decrypted and on disk, not when its last shard has come.
+//! its place, decrypted and on disk, not when its last shard has come: the installer lets it change places with what
+//! was there in one moment, and that is what is watched, since following 32 devices costs time that they need.
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use crate::{
         maker::Maker,
         world::{Bootstrap, seed_flags},
     },
-    node::{Node, Stream},
+    node::Node,
     sh,
 };
 
@@ -42,18 +44,14 @@ pub(super) struct Ours {
     devices: Vec<Device>,
     pids: Vec<u32>,
     version: u32,
-    told: Option<Instant>,
 }
 
 struct Device {
     node: Node,
-    follow: Stream,
-    /// What it said last.
-    state: Value,
-    /// When all shards of this version were there.
-    fetched: Option<Instant>,
-    done: bool,
     place: PathBuf,
+    /// Which file lies there until the update.
+    inode: u64,
+    done: bool,
 }
 
 impl Ours {
@@ -77,8 +75,7 @@ impl Ours {
         for (node, place) in nodes {
             node.wait_joined()?;
             self.pids.push(pid(&node)?);
-            let follow = node.stream(&["ota", "follow"])?;
-            self.devices.push(Device { node, follow, state: Value::Null, fetched: None, done: false, place });
+            self.devices.push(Device { node, inode: 0, done: false, place });
         }
         let uids = self.devices.iter().map(|device| device.node.uid()).collect::<Result<Vec<_>>>()?;
         self.maker()?.add(&uids)
@@ -90,39 +87,25 @@ impl Ours {
         self.maker()?.publish(self.version, IMAGE, package)?;
         let version = Maker::name(self.version);
         for device in &mut self.devices {
-            (device.fetched, device.done) = (None, false);
+            (device.inode, device.done) = (device.lies()?, false);
             device.node.call(&["ota", "check"])?;
         }
-        let mut look = || {
-            self.devices.iter_mut().try_for_each(Device::read)?;
-            let knows = |device: &Device| {
-                device.state["offered"] == version.as_str() && device.state["stage"] == "offered"
-            };
-            Ok(self.devices.iter().all(knows).then_some(()))
-        };
-        sh::wait_for("all devices to see the offer", OFFER, &mut look)
-            .with_context(|| self.devices.first().map(|device| device.state.to_string()).unwrap_or_default())
+        self.devices.iter().try_for_each(|device| {
+            let offered = |state: &Value| state["offered"] == version.as_str() && state["stage"] == "offered";
+            let look = || Ok(Some(device.state()?).filter(offered));
+            sh::wait_for(&format!("{} to see the offer", device.node.name()), OFFER, look).map(drop)
+        })
     }
 }
 
 impl Device {
-    /// Takes in what it has said since.
-    fn read(&mut self) -> Result<()> {
-        while let Some(line) = self.follow.next(Duration::ZERO)? {
-            let state = &line["value"]["value"];
-            if line["type"] != "update" || !state.is_object() {
-                bail!("{}: `ioex ota follow` said {line}", self.node.name());
-            }
-            let past_fetching = matches!(
-                state["stage"].as_str(),
-                Some("fetched" | "installing" | "installed" | "confirmed" | "idle")
-            );
-            if past_fetching && self.state["stage"] == "fetching" {
-                self.fetched = Some(Instant::now());
-            }
-            self.state = state.clone();
-        }
-        Ok(())
+    fn state(&self) -> Result<Value> {
+        self.node.call(&["ota", "state"])
+    }
+
+    /// Which file lies in the package's place.
+    fn lies(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.place)?.ino())
     }
 }
 
@@ -149,7 +132,6 @@ impl Program for Ours {
     }
 
     fn tell(&mut self) -> Result<()> {
-        self.told = Some(Instant::now());
         let nodes = self.devices.iter().map(|device| &device.node);
         thread::scope(|scope| {
             let agree = |node: &Node| node.call(&["ota", "install", "--now"]).map(drop);
@@ -159,12 +141,10 @@ impl Program for Ours {
     }
 
     fn next_done(&mut self, limit: Duration) -> Result<(usize, Instant)> {
-        let version = Maker::name(self.version);
         let devices = &mut self.devices;
         let look = || {
             for (number, device) in devices.iter_mut().enumerate().filter(|(_, device)| !device.done) {
-                device.read()?;
-                if device.state["running"] == version.as_str() && device.state["stage"] == "idle" {
+                if device.lies()? != device.inode {
                     device.done = true;
                     return Ok(Some((number, Instant::now())));
                 }
@@ -173,27 +153,21 @@ impl Program for Ours {
         };
         sh::wait_for("a device to be done", limit, look).with_context(|| {
             let waiting = self.devices.iter().find(|device| !device.done);
-            waiting.map(|device| format!("{}: {}", device.node.name(), device.state)).unwrap_or_default()
+            waiting.and_then(|device| device.state().ok()).map(|state| state.to_string()).unwrap_or_default()
         })
     }
 
     fn note(&self) -> Option<String> {
-        let told = self.told?;
-        let mut fetched: Vec<f64> =
-            self.devices.iter().filter_map(|d| Some(d.fetched?.duration_since(told).as_secs_f64())).collect();
-        fetched.sort_by(f64::total_cmp);
-        let sum = |source: usize| -> u64 {
-            self.devices.iter().filter_map(|device| device.state["by_source"][source].as_u64()).sum()
-        };
+        let mut bytes = [0; 4];
+        for device in &self.devices {
+            let state = device.state().ok()?;
+            for (sum, source) in bytes.iter_mut().zip(state["by_source"].as_array()?) {
+                *sum += source.as_u64()?;
+            }
+        }
+        let [maker, local, others, relayed] = bytes;
         Some(format!(
-            "the last shard came after {:.1} s at half of the devices, {:.1} s at the last; bytes from the maker {}, \
-             the local network {}, other devices {}, over relays {}",
-            fetched.get(fetched.len().saturating_sub(1) / 2)?,
-            fetched.last()?,
-            sum(0),
-            sum(1),
-            sum(2),
-            sum(3),
+            "bytes from the maker {maker}, the local network {local}, other devices {others}, over relays {relayed}"
         ))
     }
 
@@ -203,7 +177,6 @@ impl Program for Ours {
 
     fn finish(&mut self) -> Result<()> {
         for device in self.devices.drain(..) {
-            drop(device.follow);
             device.node.stop()?;
         }
         self.maker.take().map_or(Ok(()), Maker::stop)
