@@ -52,6 +52,8 @@ const ALONE_MAX: Duration = Duration::from_secs(60);
 const STUCK_MAX: Duration = Duration::from_secs(300);
 /// A provider is signed for after so many bytes: it waits for that after twice as many.
 const RECEIPT_EVERY_BYTES: u64 = UNRECEIPTED_MAX_BYTES / 2;
+/// How often progress is told: each time costs whoever follows more than a shard does.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 /// How long the last receipts may take.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// How often what passes without an event is looked at.
@@ -213,6 +215,7 @@ impl Download {
         let mut look_at = tokio::time::Instant::now();
         let mut alone_since = tokio::time::Instant::now();
         let mut useful = (self.came().done, tokio::time::Instant::now());
+        let mut told_at = tokio::time::Instant::now();
         let mut asks: HashMap<AskId, AbortHandle> = HashMap::new();
         let mut running: JoinSet<()> = JoinSet::new();
         loop {
@@ -225,7 +228,10 @@ impl Download {
             };
             let mut came = self.came();
             came.neighbours = neighbours.len();
-            progress(came);
+            if complete || told_at.elapsed() >= TELL_EVERY {
+                told_at = tokio::time::Instant::now();
+                progress(came);
+            }
             if complete {
                 self.live.flush();
                 self.settle_all().await;
