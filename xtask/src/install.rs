@@ -1,6 +1,6 @@
 //! System packages: installed when we may (root, apt), otherwise named in one line to run.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -39,6 +39,38 @@ pub(crate) const BACKUP: &[Need] =
 
 /// To have a real scanner look at backups. Its signatures are the lab's own.
 pub(crate) const CLAMAV: &[Need] = &[need("clamd", &["clamav-daemon"])];
+
+/// To bring a package to many devices with other programs. The library has no program; the package
+/// manager's own list of its files shows that it is there.
+pub(crate) const SWARM: &[Need] = &[
+    need("curl", &["curl"]),
+    need("nginx", &["nginx-light"]),
+    need("/usr/bin/python3", &["python3"]),
+    need("/var/lib/dpkg/info/python3-libtorrent.list", &["python3-libtorrent"]),
+];
+
+/// For a whole machine in software. busybox has to be the static one.
+pub(crate) const QEMU: &[Need] = &[
+    need("qemu-system-x86_64", &["qemu-system-x86"]),
+    need("mksquashfs", &["squashfs-tools"]),
+    need("mkfs.ext4", &["e2fsprogs"]),
+    need("cpio", &["cpio"]),
+    need("ldd", &["libc-bin"]),
+    need("/var/lib/dpkg/info/busybox-static.list", &["busybox-static"]),
+];
+
+/// To build for ARM with Debian's compilers, and to run what was built. Debian has no standard library for these
+/// machines that fits its compiler, but its source.
+pub(crate) const ARM: &[Need] = &[
+    need("/usr/bin/rustc", &["rustc-web"]),
+    need("/usr/bin/cargo", &["cargo-web"]),
+    need("/usr/lib/rustlib/src/rust/library/std/Cargo.toml", &["rust-web-src"]),
+    need("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu"]),
+    need("arm-linux-gnueabihf-gcc", &["gcc-arm-linux-gnueabihf"]),
+    need("/usr/aarch64-linux-gnu/include/stdio.h", &["libc6-dev-arm64-cross"]),
+    need("/usr/arm-linux-gnueabihf/include/stdio.h", &["libc6-dev-armhf-cross"]),
+    need("qemu-aarch64", &["qemu-user"]),
+];
 
 /// Makes sure that everything in `needs` is there.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
@@ -94,6 +126,45 @@ fn apt(args: &[&str]) -> Result<()> {
     // No questions, and no daemon of a package is started.
     command.args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
     sh::output(&mut command, APT_LIMIT).map(drop)
+}
+
+/// The package that `package` depends on and whose name begins with `prefix`: what a name such as
+/// "the newest kernel" stands for now.
+pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
+    let ask = || sh::output(sh::system("apt-cache").args(["depends", package]), APT_LIMIT);
+    let find = |told: &str| {
+        let words = told.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        words.map(str::trim).find(|name| name.starts_with(prefix)).map(str::to_owned)
+    };
+    if let Some(found) = ask().ok().as_deref().and_then(find) {
+        return Ok(found);
+    }
+    // Before the first update there may be no list at all.
+    apt(&["update"])?;
+    find(&ask()?).with_context(|| format!("{package} depends on no {prefix}…"))
+}
+
+/// Downloads a package and unpacks it into `folder`, without installing anything.
+pub(crate) fn unpack(package: &str, folder: &Path) -> Result<()> {
+    eprintln!("downloading {package}");
+    let fetch = || {
+        let mut command = sh::system("apt-get");
+        // As ourselves: apt's own user may not write to the folder.
+        command.args(["download", "-o", "APT::Sandbox::User=root", package]).current_dir(folder);
+        sh::output(&mut command, APT_LIMIT)
+    };
+    if fetch().is_err() {
+        apt(&["update"])?;
+        fetch()?;
+    }
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            sh::output(sh::system("dpkg-deb").arg("-x").arg(&file).arg(folder), APT_LIMIT)?;
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! (processes), [`install`] (system packages), [`netns`] (network namespaces) and [`node`]
 //! (running `ioex`).
 
+mod arm;
 mod bench;
 mod ci;
 mod device;
@@ -57,6 +58,8 @@ enum Task {
     Sim(sim::Options),
     /// Build the small device program and print its size.
     Device,
+    /// Build the device program for ARM and run it under emulation (root).
+    Arm(arm::Options),
     /// Run the fuzz targets.
     Fuzz(fuzz::Options),
     /// Answers UDP probes from several sockets (used by the lab).
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Sim(options) => sim::run(&options),
         Task::Device => device::run(),
+        Task::Arm(options) => arm::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::ProbeServer { sockets } => probe::serve(&sockets),
         Task::Probe { sockets } => probe::report(&sockets),

@@ -236,7 +236,7 @@ pub enum Update {
     /// A difference between two restore points.
     Changed(crate::vault::Changed),
     /// A device's update moved on.
-    Ota(crate::OtaState),
+    Ota(Box<crate::OtaState>),
     /// Progress of packing a version.
     OtaPack(crate::OtaPackProgress),
     /// Something happened.

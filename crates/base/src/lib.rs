@@ -3,8 +3,8 @@
 //! A *node* is known by its [`Uid`], the public half of its [`NodeKey`]. Bytes are known by their
 //! [`ContentAddress`]. What a node may do on another one is said by a signed [`Grant`]; what a
 //! person types to reach a friend is a [`FriendAddress`]. Time is a [`UnixSeconds`] that the caller
-//! passes in: nothing in this crate reads a clock, a file or a socket, and nothing here knows
-//! about chains.
+//! passes in: nothing in this crate reads a clock, a file or a socket, and nothing here talks to
+//! a chain ([`receipt`] makes what a contract can check).
 //!
 //! ```
 //! use ioex_base::{ContentAddress, FriendAddress, NodeKey, Tag};
@@ -22,6 +22,7 @@ mod head;
 mod key;
 mod kind;
 pub mod limits;
+pub mod receipt;
 mod seal;
 mod time;
 pub mod wire;

@@ -5,12 +5,12 @@
 //! message, an accepted offer) is on disk before the promise is made.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
 
 use ioex_base::wire;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Format version of the values in all tables.
@@ -70,8 +70,42 @@ from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::C
 /// The state file.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// `None` once the node was shut down: whatever still holds the state no longer holds the file.
-    db: RwLock<Option<Database>>,
+    path: PathBuf,
+    opener: Opener,
+    db: RwLock<Handle>,
+}
+
+/// Opens a file that is there.
+type Opener = fn(&Path) -> Result<Database, StateError>;
+
+#[derive(Debug)]
+enum Handle {
+    Open(Database),
+    /// Opening it again failed, perhaps because its disk is full; the next access tries once more.
+    Lost,
+    /// The node was shut down: whatever still holds the state no longer holds the file.
+    Closed,
+}
+
+impl Handle {
+    /// Begins a transaction. The file refuses everything after a write that failed: `None` then.
+    fn begin<T>(
+        &self,
+        begin: impl FnOnce(&Database) -> Result<T, redb::TransactionError>,
+    ) -> Result<Option<T>, StateError> {
+        match self {
+            Self::Closed => Err(StateError::Closed),
+            Self::Lost => Ok(None),
+            Self::Open(db) => match begin(db) {
+                Err(redb::TransactionError::Storage(redb::StorageError::PreviousIo)) => Ok(None),
+                begun => Ok(Some(begun?)),
+            },
+        }
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, StateError> {
+    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -91,32 +125,75 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
 impl State {
     /// Opens or makes the file; only its owner may read it.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        Self::open_with(path, open_file)
+    }
+
+    fn open_with(path: &Path, opener: Opener) -> Result<Self, StateError> {
         use std::os::unix::fs::OpenOptionsExt;
         // redb would make the file with the umask's permissions.
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        let write = db.begin_write()?;
-        for table in [FRIENDS, MESSAGES, TRANSFERS, SINGLES] {
-            write.open_table(table.0)?;
-        }
-        write.commit()?;
-        Ok(Self { db: RwLock::new(Some(db)) })
+        let state = Self { path: path.to_owned(), opener, db: RwLock::new(Handle::Open(opener(path)?)) };
+        state.write(|write| {
+            for table in [FRIENDS, MESSAGES, TRANSFERS, SINGLES] {
+                write.open_table(table.0)?;
+            }
+            Ok(())
+        })?;
+        Ok(state)
     }
 
     /// Closes the file, so that the node can be started again. Later calls fail.
     pub(crate) fn close(&self) {
-        *self.db.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = Handle::Closed;
     }
 
-    fn with_db<T>(&self, work: impl FnOnce(&Database) -> Result<T, StateError>) -> Result<T, StateError> {
-        match &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(db) => work(db),
-            None => Err(StateError::Closed),
+    /// Begins a transaction and works in it. After a write that failed, for example because the disk was
+    /// full, the file is opened again: the disk may have room now.
+    fn with<T, R>(
+        &self,
+        begin: impl Fn(&Database) -> Result<T, redb::TransactionError>,
+        work: impl FnOnce(T) -> Result<R, StateError>,
+    ) -> Result<R, StateError> {
+        // Held while the transaction lives: the file is closed only when nobody uses it.
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begun) = db.begin(&begin)? {
+            return work(begun);
+        }
+        drop(db);
+        {
+            let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have been here before.
+            if db.begin(&begin)?.is_none() {
+                // Its lock has to go before it can be opened.
+                *db = Handle::Lost;
+                *db = Handle::Open((self.opener)(&self.path)?);
+            }
+        }
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        match db.begin(&begin)? {
+            Some(begun) => work(begun),
+            None => Err(StateError::Access(Box::new(redb::Error::PreviousIo))),
         }
     }
 
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
+        self.with(ReadableDatabase::begin_read, |read| work(&read))
+    }
+
+    /// What `work` writes is on disk when this returns.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        self.with(Database::begin_write, |write| {
+            let out = work(&write)?;
+            write.commit()?;
+            Ok(out)
+        })
+    }
+
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StateError> {
-        self.with_db(|db| match db.begin_read()?.open_table(table.0)?.get(key)? {
+        self.read(|read| match read.open_table(table.0)?.get(key)? {
             Some(value) => decode(value.value()).map(Some),
             None => Ok(None),
         })
@@ -124,10 +201,9 @@ impl State {
 
     /// Writes and waits until it is on disk.
     pub(crate) fn put<T: Serialize>(&self, table: Table, key: &[u8], value: &T) -> Result<(), StateError> {
-        self.with_db(|db| {
-            let write = db.begin_write()?;
+        self.write(|write| {
             write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
-            Ok(write.commit()?)
+            Ok(())
         })
     }
 
@@ -138,29 +214,26 @@ impl State {
         key: &[u8],
         value: &T,
     ) -> Result<bool, StateError> {
-        self.with_db(|db| {
-            let write = db.begin_write()?;
-            if write.open_table(table.0)?.get(key)?.is_some() {
+        self.write(|write| {
+            let mut table = write.open_table(table.0)?;
+            if table.get(key)?.is_some() {
                 return Ok(false);
             }
-            write.open_table(table.0)?.insert(key, encode(value).as_slice())?;
-            write.commit()?;
+            table.insert(key, encode(value).as_slice())?;
             Ok(true)
         })
     }
 
     pub(crate) fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        self.with_db(|db| {
-            let write = db.begin_write()?;
+        self.write(|write| {
             write.open_table(table.0)?.remove(key)?;
-            Ok(write.commit()?)
+            Ok(())
         })
     }
 
     /// All entries, in order of key.
     pub(crate) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(Vec<u8>, T)>, StateError> {
-        self.with_db(|db| {
-            let read = db.begin_read()?;
+        self.read(|read| {
             let mut out = Vec::new();
             for entry in read.open_table(table.0)?.iter()? {
                 let (key, value) = entry?;
@@ -184,34 +257,4 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn values_survive_and_only_the_owner_reads_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        {
-            let state = State::open(&path).unwrap();
-            state.put(FRIENDS, b"b", &2u32).unwrap();
-            state.put(FRIENDS, b"a", &1u32).unwrap();
-            state.put(FRIENDS, b"c", &3u32).unwrap();
-            state.remove(FRIENDS, b"c").unwrap();
-            assert!(matches!(State::open(&path), Err(StateError::Open(_))), "one process at a time");
-        }
-        let state = State::open(&path).unwrap();
-        let all: Vec<(Vec<u8>, u32)> = state.all(FRIENDS).unwrap();
-        assert_eq!(all, [(b"a".to_vec(), 1), (b"b".to_vec(), 2)]);
-        assert_eq!(state.get::<u32>(FRIENDS, b"c").unwrap(), None);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_newer_format_is_named() {
-        assert!(matches!(decode::<u32>(&[9, 1]), Err(StateError::Version(9))));
-        assert!(matches!(decode::<u32>(&[]), Err(StateError::Version(0))));
-        assert!(matches!(decode::<u32>(&[1]), Err(StateError::Damaged(_))));
-    }
-}
+mod tests;

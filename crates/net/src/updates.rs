@@ -125,7 +125,7 @@ impl Drop for Exchange {
 }
 
 /// Longest encoded [`Joined`].
-const JOINED_MAX_BYTES: usize = BITMAP_MAX_BYTES + 16;
+const JOINED_MAX_BYTES: usize = BITMAP_MAX_BYTES + CREDENTIAL_MAX_BYTES + 32;
 
 /// Who hears what the other side has by now.
 pub(crate) enum Hearer {
@@ -255,7 +255,8 @@ impl Mesh {
     /// # Errors
     /// When it cannot be reached or does not take the credential.
     pub async fn exchange_join(&self, with: Uid, join: Join) -> Result<Exchange, FetchError> {
-        if join.credential.len() > CREDENTIAL_MAX_BYTES || join.have.len() > BITMAP_MAX_BYTES {
+        let long = |bytes: &Vec<u8>| bytes.len() > CREDENTIAL_MAX_BYTES;
+        if long(&join.credential) || long(&join.certificate) || join.have.len() > BITMAP_MAX_BYTES {
             return Err(No::BadRequest.into());
         }
         let links = self.links()?;

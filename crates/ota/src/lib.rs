@@ -24,8 +24,11 @@ pub mod install;
 pub mod matcher;
 pub mod pass;
 pub mod policy;
+pub mod receipts;
 pub mod release;
 pub mod rollout;
+#[cfg(feature = "maker")]
+pub mod settlement;
 pub mod swarm;
 pub mod tuf;
 mod verify;

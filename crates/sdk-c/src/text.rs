@@ -55,7 +55,9 @@ mod tests {
         assert_eq!(c_text("a\0b").to_str(), Ok("ab"));
         let mut texts = Texts::default();
         let first = texts.keep("first");
-        (0..100).for_each(|n| _ = texts.keep(&n.to_string()));
+        for n in 0..100 {
+            texts.keep(&n.to_string());
+        }
         // SAFETY: `texts` lives, and keeps what it gave a pointer to.
         assert_eq!(unsafe { read(first, "it") }.as_deref(), Ok("first"));
         assert!(texts.keep_some(None).is_null());

@@ -13,9 +13,11 @@
 //! - [`scenario`]: the networks and policies that are compared
 //! - [`world`]: devices, groups, and the virtual clock
 //! - `watch`: the super node's part
+//! - [`ota`]: another simulation, of a fleet that fetches an update
 //! - [`tally`]: what is counted
 
 pub mod churn;
+pub mod ota;
 mod queue;
 mod rng;
 pub mod scenario;

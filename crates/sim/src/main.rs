@@ -1,4 +1,4 @@
-//! `ioex-sim`: runs all scenarios and prints one JSON object. For people: `cargo xtask sim vault`.
+//! `ioex-sim`: runs all scenarios and prints one JSON object. For people: `cargo xtask sim`.
 
 use std::io::Write;
 
@@ -21,6 +21,9 @@ struct Cli {
     /// `homes:8:10:1000:rs=2/5/6/8`
     #[arg(long = "try")]
     tries: Vec<String>,
+    /// The simulation of updates instead of the vault's
+    #[arg(long)]
+    ota: bool,
 }
 
 fn tries(texts: &[String]) -> anyhow::Result<Vec<Scenario>> {
@@ -29,12 +32,20 @@ fn tries(texts: &[String]) -> anyhow::Result<Vec<Scenario>> {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if cli.ota {
+        let results = ioex_sim::ota::run(cli.quick, cli.seed, |name| eprintln!("{name}"))?;
+        return print(&results);
+    }
     let size = if cli.quick { Size::QUICK } else { Size::FULL };
     let mut scenarios = if cli.tries.is_empty() { all()? } else { tries(&cli.tries)? };
     scenarios.retain(|scenario| scenario.name.contains(&cli.only) || scenario.set.contains(&cli.only));
     let results = run_all(scenarios, size, cli.seed, |name, seconds| eprintln!("{seconds:>4.0} s  {name}"))?;
+    print(&results)
+}
+
+fn print(results: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, &results)?;
+    serde_json::to_writer(&mut out, results)?;
     writeln!(out)?;
     Ok(())
 }

@@ -38,13 +38,14 @@ const _: () = assert!(
 );
 
 /// Cuts of an update's package. Shorter than those of other files: what changes from version to version is
-/// fetched by each of a million devices, and its manifest stays below a thousandth of it.
+/// fetched by each of a million devices, and its manifest is about a thousandth of it.
 pub(crate) const PACKAGE_CUTS: Cuts =
-    Cuts { min_bytes: 32 * 1024, average_bytes: 128 * 1024, max_bytes: 512 * 1024 };
+    Cuts { min_bytes: 16 * 1024, average_bytes: 64 * 1024, max_bytes: 256 * 1024 };
 
-/// Largest shard of an update's package in bytes. It is what devices pass on, so it is small enough that a
-/// package of 100 MB has a hundred of them, and large enough that asking costs nothing beside it.
-pub const PACKAGE_SHARD_BYTES: usize = 1024 * 1024;
+/// Largest shard of an update's package in bytes. It is what devices pass on, and only whole: so small that a
+/// device with an uplink of 20 Mbit/s passes one on in a quarter of a second, so large that asking costs nothing
+/// beside it. A package of 100 MB has two hundred.
+pub const PACKAGE_SHARD_BYTES: usize = 512 * 1024;
 
 /// Bytes by which encryption lengthens a chunk (the Poly1305 tag).
 pub const TAG_BYTES: usize = 16;

@@ -129,6 +129,7 @@ impl Placer {
                 firmware: (!holder.firmware.is_empty()).then(|| number(&mut firmwares, &holder.firmware)),
                 free_bytes: holder.free_bytes,
                 nearness: nearness(holder.rtt_ms),
+                slow: false,
             })
             .collect();
         devices.sort_by_key(|device| device.uid);
@@ -163,6 +164,20 @@ impl Placer {
         if let Some(n) = self.find(uid) {
             self.devices[n as usize].free_bytes = free_bytes;
         }
+    }
+
+    /// Says whether a device was so slow that it comes after all others from now on. Unknown devices are
+    /// ignored.
+    pub fn set_slow(&mut self, uid: &Uid, slow: bool) {
+        if let Some(n) = self.find(uid) {
+            self.devices[n as usize].slow = slow;
+        }
+    }
+
+    /// Whether a device was slow when it last got something.
+    #[must_use]
+    pub fn is_slow(&self, uid: &Uid) -> bool {
+        self.find(uid).is_some_and(|n| self.devices[n as usize].slow)
     }
 
     /// Devices for a group's shards (address and length in bytes). Whole copies: up to `n` devices
@@ -224,20 +239,20 @@ impl Placer {
         let kept: Vec<u32> = keep.iter().filter_map(|uid| self.find(uid)).collect();
         kept.iter().for_each(|n| taken.add(&self.devices[*n as usize]));
         let avoid: HashSet<u32> = avoid.iter().filter_map(|uid| self.find(uid)).collect();
-        let mut open: Vec<(f64, u32)> = Vec::with_capacity(self.candidates.len());
+        let mut open: Vec<(bool, f64, u32)> = Vec::with_capacity(self.candidates.len());
         for n in self.candidates.iter().filter(|n| !avoid.contains(n)) {
             let device = &self.devices[*n as usize];
             if device.free_bytes >= ask.bytes && !taken.owners.contains(&device.owner) {
-                open.push((device.draw(self.seed, &ask.key), *n));
+                open.push((device.slow, device.draw(self.seed, &ask.key), *n));
             }
         }
-        open.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        open.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
         let mut picked = Picked::default();
         for firmware_max in [ask.firmware_max, usize::MAX] {
             // Fewest in one address range first: none, then one, and so on.
             for domain_max in 1..=keep.len() + ask.count {
                 let mut left = Vec::new();
-                for (draw, n) in open {
+                for (slow, draw, n) in open {
                     let device = &self.devices[n as usize];
                     if picked.devices.len() == ask.count {
                         return picked;
@@ -246,7 +261,7 @@ impl Placer {
                         continue;
                     }
                     if taken.in_domain(device) >= domain_max || taken.of_firmware(device) >= firmware_max {
-                        left.push((draw, n));
+                        left.push((slow, draw, n));
                         continue;
                     }
                     picked.add(device, &taken, ask.firmware_max);
@@ -319,6 +334,8 @@ struct Device {
     free_bytes: u64,
     /// 1 next door, half at [`RTT_HALVING_MS`].
     nearness: f64,
+    /// See [`Placer::set_slow`].
+    slow: bool,
 }
 
 impl Device {

@@ -6,11 +6,14 @@
 mod clamav;
 mod expiry;
 mod kinds;
+mod maker;
 pub(crate) mod nat;
 mod pairs;
+mod qemu;
 mod relay;
 mod restart;
 mod roam;
+mod swarm;
 mod vault_kill;
 pub(crate) mod world;
 
@@ -25,8 +28,11 @@ use crate::{install, table, up};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Scenarios: nat-kinds, nat, roam, relay-killed, bootstrap-restart, mapping-expiry,
-    /// clamav, vault-kill [default: all]
+    /// clamav, vault-kill, swarm, qemu [default: all]
     scenarios: Vec<String>,
+    /// Only these programs in `swarm`
+    #[arg(long, value_delimiter = ',')]
+    programs: Vec<String>,
     /// Only a few pairs of NATs
     #[arg(long)]
     quick: bool,
@@ -61,7 +67,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mapping-expiry", expiry::run),
     ("clamav", clamav::run),
     ("vault-kill", vault_kill::run),
+    ("swarm", swarm::run),
+    ("qemu", qemu::run),
 ];
+
+/// Scenarios that need no program of ours, or build another one than the tests'.
+const OTHERWISE_BUILT: [&str; 2] = ["nat-kinds", "swarm"];
 
 /// Runs the scenarios that were named, or all (with `--quick`: the NATs and a few pairs only).
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -69,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     install::ensure(install::BUILD)?;
     install::ensure(install::LAB)?;
     crate::netns::possible()?;
-    if !options.built && chosen.iter().any(|(name, _)| *name != "nat-kinds") {
+    if !options.built && chosen.iter().any(|(name, _)| !OTHERWISE_BUILT.contains(name)) {
         up::build()?;
     }
     let mut results = serde_json::Map::new();

@@ -1,9 +1,11 @@
-//! `cargo xtask sim vault`: what the vault's rules come to in a large network over a year.
+//! `cargo xtask sim vault`: what the vault's rules come to in a large network over a year; `cargo xtask sim ota`:
+//! what those of updates come to in a fleet.
 //!
 //! The simulation is the crate `ioex-sim`, built for release and run as a program of its own: so this
 //! one stays quick to build. Here its results become tables, figures with bounds, and the drawing and
 //! tables of `docs/sim-vault.md`.
 
+mod ota;
 mod plot;
 mod report;
 
@@ -28,7 +30,7 @@ const DOCUMENT: &str = "docs/sim-vault.md";
 /// What to simulate.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which simulation: vault
+    /// Which simulation: vault, ota
     name: String,
     /// Few devices and a short time: shows that it works, not what the rules come to
     #[arg(long)]
@@ -52,8 +54,10 @@ pub(crate) struct Options {
 
 /// Runs it; an error when a figure is out of its bound.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.name != "vault" {
-        bail!("no simulation {}; there is: vault", options.name);
+    match options.name.as_str() {
+        "vault" => {}
+        "ota" => return ota::run(options),
+        other => bail!("no simulation {other}; there are: vault, ota"),
     }
     let part = options.quick || options.only.is_some() || !options.tries.is_empty();
     if part && options.write {
@@ -92,17 +96,26 @@ fn write(what: &str, path: &str, text: &str) -> Result<()> {
 
 /// Builds and runs the simulation; its progress goes to the terminal.
 fn simulate(options: &Options) -> Result<Vec<Value>> {
-    install::ensure(install::BUILD)?;
-    let mut command = sh::cargo(["run", "--quiet", "--release", "--package", "ioex-sim", "--"]);
-    command.args(["--seed", &options.seed.to_string()]);
-    if options.quick {
-        command.arg("--quick");
-    }
+    let mut args = Vec::new();
     if let Some(only) = &options.only {
-        command.args(["--only", only]);
+        args.extend(["--only", only]);
     }
     for one in &options.tries {
-        command.args(["--try", one]);
+        args.extend(["--try", one]);
+    }
+    match program(options, &args)?["outcomes"].take() {
+        Value::Array(outcomes) => Ok(outcomes),
+        _ => bail!("the simulation printed no outcomes"),
+    }
+}
+
+/// What the program prints, with these arguments beside the common ones.
+fn program(options: &Options, args: &[&str]) -> Result<Value> {
+    install::ensure(install::BUILD)?;
+    let mut command = sh::cargo(["run", "--quiet", "--release", "--package", "ioex-sim", "--"]);
+    command.args(["--seed", &options.seed.to_string()]).args(args);
+    if options.quick {
+        command.arg("--quick");
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let child = command.spawn().with_context(|| format!("cannot start `{}`", sh::show(&command)))?;
@@ -110,12 +123,7 @@ fn simulate(options: &Options) -> Result<Vec<Value>> {
     if !output.status.success() {
         bail!("`{}` failed ({})", sh::show(&command), output.status);
     }
-    let mut results: Value =
-        serde_json::from_slice(&output.stdout).context("the simulation printed no JSON")?;
-    match results["outcomes"].take() {
-        Value::Array(outcomes) => Ok(outcomes),
-        _ => bail!("the simulation printed no outcomes"),
-    }
+    serde_json::from_slice(&output.stdout).context("the simulation printed no JSON")
 }
 
 /// Every scenario's figures. Of a whole run, those that the default has to reach have bounds.

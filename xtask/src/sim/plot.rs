@@ -18,15 +18,16 @@ const COLOURS: &[(&str, &str, &str)] = &[
     ("e", "#1a7f37", "#3fb950"),
 ];
 
-struct Series {
-    name: String,
-    colour: usize,
-    dashed: bool,
-    points: Vec<(f64, f64)>,
+/// A line.
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) colour: usize,
+    pub(super) dashed: bool,
+    pub(super) points: Vec<(f64, f64)>,
 }
 
 /// An axis from `from` to `to` with marks; logarithmic ones begin with a zero below `from`.
-struct Axis {
+pub(super) struct Axis {
     from: f64,
     to: f64,
     log: bool,
@@ -34,7 +35,7 @@ struct Axis {
 }
 
 impl Axis {
-    fn linear(to: f64, marks: &[f64]) -> Self {
+    pub(super) fn linear(to: f64, marks: &[f64]) -> Self {
         Self {
             from: 0.0,
             to,
@@ -66,14 +67,14 @@ impl Axis {
 }
 
 /// Where a panel lies.
-struct Frame {
-    left: f64,
-    top: f64,
-    width: f64,
-    height: f64,
+pub(super) struct Frame {
+    pub(super) left: f64,
+    pub(super) top: f64,
+    pub(super) width: f64,
+    pub(super) height: f64,
 }
 
-fn panel(out: &mut String, frame: &Frame, titles: [&str; 2], axes: [&Axis; 2], series: &[Series]) {
+pub(super) fn panel(out: &mut String, frame: &Frame, titles: [&str; 2], axes: [&Axis; 2], series: &[Series]) {
     let [title, below] = titles;
     let [x_axis, y_axis] = axes;
     let x = |value| frame.left + frame.width * x_axis.at(value);
@@ -147,14 +148,14 @@ fn gone(outcomes: &[Value], value: fn(&Value) -> f64) -> Vec<Series> {
     out
 }
 
-/// The whole drawing.
-pub(super) fn draw(outcomes: &[Value]) -> String {
+/// The beginning of a drawing, up to its paper.
+pub(super) fn begin(title: &str, about: &str, height: f64) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title desc" font-family="system-ui, -apple-system, 'Segoe UI', sans-serif" font-size="14">
-  <title id="title">What the vault's rules come to</title>
-  <desc id="desc">Groups lost during a year for five policies, in homes and among volunteers, and repair traffic and losses over the days after which a device counts as gone. The numbers stand in docs/sim-vault.md.</desc>
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title desc" font-family="system-ui, -apple-system, 'Segoe UI', sans-serif" font-size="14">
+  <title id="title">{title}</title>
+  <desc id="desc">{about}</desc>
   <style>
     .paper {{ fill: #ffffff; }} text {{ fill: #1f2328; }} .soft {{ fill: #59636e; font-size: 12px; }}
     .name {{ font-weight: 600; }} .middle {{ text-anchor: middle; }} .end {{ text-anchor: end; }}
@@ -168,7 +169,17 @@ pub(super) fn draw(outcomes: &[Value]) -> String {
         let _ = writeln!(out, "      .{class} {{ stroke: {dark}; }}");
     }
     let _ =
-        writeln!(out, "    }}\n  </style>\n  <rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>");
+        writeln!(out, "    }}\n  </style>\n  <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>");
+    out
+}
+
+/// The whole drawing.
+pub(super) fn draw(outcomes: &[Value]) -> String {
+    let mut out = begin(
+        "What the vault's rules come to",
+        "Groups lost during a year for five policies, in homes and among volunteers, and repair traffic and losses over the days after which a device counts as gone. The numbers stand in docs/sim-vault.md.",
+        HEIGHT,
+    );
     let year = Axis::linear(365.0, &[0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0]);
     let lost = Axis::decades(100.0, 1e6);
     let days = Axis::linear(22.0, &[1.0, 4.0, 7.0, 10.0, 14.0, 21.0]);

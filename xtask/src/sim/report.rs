@@ -132,15 +132,21 @@ fn markdown(set: &Set, outcomes: &[Value]) -> String {
 
 /// The document with its tables made anew: each stands between `<!-- NAME -->` and `<!-- end -->`.
 pub(super) fn renew(document: &str, outcomes: &[Value]) -> Result<String> {
-    const END: &str = "<!-- end -->";
     let mut out = document.to_owned();
     for set in SETS.iter().filter(|set| set.name != "try") {
-        let mark = format!("<!-- {} -->\n", set.name);
-        let from =
-            out.find(&mark).with_context(|| format!("the document has no {}", mark.trim()))? + mark.len();
-        let length = out[from..].find(END).with_context(|| format!("nothing ends the table {}", set.name))?;
-        out.replace_range(from..from + length, &format!("\n{}\n", markdown(set, outcomes)));
+        out = place(&out, set.name, &markdown(set, outcomes))?;
     }
+    Ok(out)
+}
+
+/// A document with one table replaced.
+pub(super) fn place(document: &str, name: &str, table: &str) -> Result<String> {
+    const END: &str = "<!-- end -->";
+    let mark = format!("<!-- {name} -->\n");
+    let mut out = document.to_owned();
+    let from = out.find(&mark).with_context(|| format!("the document has no {}", mark.trim()))? + mark.len();
+    let length = out[from..].find(END).with_context(|| format!("nothing ends the table {name}"))?;
+    out.replace_range(from..from + length, &format!("\n{table}\n"));
     Ok(out)
 }
 

@@ -12,6 +12,8 @@ mod backup;
 mod device;
 mod node;
 mod ota;
+#[cfg(feature = "super")]
+mod ota_maker;
 
 pub use args::{
     AuthorityCommand, ForwardCommand, FriendCommand, MessageCommand, PairCommand, PhoneState, PingArgs,
@@ -25,7 +27,9 @@ pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
 pub use ota::{BootArgs, InstallArgs, OtaCommand};
 #[cfg(feature = "super")]
-pub use ota::{ChannelCommand, ChannelDir, OrderArgs, PublishArgs, RoleArg, RolloutArgs, RosterCommand};
+pub use ota_maker::{
+    ChannelCommand, ChannelDir, OrderArgs, PublishArgs, RoleArg, RolloutArgs, RosterCommand,
+};
 
 /// Environment variable with the data folder of client commands and of `node`.
 pub const DATA_ENV: &str = "IOEX_DATA";

@@ -161,15 +161,15 @@ impl Drop for Running {
 /// Writes the log to stderr, filtered by the variable `IOEX_LOG` (such as `warn,ioex=debug`); a logger that the
 /// program set before stays.
 pub fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("IOEX_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ioex=info"));
-    // A second call in one process keeps the first logger.
+    use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+    let wanted = std::env::var("IOEX_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    // Prefixes of module paths, so `ioex` stands for all of our crates.
+    let usual =
+        || Targets::new().with_default(tracing::Level::WARN).with_target("ioex", tracing::Level::INFO);
     let colour = std::io::stderr().is_terminal();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colour)
-        .with_writer(std::io::stderr)
-        .try_init();
+    let lines = fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
+    // A second call in one process keeps the first logger.
+    let _ = tracing_subscriber::registry().with(lines).with(wanted.unwrap_or_else(usual)).try_init();
 }
 
 fn mesh_config(config: &NodeConfig, key: ioex_base::NodeKey) -> anyhow::Result<MeshConfig> {

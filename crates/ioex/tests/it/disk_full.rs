@@ -20,11 +20,11 @@ const ROOMY: &str = "size=300m";
 const TRIES: u64 = 200;
 
 /// A file system in memory; gone with this value.
-struct Disk(PathBuf);
+pub(crate) struct Disk(PathBuf);
 
 impl Disk {
     /// `None` where this user may not mount.
-    fn new(path: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn new(path: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let may = rustix::process::geteuid().is_root();
         if !may || !mount(&["-t", "tmpfs", "-o", size, "ioex-test"], path) {

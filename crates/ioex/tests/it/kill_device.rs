@@ -138,6 +138,20 @@ fn a_device_killed_while_it_hands_over() {
 }
 
 #[test]
+fn a_device_that_leaves_gets_rid_of_the_list_of_restore_points_too() {
+    let net = Net::start(5, "300MB");
+    let tree = net.make_tree("tree");
+    net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "rs=2/3/3/3"]);
+    let heads = |node: &Node| fs::read_dir(folder(node).join("heads")).map_or(0, Iterator::count);
+    let has = (0..net.peers.len()).find(|n| heads(&net.peers[*n]) > 0).expect("somebody has the head");
+    net.peers[has].ask(&["device", "leave"]);
+    relieved(&net, has);
+    whole(&net, &tree, "out");
+    let others = net.peers.iter().enumerate().filter(|(n, peer)| *n != has && heads(peer) > 0);
+    assert!(others.count() > 1, "others have it in its place");
+}
+
+#[test]
 fn a_device_killed_at_every_step_of_a_move() {
     let mut net = Net::start(2, "200MB");
     let tree = net.make_tree("tree");

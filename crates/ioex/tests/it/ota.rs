@@ -3,6 +3,10 @@
 
 use std::{fs, path::PathBuf};
 
+use ioex_base::{
+    receipt::{SIGNED_RECEIPT_MAX_BYTES, SignedReceipt},
+    wire,
+};
 use serde_json::Value;
 
 use crate::net::{Net, Node, noise, text, uid_of, write};
@@ -17,6 +21,11 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts devices of version 1.0, which nobody asks before an update.
     pub(crate) fn start(devices: usize) -> Self {
+        Self::start_asking(devices, &[])
+    }
+
+    /// The same; the devices ask these nodes before their maker's.
+    pub(crate) fn start_asking(devices: usize, first: &[&str]) -> Self {
         let net = Net::start(0, "0");
         let channel = net.path("channel");
         net.super_node.ask(&[
@@ -30,14 +39,12 @@ impl Fleet {
         ]);
         let mut fleet = Self { net, channel, devices: Vec::new() };
         let matcher = uid_of(&fleet.net.super_node);
-        fleet.maker(&[
-            "ota",
-            "channel",
-            "bundle",
-            fleet.path("bundle").to_str().unwrap(),
-            "--matcher",
-            &matcher,
-        ]);
+        let bundle = fleet.path("bundle");
+        let mut args = vec!["ota", "channel", "bundle", bundle.to_str().unwrap()];
+        for uid in first.iter().copied().chain([matcher.as_str()]) {
+            args.extend(["--matcher", uid]);
+        }
+        fleet.maker(&args);
         for n in 0..devices {
             let device = fleet.device(n as u32, "");
             fleet.devices.push(device);
@@ -103,6 +110,14 @@ impl Fleet {
     }
 }
 
+/// The receipts of one kind on a node's disk.
+fn receipts(node: &Node, kind: &str) -> Vec<SignedReceipt> {
+    let entries = fs::read_dir(node.data.join("ota/receipts")).unwrap().flatten();
+    let of_kind = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(kind));
+    let read = |entry: fs::DirEntry| fs::read(entry.path()).unwrap();
+    of_kind.map(|entry| wire::decode(&read(entry), SIGNED_RECEIPT_MAX_BYTES).unwrap()).collect()
+}
+
 fn sum(bytes: &Value) -> u64 {
     bytes.as_array().unwrap()[..3].iter().map(|n| n.as_u64().unwrap()).sum()
 }
@@ -130,6 +145,22 @@ fn a_fleet_updates_itself_and_moves_only_what_changed() {
     assert_eq!(sum(&order["by_source"]), 4 * full, "each byte came once: {order}");
     let from_maker = order["by_source"][0].as_u64().unwrap();
     assert!(from_maker < 3 * full, "devices had it from each other: {order}");
+
+    let mut receipted = 0;
+    for device in &fleet.devices {
+        let got = receipts(device, "got");
+        let sum: u64 = got.iter().map(|signed| signed.receipt.total).sum();
+        assert!(sum <= full, "{sum} of {full}");
+        receipted += sum;
+        // The other end has the same.
+        for signed in got {
+            assert!(signed.provider.is_some() && signed.receipt.requester.to_string() == uid_of(device));
+            let all = fleet.devices.iter().chain([&fleet.net.super_node]);
+            let provider = all.filter(|node| uid_of(node) == signed.receipt.provider.to_string());
+            assert!(provider.into_iter().any(|node| receipts(node, "gave").contains(&signed)));
+        }
+    }
+    assert!(receipted >= full, "{receipted} bytes are receipted");
 
     // A piece in the middle changes, and something is put before it.
     let mut second = first.clone();

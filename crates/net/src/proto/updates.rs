@@ -119,6 +119,9 @@ pub struct Join {
     pub credential: Vec<u8>,
     /// What the caller has: a bitmap of at most [`BITMAP_MAX_BYTES`].
     pub have: Vec<u8>,
+    /// With which key the caller signs receipts: a certificate of its node's key, at most
+    /// [`CREDENTIAL_MAX_BYTES`]; empty when it signs none.
+    pub certificate: Vec<u8>,
 }
 
 /// What the other side has.
@@ -128,6 +131,8 @@ pub struct Joined {
     pub have: Vec<u8>,
     /// Whether it chooses itself among what is wanted (see [`ShardWant::Least`]).
     pub origin: bool,
+    /// As in [`Join`].
+    pub certificate: Vec<u8>,
 }
 
 /// What one side of an exchange has since it last said so.
@@ -188,14 +193,18 @@ mod tests {
         let want = [vec![21], vec![3; 32], vec![4, 1, b'1', 1, b'x', 0, 1, 0xac, 2, 2, 1, 1, 9]].concat();
         assert_eq!(wire::encode(&Open::Report(report)), want);
         let issuer = Uid::from_bytes([4; 32]);
-        let join = Join { manifest: address, issuer, credential: vec![7], have: vec![8, 9] };
-        let want = [vec![22], vec![3; 32], vec![4; 32], vec![1, 7, 2, 8, 9]].concat();
+        let join =
+            Join { manifest: address, issuer, credential: vec![7], have: vec![8, 9], certificate: vec![6] };
+        let want = [vec![22], vec![3; 32], vec![4; 32], vec![1, 7, 2, 8, 9, 1, 6]].concat();
         assert_eq!(wire::encode(&Open::Join(join)), want);
         let one = ShardAsk { manifest: address, want: ShardWant::One(300) };
         assert_eq!(wire::encode(&Open::Shard(one)), [vec![23], vec![3; 32], vec![0, 0xac, 2]].concat());
         assert_eq!(wire::encode(&ShardWant::Least(vec![5])), [1, 1, 5]);
         assert_eq!(wire::encode(&Answer::Yes(ShardHead { shard: 1, bytes: 300 })), [0, 1, 0xac, 2]);
-        assert_eq!(wire::encode(&Answer::Yes(Joined { have: vec![1], origin: true })), [0, 1, 1, 1]);
+        assert_eq!(
+            wire::encode(&Answer::Yes(Joined { have: vec![1], origin: true, certificate: vec![2] })),
+            [0, 1, 1, 1, 1, 2]
+        );
         assert_eq!(wire::encode(&News { have: vec![300] }), [1, 0xac, 2]);
         let provider = Provider { uid: issuer, origin: false, voucher: vec![6] };
         let told = Match { pass: vec![5], providers: vec![provider] };

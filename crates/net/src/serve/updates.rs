@@ -9,9 +9,9 @@ use super::{StreamError, reply};
 use crate::{
     mesh::Mesh,
     proto::{
-        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No, PACKAGE_SHARDS_MAX,
-        PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead,
-        ShardWant, Want,
+        BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No,
+        PACKAGE_SHARDS_MAX, PROVIDERS_MAX, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report,
+        ShardAsk, ShardHead, ShardWant, Want,
     },
     transfer::serve::{self as content, Gate, Source},
     updates::{self, Hearer, Updates},
@@ -84,7 +84,8 @@ pub(super) async fn join(
     recv: RecvStream,
 ) -> Result<(), StreamError> {
     let (manifest, path) = (join.manifest, updates::path_kind(conn));
-    if join.have.len() > BITMAP_MAX_BYTES {
+    let long = |bytes: &Vec<u8>| bytes.len() > CREDENTIAL_MAX_BYTES;
+    if long(&join.credential) || long(&join.certificate) || join.have.len() > BITMAP_MAX_BYTES {
         return Ok(reply::<Joined>(&mut send, Err(No::BadRequest)).await?);
     }
     let (tell, said) = updates::telling();

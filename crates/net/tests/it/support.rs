@@ -39,10 +39,12 @@ fn free_ports() -> u16 {
 fn log() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let filter = tracing_subscriber::EnvFilter::builder()
-            .with_default_directive(tracing::level_filters::LevelFilter::OFF.into())
-            .from_env_lossy();
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        use tracing_subscriber::{
+            filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+        };
+        let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+        let lines = fmt::layer().with_writer(std::io::stderr);
+        tracing_subscriber::registry().with(lines).with(wanted.unwrap_or_default()).init();
     });
 }
 

@@ -4,7 +4,7 @@
 //! with a rate up and down, shared equally by what is sent at the same time; messages that take one step;
 //! bytes that are verified the moment they are there. Time advances in steps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ioex_base::Uid;
 
@@ -75,6 +75,7 @@ struct Node {
     done_ms: Option<u64>,
     sent: u64,
     stirred: bool,
+    sending: bool,
     wake_ms: u64,
     /// What it may receive still in the step `down_step`.
     down_left: u64,
@@ -95,6 +96,8 @@ pub struct World {
     stirred: Vec<Index>,
     sending: Vec<Index>,
     wakes: BTreeMap<u64, Vec<Index>>,
+    relayed: HashSet<(Index, Index)>,
+    relayed_bytes: u64,
 }
 
 impl World {
@@ -114,6 +117,8 @@ impl World {
             stirred: Vec::new(),
             sending: Vec::new(),
             wakes: BTreeMap::new(),
+            relayed: HashSet::new(),
+            relayed_bytes: 0,
         }
     }
 
@@ -138,6 +143,7 @@ impl World {
             done_ms: (spec.role == Role::Origin).then_some(0),
             sent: 0,
             stirred: false,
+            sending: false,
             wake_ms: u64::MAX,
             down_left: 0,
             down_step: u64::MAX,
@@ -168,6 +174,17 @@ impl World {
             self.stir(at);
         }
         true
+    }
+
+    /// What these two send each other goes over a relay, and is counted.
+    pub fn relay(&mut self, a: Index, b: Index) {
+        self.relayed.insert((a.min(b), a.max(b)));
+    }
+
+    /// Bytes that went over relays.
+    #[must_use]
+    pub fn relayed_bytes(&self) -> u64 {
+        self.relayed_bytes
     }
 
     /// Ends the connection of two nodes.
@@ -350,7 +367,7 @@ impl World {
                 }
             }
         }
-        if !self.nodes[at].flows.is_empty() && !self.sending.contains(&at) {
+        if !self.nodes[at].flows.is_empty() && !std::mem::replace(&mut self.nodes[at].sending, true) {
             self.sending.push(at);
         }
     }
@@ -371,7 +388,8 @@ impl World {
             }
         }
         for at in senders {
-            if !self.nodes[at].flows.is_empty() && !self.sending.contains(&at) {
+            self.nodes[at].sending = !self.nodes[at].flows.is_empty();
+            if self.nodes[at].sending {
                 self.sending.push(at);
             }
         }
@@ -399,6 +417,9 @@ impl World {
             budget -= bytes;
             self.nodes[to].down_left -= bytes;
             self.nodes[at].sent += bytes;
+            if !self.relayed.is_empty() && self.relayed.contains(&(at.min(to), at.max(to))) {
+                self.relayed_bytes += bytes;
+            }
             self.nodes[at].flows[place].left -= bytes;
             self.nodes[to].swarm.progress(ask, bytes, self.now_ms);
             if left > bytes {

@@ -194,16 +194,22 @@ impl Swarm {
         (starved && wanted.count() > open).then_some((uid, Want::LeastServed(wanted)))
     }
 
-    /// What nobody was asked for; `alone`: and what no neighbour has.
+    /// What nobody was asked for who counts; `alone`: and what no neighbour has.
     fn unasked(&self, alone: bool) -> Bits {
         let mut wanted = Bits::none(self.sizes.len());
         for &shard in &self.missing {
             let place = shard as usize;
-            if self.asked[place] == 0 && !(alone && self.copies[place] > 0) {
+            if !(alone && self.copies[place] > 0) && (self.asked[place] == 0 || self.is_hopeless(shard)) {
                 wanted.insert(shard);
             }
         }
         wanted
+    }
+
+    /// Whether only providers owe a shard that are not counted on any more.
+    fn is_hopeless(&self, shard: u32) -> bool {
+        let distrusted = |open: &Open| self.peer(&open.peer).is_some_and(|peer| peer.distrusted);
+        self.open.iter().filter(|open| open.shard == Some(shard)).all(distrusted)
     }
 
     /// Neighbours have everything that an origin left to them.

@@ -110,13 +110,15 @@ fn thirty_two_devices_come_close_to_the_limit() {
 /// Shards that the one who stalls got from the origin come a second time; nobody waits for it.
 #[test]
 fn nobody_waits_for_a_provider_that_stalls() {
-    let mut world = mesh_with(8, mbit(100), 1, Manner::Stalls);
-    let seconds = run(&mut world, 2..9);
-    eprintln!("{seconds:.1} s, {:.2} copies", copies(&world));
-    // It took an eighth of the first copy, which the origin gives again once it counts as lost, and
-    // the others have one uplink less.
-    assert!(seconds <= 1.5 * limit(7.0, mbit(100), 1.2) + LOST_AFTER_MS as f64 / 1_000.0, "{seconds} s");
-    assert!(copies(&world) <= 1.5, "{} copies", copies(&world));
+    for seed in 1..=8 {
+        let mut world = mesh_with(8, mbit(100), seed, Manner::Stalls);
+        let seconds = run(&mut world, 2..9);
+        eprintln!("seed {seed}: {seconds:.1} s, {:.2} copies", copies(&world));
+        // It took an eighth of the first copy, which the origin gives again once nobody counts on it
+        // any more, and the others have one uplink less.
+        assert!(seconds <= 1.5 * limit(7.0, mbit(100), 1.2) + LOST_AFTER_MS as f64 / 1_000.0, "{seconds} s");
+        assert!(copies(&world) <= 1.5, "{} copies", copies(&world));
+    }
 }
 
 #[test]

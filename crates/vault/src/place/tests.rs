@@ -384,3 +384,24 @@ proptest! {
         prop_assert!(load.iter().all(|(uid, bytes)| *bytes <= by_uid(&holders, uid).free_bytes));
     }
 }
+
+#[test]
+fn who_is_slow_comes_after_all_others_and_is_not_left_out() {
+    let holders = separate(5, 1 << 40);
+    let shards = shards(40, MB);
+    let mut placer = Placer::new(&holders, 3);
+    placer.set_slow(&holders[0].uid, true);
+    assert!(placer.is_slow(&holders[0].uid) && !placer.is_slow(&holders[1].uid));
+    let four = Redundancy::replicas(4).unwrap();
+    for (address, bytes) in &shards {
+        let chosen = placer.more(four, (*address, *bytes), &[], &[], 4);
+        assert!(chosen.iter().all(|r| r.uid != holders[0].uid));
+        let all = placer.more(four, (*address, *bytes), &[], &[], 5);
+        assert_eq!(all.last().map(|r| r.uid), Some(holders[0].uid));
+    }
+    placer.set_slow(&holders[0].uid, false);
+    let first =
+        |(address, bytes): &(ContentAddress, u64)| placer.more(four, (*address, *bytes), &[], &[], 1)[0].uid;
+    let chosen: Vec<Uid> = shards.iter().map(first).collect();
+    assert!(chosen.contains(&holders[0].uid), "it is as good as the others again");
+}

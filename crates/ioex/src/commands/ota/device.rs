@@ -90,7 +90,7 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
             None => {}
             Some(problem) => {
                 bar.finish_and_clear();
-                context.out.done(&state, human)?;
+                context.out.done(&*state, human)?;
                 return match problem {
                     Some(why) => Err(Incomplete(why).into()),
                     None => Ok(()),

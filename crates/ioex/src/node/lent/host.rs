@@ -23,7 +23,11 @@ fn told(e: StoreError) -> No {
         | StoreError::NoHead(_)
         | StoreError::IsHead(_) => No::Mismatch,
         StoreError::Closed => No::Paused,
-        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => No::NoSpace,
+        StoreError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
+            No::NoSpace
+        }
         other => {
             tracing::warn!("a shard could not be stored: {other}");
             No::Failed

@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chrono::Timelike as _;
-
 use super::policy::Conditions;
 
 /// Longest file of the kernel that is read here, in bytes: a routing table of some hundred routes.
@@ -47,8 +45,8 @@ fn read(path: &Path) -> Option<String> {
 impl Sense {
     /// Looks.
     pub(crate) fn now(&self) -> Conditions {
-        let time = chrono::Local::now();
-        let minute = u16::try_from(time.hour() * 60 + time.minute()).unwrap_or(0);
+        let time = jiff::Zoned::now();
+        let minute = u16::try_from(i32::from(time.hour()) * 60 + i32::from(time.minute())).unwrap_or(0);
         Conditions { minute, on_battery: self.on_battery(), metered: self.metered() }
     }
 

@@ -1,6 +1,10 @@
 //! The device's side: looks at the channel, asks the owner, fetches, installs, and finds out whether what
 //! it installed is healthy. Everything that has to survive a restart is in one file.
 
+mod getting;
+mod installing;
+mod look;
+
 use std::{
     collections::HashSet,
     path::PathBuf,
@@ -11,11 +15,10 @@ use std::{
 use data_encoding::BASE64;
 use ioex_api::{ApiError, ErrorCode, OtaProgress, OtaStage, OtaState};
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds};
-use ioex_net::proto::{ChannelAsk, ChannelFiles, REASON_MAX_BYTES, Report, Stage as ReportStage};
+use ioex_net::proto::REASON_MAX_BYTES;
 use ioex_ota::{
-    Clock, Metadata, Release, Trust, Verdict, Version,
-    policy::{Attempt, Effort, Hold, Situation},
-    rollout::{Admission, Results},
+    Release, Trust, Version,
+    policy::{Effort, Hold, Situation},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -24,14 +27,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Ota,
     bundle::Bundle,
-    download::{Came, Download, DownloadError},
     host::{Host, Moment},
-    installer::{InstallFailure, Installer},
+    installer::Installer,
     live::lock,
-    sources::DeviceSources,
 };
 use crate::{
-    config::{Confirm, Consent, OtaConfig},
+    config::{Consent, OtaConfig},
     node::{files, lent::Sense},
 };
 
@@ -170,6 +171,8 @@ pub(crate) struct Device {
     pub(crate) changes: tokio::sync::watch::Sender<u64>,
     /// A download under way ends when the owner says no.
     stop: Mutex<CancellationToken>,
+    /// Receipts of the last download, for the matcher. They are on the disk as well.
+    signed: Mutex<Vec<Vec<u8>>>,
     /// The program in which the node runs.
     pub(super) host: Host,
     /// Who ends a trial: its health, or somebody's word.
@@ -227,6 +230,7 @@ impl Device {
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
+            signed: Mutex::default(),
             host: Host::default(),
             turn: tokio::sync::Mutex::default(),
         })
@@ -526,524 +530,6 @@ impl Device {
             state.step != Step::Installed
                 && state.last_check.is_none_or(|last| now.since(last) >= minutes * 60 || last > now)
         })
-    }
-
-    /// Asks mirrors for the channel until one has something that holds.
-    async fn look(&self, ota: &Arc<Ota>) -> anyhow::Result<()> {
-        let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
-        let mut mirrors = self.bundle.matchers.clone();
-        mirrors.extend(self.read(|state| {
-            state.release.iter().flat_map(|release| release.matchers.clone()).collect::<Vec<_>>()
-        }));
-        if let Ok(directory) = mesh.directory() {
-            mirrors.extend(directory.find(self.bundle.channel).await.unwrap_or_default());
-        }
-        let mut seen = HashSet::from([mesh.uid()]);
-        mirrors.retain(|uid| seen.insert(*uid));
-        let mut problem = None;
-        for mirror in mirrors.into_iter().take(MIRRORS_MAX) {
-            let trust = self.trust()?;
-            let ask = ChannelAsk { channel: self.bundle.channel, root_version: trust.root_version() };
-            match mesh.channel_fetch(mirror, ask).await {
-                Ok(files) => match self.take(ota, &files)? {
-                    Ok(()) => return Ok(()),
-                    Err(why) => {
-                        problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
-                    }
-                },
-                Err(e) => problem = problem.or(Some(format!("{} does not answer: {e}", mirror.short()))),
-            }
-        }
-        let why = problem.unwrap_or_else(|| "no node that carries the channel was found".to_owned());
-        let minutes = u64::from(self.config.check_minutes);
-        self.change(|state| {
-            // Soon again, but not at once.
-            let ago = (minutes * 60).saturating_sub(LOOK_AGAIN_SECONDS);
-            state.last_check = Some(UnixSeconds(files::now().0.saturating_sub(ago)));
-            state.problem = Some(why);
-        })
-    }
-
-    fn trust(&self) -> anyhow::Result<Trust> {
-        let bytes = self.read(|state| BASE64.decode(state.trust.as_bytes()))?;
-        Ok(Trust::from_bytes(&bytes)?)
-    }
-
-    fn device(&self) -> ioex_ota::Device {
-        ioex_ota::Device {
-            brand: self.bundle.brand.clone(),
-            model: self.bundle.model.clone(),
-            hardware: self.config.hardware,
-            installed: *lock(&self.running),
-        }
-    }
-
-    /// Takes in metadata, whoever brought it. The inner error is why it does not hold.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub(crate) fn take(&self, ota: &Ota, files: &ChannelFiles) -> anyhow::Result<Result<(), String>> {
-        let roots: Vec<&[u8]> = files.roots.iter().map(Vec::as_slice).collect();
-        let metadata = Metadata {
-            roots: &roots,
-            timestamp: &files.timestamp,
-            snapshot: &files.snapshot,
-            targets: &files.targets,
-        };
-        let network = ota.mesh().and_then(ioex_net::Mesh::network_time);
-        let clock = Clock { own: network.unwrap_or_else(files::now), vouched: network.is_some() };
-        let outcome = ioex_ota::check(&self.trust()?, &self.device(), clock, &metadata);
-        let trust = BASE64.encode(&outcome.trust.to_bytes());
-        let now = files::now();
-        let mut is_new = false;
-        let refused = self.change(|state| {
-            state.trust = trust;
-            match outcome.verdict {
-                Verdict::Refuse(why) => {
-                    state.problem = Some(why.to_string());
-                    return Some(why.to_string());
-                }
-                Verdict::NothingNew => {
-                    if matches!(state.step, Step::Offered | Step::Fetched) {
-                        (state.step, state.release) = (Step::Idle, None);
-                    }
-                }
-                Verdict::Install(release) => {
-                    let same = state.release.as_ref().is_some_and(|old| old.package() == release.package());
-                    if !same {
-                        (state.step, state.consented, state.agreed) = (Step::Offered, false, false);
-                        (state.now, is_new) = (false, true);
-                        (state.effort, state.by_source) = (Effort::default(), [0; 4]);
-                    } else if state.step == Step::Idle {
-                        state.step = Step::Offered;
-                    }
-                    state.release = Some(*release);
-                }
-            }
-            (state.last_check, state.problem) = (Some(now), None);
-            None
-        })?;
-        if let Some(why) = refused {
-            return Ok(Err(why));
-        }
-        if is_new {
-            self.tell_standing();
-        }
-        ota.carry_copy(&self.bundle, files);
-        Ok(Ok(()))
-    }
-
-    /// Whether the owner and the maker let this go on now.
-    fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<bool, String> {
-        let (asks, declined, failed, now) = self.read(|state| {
-            let is = |version| version == Some(release.version);
-            (self.asks(state), is(state.declined), is(state.failed), state.now)
-        });
-        if failed {
-            return Err("it failed on this device; `ioex ota forgive` lets it be tried again".to_owned());
-        }
-        if declined || asks {
-            return Err(if declined {
-                "its owner said no".to_owned()
-            } else {
-                "its owner is asked".to_owned()
-            });
-        }
-        // Only the beginning waits for the rollout; a device that began goes on.
-        if !installing && let Some(rollout) = &release.rollout {
-            match rollout.admits(uid, Results::default(), files::now()) {
-                Admission::Yes => {}
-                Admission::At(when) => {
-                    return Err(format!("the rollout reaches it in {} s", when.since(files::now())));
-                }
-                Admission::Later => return Err("the rollout does not reach it yet".to_owned()),
-                Admission::Paused => return Err("the maker paused the rollout".to_owned()),
-                Admission::Aborted => return Err("the maker ended the rollout".to_owned()),
-                Admission::Stopped => return Err("too many failed: the rollout was stopped".to_owned()),
-            }
-        }
-        if installing {
-            let allowed = self.config.policy.may_install(&self.situation());
-            match allowed {
-                Err(Hold::Hours { .. }) if now => {}
-                Err(hold) => return Err(hold.to_string()),
-                Ok(()) => {}
-            }
-        }
-        Ok(true)
-    }
-
-    async fn fetch(
-        self: &Arc<Self>,
-        ota: &Arc<Ota>,
-        release: Release,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
-        let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
-        if let Err(why) = self.may_go_on(&release, &mesh.uid(), false) {
-            self.hold(Some(why));
-            return Ok(());
-        }
-        let random = u32::from_le_bytes(random()?);
-        let effort = self.read(|state| state.effort);
-        let length = release.length().max(EFFORT_MIN_BYTES);
-        let budget = match effort.next(length, random, files::now()) {
-            Attempt::Now { bytes } => bytes,
-            Attempt::At(when) => {
-                self.hold(Some(format!("it failed and is tried again in {} s", when.since(files::now()))));
-                return Ok(());
-            }
-            Attempt::Never => {
-                let why = "it failed too often; `ioex ota forgive` lets it be tried again";
-                self.hold(Some(why.to_owned()));
-                return Ok(());
-            }
-        };
-        if let Err(hold) = self.config.policy.may_fetch(&self.situation(), 1) {
-            self.hold(Some(hold.to_string()));
-            return Ok(());
-        }
-        self.hold(None);
-        let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
-        let first = effort.fetched_bytes == 0 && effort.failures == 0;
-        if first {
-            let running = *lock(&self.running);
-            self.change(|state| Self::queue_report(state, OtaStage::Fetching, running, ""))?;
-            self.send_reports(ota).await;
-        }
-        let cancel = stop.child_token();
-        *lock(&self.stop) = cancel.clone();
-        let result = self.attempt(ota, &release, sources, budget, &cancel).await;
-        *lock(&self.progress) = None;
-        let (came, failed) = match result {
-            Ok(came) => (came, None),
-            Err((came, e)) => (came, Some(e)),
-        };
-        let running = *lock(&self.running);
-        let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
-        let why = failed.as_ref().map(|e| format!("{e}"));
-        let mut given_up = false;
-        self.change(|state| {
-            let verified: u64 = came.by_source[..3].iter().sum();
-            Self::count(state, came.fetched());
-            for (all, new) in state.by_source.iter_mut().zip(came.by_source) {
-                *all += new;
-            }
-            if held {
-                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(came.fetched());
-                return;
-            }
-            state.effort = state.effort.after(came.fetched(), verified, why.is_some(), files::now());
-            state.problem.clone_from(&why);
-            if why.is_none() {
-                state.step = Step::Fetched;
-                Self::queue_report(state, OtaStage::Fetched, running, "");
-            } else if state.effort.next(length, random, files::now()) == Attempt::Never {
-                given_up = true;
-                Self::queue_report(state, OtaStage::Failed, running, why.as_deref().unwrap_or_default());
-            }
-        })?;
-        match why {
-            None => self.tell_standing(),
-            Some(reason) if given_up => {
-                let version = release.version.to_string();
-                self.host.tell(Moment::Failed { version, reason, rolled_back: false });
-            }
-            Some(_) => {}
-        }
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    async fn attempt(
-        self: &Arc<Self>,
-        ota: &Arc<Ota>,
-        release: &Release,
-        sources: Arc<DeviceSources>,
-        budget: u64,
-        stop: &CancellationToken,
-    ) -> Result<Came, (Came, DownloadError)> {
-        let fail = |e| (Came::default(), e);
-        let package = |text: String| fail(DownloadError::Package(text));
-        let Some(mesh) = ota.mesh().cloned() else { return Err(fail(DownloadError::Alone)) };
-        sources.manifest().await.map_err(fail)?;
-        let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
-        let live = ota.live(&kept, &self.bundle.key, false).await.map_err(package)?;
-        if live.package.manifest.size_bytes != release.length() {
-            return Err(package("the manifest is not that of the release".to_owned()));
-        }
-        let noted = self.change(|state| {
-            state.kept.retain(|other| other.manifest != kept.manifest);
-            state.kept.insert(0, kept);
-        });
-        noted.map_err(|e| package(format!("{e:#}")))?;
-        let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
-        let download = Download::new(mesh, live, ota.shelf().clone(), budget, seed).map_err(fail)?;
-        let total = release.length();
-        let tell = |came: Came| {
-            *lock(&self.progress) = Some(OtaProgress {
-                done_bytes: came.done,
-                total_bytes: came.total,
-                package_bytes: total,
-                by_source: came.by_source,
-                neighbours: came.neighbours as u64,
-            });
-            self.changed();
-        };
-        let result = download.run(sources, tell, stop).await;
-        result.map_err(|e| (download.came(), e))
-    }
-
-    /// Writes and starts what was fetched.
-    async fn install(self: &Arc<Self>, ota: &Arc<Ota>, release: Release) -> anyhow::Result<()> {
-        let Some(uid) = ota.mesh().map(ioex_net::Mesh::uid) else { return Ok(()) };
-        if let Err(why) = self.may_go_on(&release, &uid, true) {
-            self.hold(Some(why));
-            return Ok(());
-        }
-        self.hold(None);
-        let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
-        let live = ota.live(&kept, &self.bundle.key, false).await.map_err(anyhow::Error::msg)?;
-        if !live.have().is_full() {
-            // What was here is damaged or gone.
-            self.change(|state| state.step = Step::Offered)?;
-            self.wake.notify_one();
-            return Ok(());
-        }
-        let (own, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
-        let wanted = release.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let total = wanted.length();
-            let tell = |written| {
-                *lock(&own.progress) = Some(OtaProgress {
-                    done_bytes: written,
-                    total_bytes: total,
-                    package_bytes: total,
-                    by_source: [0; 4],
-                    neighbours: 0,
-                });
-                own.changed();
-            };
-            own.installer.write(&shelf, &live.package, &wanted, &device, tell)?;
-            // Noted before anything changes place: after a cut the device asks the installer.
-            own.change(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
-                what: "the device's state".to_owned(),
-                error: std::io::Error::other(format!("{e:#}")),
-            })?;
-            own.installer.activate(&wanted)
-        })
-        .await?;
-        *lock(&self.progress) = None;
-        let running = *lock(&self.running);
-        match written {
-            Ok(_) => {
-                self.change(|state| {
-                    state.problem = None;
-                    Self::queue_report(state, OtaStage::Installed, running, "");
-                })?;
-                self.host.tell(Moment::Installed { version: release.version.to_string() });
-                self.send_reports(ota).await;
-                if !self.restart("starting the new version").await {
-                    self.hold(Some("it starts with the device's next start".to_owned()));
-                }
-                self.settle().await
-            }
-            Err(e) => {
-                let why = format!("it could not be installed: {e}");
-                self.ended(Err(&why))?;
-                Ok(())
-            }
-        }
-    }
-
-    /// Runs the restart command; true when there is one and it worked.
-    async fn restart(&self, what: &str) -> bool {
-        let installer = self.installer.clone();
-        match tokio::task::spawn_blocking(move || installer.restart()).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(e)) => {
-                tracing::warn!("{what}: {e}");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// Finds out what became of what was installed.
-    async fn settle(&self) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        if self.read(|state| state.step) != Step::Installed {
-            return Ok(());
-        }
-        let installer = self.installer.clone();
-        let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
-        *lock(&self.running) = standing.running;
-        let wanted = self.read(|state| state.release.as_ref().map(|release| release.version));
-        if standing.waits_for_start {
-            self.hold(Some("it starts with the device's next start".to_owned()));
-            return Ok(());
-        }
-        self.hold(None);
-        if !standing.on_trial {
-            if Some(standing.running) == wanted {
-                return self.ended(Ok(()));
-            }
-            return self.ended(Err("the new version did not stay up, and the device went back by itself"));
-        }
-        let version = standing.running.to_string();
-        let host_confirms = self.config.confirm == Confirm::Host;
-        if host_confirms && let Some(since) = self.host.asked_since() {
-            let minutes = self.config.confirm_minutes;
-            if since.elapsed() < Duration::from_secs(u64::from(minutes) * 60) {
-                return Ok(());
-            }
-            let why = format!("version {version} was not confirmed within {minutes} minutes");
-            return self.back(&why).await;
-        }
-        if !host_confirms {
-            self.host.tell(Moment::Trial { version: version.clone(), confirm: false });
-        }
-        let mut unhealthy = None;
-        for attempt in 0..HEALTH_TRIES {
-            if attempt > 0 {
-                tokio::time::sleep(HEALTH_PAUSE).await;
-            }
-            let (installer, version) = (self.installer.clone(), standing.running);
-            match tokio::task::spawn_blocking(move || installer.health(version)).await? {
-                Ok(()) => {
-                    unhealthy = None;
-                    break;
-                }
-                Err(e) => unhealthy = Some(e.to_string()),
-            }
-        }
-        match unhealthy {
-            None if host_confirms => {
-                self.host.ask();
-                self.host.tell(Moment::Trial { version, confirm: true });
-                self.hold(Some("the program that runs it has to confirm it".to_owned()));
-                Ok(())
-            }
-            None => {
-                let installer = self.installer.clone();
-                tokio::task::spawn_blocking(move || installer.confirm()).await??;
-                self.ended(Ok(()))
-            }
-            Some(why) => {
-                let why = format!("version {} is unhealthy: {why}", standing.running);
-                self.back(&why).await
-            }
-        }
-    }
-
-    /// Makes what is on trial what runs.
-    ///
-    /// # Errors
-    /// When nothing is on trial, or the installer's state cannot be written.
-    pub(crate) async fn confirm(&self) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        let installer = self.installer.clone();
-        tokio::task::spawn_blocking(move || installer.confirm()).await??;
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    /// Ends a trial, or takes back what waits for its start.
-    ///
-    /// # Errors
-    /// When there is nothing to go back from, or the installer's state cannot be written.
-    pub(crate) async fn go_back(&self, why: &str) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        self.back(why).await
-    }
-
-    /// See [`go_back`](Self::go_back); by whoever has the turn.
-    async fn back(&self, why: &str) -> anyhow::Result<()> {
-        let installer = self.installer.clone();
-        let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
-        if !starts_anew {
-            let installer = self.installer.clone();
-            *lock(&self.running) = tokio::task::spawn_blocking(move || installer.standing()).await??.running;
-        }
-        self.ended(Err(why))?;
-        // Without a command the old version comes with the device's next start.
-        self.restart("going back").await;
-        Ok(())
-    }
-
-    /// An update is over.
-    fn ended(&self, how: Result<(), &str>) -> anyhow::Result<()> {
-        let running = *lock(&self.running);
-        self.host.answered();
-        self.hold(None);
-        let (version, rolled_back) = self.read(|state| {
-            let version = state.release.as_ref().map_or(running, |release| release.version);
-            (version.to_string(), state.step == Step::Installed)
-        });
-        self.change(|state| {
-            match how {
-                Ok(()) => Self::queue_report(state, OtaStage::Confirmed, running, ""),
-                Err(why) => {
-                    Self::queue_report(state, OtaStage::Failed, running, why);
-                    state.failed = state.release.as_ref().map(|release| release.version);
-                }
-            }
-            state.problem = how.err().map(str::to_owned);
-            (state.step, state.consented, state.agreed, state.now) = (Step::Idle, false, false, false);
-            if how.is_ok() {
-                state.release = None;
-            }
-            state.effort = Effort::default();
-            state.kept.truncate(KEPT_PACKAGES);
-        })?;
-        self.host.tell(match how {
-            Ok(()) => Moment::Confirmed { version },
-            Err(why) => Moment::Failed { version, reason: why.to_owned(), rolled_back },
-        });
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    /// Tells matchers what waits to be told.
-    async fn send_reports(&self, ota: &Arc<Ota>) {
-        let Some(mesh) = ota.mesh().cloned() else { return };
-        loop {
-            let Some(next) = self.read(|state| state.reports.first().cloned()) else { return };
-            let stage = match next.stage {
-                OtaStage::Fetched => ReportStage::Fetched,
-                OtaStage::Installed => ReportStage::Installed,
-                OtaStage::Confirmed => ReportStage::Confirmed,
-                OtaStage::Failed => ReportStage::Failed,
-                _ => ReportStage::Fetching,
-            };
-            let report = Report {
-                manifest: next.manifest,
-                stage,
-                running: next.running.to_string(),
-                reason: next.reason.clone(),
-                bytes: next.bytes,
-                receipts: Vec::new(),
-            };
-            let mut told = next.matchers.is_empty();
-            for matcher in &next.matchers {
-                match mesh.update_report(*matcher, report.clone()).await {
-                    Ok(()) => told = true,
-                    // Whoever says no will say no again.
-                    Err(ioex_net::transfer::FetchError::No(_)) => told = true,
-                    Err(e) => tracing::debug!("{} took no report: {e}", matcher.short()),
-                }
-                if told {
-                    break;
-                }
-            }
-            if !told {
-                return;
-            }
-            if let Err(e) = self.change(|state| drop(state.reports.remove(0))) {
-                tracing::warn!("{e:#}");
-                return;
-            }
-        }
     }
 
     /// What of the shelf this device keeps.

@@ -6,16 +6,21 @@ use std::{
     time::Duration,
 };
 
-use ioex_base::{ContentAddress, Uid};
+use ioex_base::{
+    ContentAddress, Sealed as _, Uid,
+    receipt::{Address, SignedReceipt},
+};
 use ioex_net::{
-    LinkError, Mesh, PathKind,
+    Mesh, PathKind,
     proto::{Join, No, ShardAsk, ShardHead, ShardWant},
     transfer::FetchError,
     updates::Exchange,
 };
 use ioex_ota::{
     policy::{EFFORT_MAX_TENTHS, Hold},
+    receipts::{Tab, UNRECEIPTED_MAX_BYTES},
     swarm::{Action, Ask, AskId, Bits, Failure, NEIGHBOURS_MAX, Swarm, Want},
+    voucher::Voucher,
 };
 use ioex_vault::limits::PACKAGE_SHARD_BYTES;
 use tokio::{
@@ -26,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     live::{Live, Side, kind_of, lock, now_ms},
+    receipts::{self, DOMAIN, Receipts},
     shelf::Shelf,
 };
+use crate::node::files;
 
 /// Longest shard of a package in bytes: padding of the largest one included.
 const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
@@ -43,6 +50,12 @@ const DIAL_AGAIN_MS: u64 = 20_000;
 const ALONE_MAX: Duration = Duration::from_secs(60);
 /// Without a new shard for so long, an attempt has failed.
 const STUCK_MAX: Duration = Duration::from_secs(300);
+/// A provider is signed for after so many bytes: it waits for that after twice as many.
+const RECEIPT_EVERY_BYTES: u64 = UNRECEIPTED_MAX_BYTES / 2;
+/// How often progress is told: each time costs whoever follows more than a shard does.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How long the last receipts may take.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// How often what passes without an event is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -123,7 +136,22 @@ pub(crate) struct Download {
     swarm: Mutex<Swarm>,
     wake: Notify,
     relayed: Mutex<u64>,
+    receipts: Arc<Receipts>,
+    tabs: Mutex<HashMap<Uid, Account>>,
     broken: Mutex<Option<std::io::Error>>,
+}
+
+/// What this node owes a provider a receipt for.
+struct Account {
+    tab: Tab,
+    /// With which account the provider signs.
+    provider: Address,
+    /// Bytes since the last receipt.
+    open: u64,
+    /// A receipt is on its way.
+    busy: bool,
+    /// The last one that both signed.
+    signed: Option<SignedReceipt>,
 }
 
 enum Dialled {
@@ -140,13 +168,15 @@ impl Download {
         mesh: Mesh,
         live: Arc<Live>,
         shelf: Shelf,
+        receipts: Arc<Receipts>,
         budget: u64,
         seed: u64,
     ) -> Result<Arc<Self>, DownloadError> {
         let swarm = Swarm::new(&live.package.sizes(), &live.have(), budget, seed);
         let swarm = Mutex::new(swarm.map_err(|e| DownloadError::Package(e.to_string()))?);
         let (relayed, broken) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { mesh, live, shelf, swarm, wake: Notify::new(), relayed, broken }))
+        let (wake, tabs) = (Notify::new(), Mutex::default());
+        Ok(Arc::new(Self { mesh, live, shelf, swarm, wake, relayed, receipts, tabs, broken }))
     }
 
     /// What came so far.
@@ -185,6 +215,7 @@ impl Download {
         let mut look_at = tokio::time::Instant::now();
         let mut alone_since = tokio::time::Instant::now();
         let mut useful = (self.came().done, tokio::time::Instant::now());
+        let mut told_at = tokio::time::Instant::now();
         let mut asks: HashMap<AskId, AbortHandle> = HashMap::new();
         let mut running: JoinSet<()> = JoinSet::new();
         loop {
@@ -197,9 +228,13 @@ impl Download {
             };
             let mut came = self.came();
             came.neighbours = neighbours.len();
-            progress(came);
+            if complete || told_at.elapsed() >= TELL_EVERY {
+                told_at = tokio::time::Instant::now();
+                progress(came);
+            }
             if complete {
                 self.live.flush();
+                self.settle_all().await;
                 return Ok(came);
             }
             if exhausted && running.is_empty() {
@@ -300,11 +335,13 @@ impl Download {
     async fn dial(self: Arc<Self>, candidate: Candidate) -> Dialled {
         let uid = candidate.uid;
         let told = self.live.have();
+        let voucher = Voucher::unseal(&candidate.credential, &candidate.issuer).ok();
         let join = Join {
             manifest: self.live.package.address,
             issuer: candidate.issuer,
             credential: candidate.credential,
             have: told.to_bytes(),
+            certificate: self.receipts.certificate(),
         };
         let exchange = match self.mesh.exchange_join(uid, join).await {
             Ok(exchange) => exchange,
@@ -322,6 +359,12 @@ impl Download {
         let kind = kind_of(&exchange.path, origin);
         if !lock(&self.swarm).joined(uid, kind, &has, now_ms()) {
             return Dialled::Failed(uid);
+        }
+        let provider = Receipts::account(&exchange.joined.certificate, &uid, files::now());
+        if let Some((voucher, provider)) = voucher.zip(provider) {
+            let tab = Tab::new(voucher, self.live.package.shards().len());
+            let account = Account { tab, provider, open: 0, busy: false, signed: None };
+            lock(&self.tabs).entry(uid).or_insert(account);
         }
         self.live.tell(uid, Side::Went, &told, exchange.tell.clone());
         Dialled::Joined(uid, Box::new(exchange))
@@ -349,7 +392,7 @@ impl Download {
         let begun = |head: ShardHead| lock(&self.swarm).started(id, head.shard, now_ms());
         let came = |bytes| lock(&self.swarm).progress(id, bytes, now_ms());
         match self.mesh.exchange_shard(peer, question, SHARD_BYTES_MAX, begun, came).await {
-            Ok((head, bytes, path)) => self.keep(id, head, bytes, &path).await,
+            Ok((head, bytes, path)) => self.keep(id, peer, head, bytes, &path).await,
             // It was told off already.
             Err(FetchError::Stopped) => {}
             Err(e) => {
@@ -360,7 +403,7 @@ impl Download {
         self.wake.notify_one();
     }
 
-    async fn keep(&self, id: AskId, head: ShardHead, bytes: Vec<u8>, path: &PathKind) {
+    async fn keep(self: &Arc<Self>, id: AskId, peer: Uid, head: ShardHead, bytes: Vec<u8>, path: &PathKind) {
         let Some(known) = self.live.package.shards().get(head.shard as usize).copied() else { return };
         let shelf = self.shelf.clone();
         let length = bytes.len() as u64;
@@ -378,6 +421,7 @@ impl Download {
                     }
                     self.live.gained(shard);
                 }
+                self.owe(peer, head.shard, known.bytes);
             }
             Ok(Ok(false)) => {
                 tracing::info!("a provider sent wrong bytes for shard {}", head.shard);
@@ -392,11 +436,80 @@ impl Download {
     }
 }
 
+impl Download {
+    /// A verified shard came from a provider, also one that another sent meanwhile.
+    fn owe(self: &Arc<Self>, peer: Uid, shard: u32, bytes: u32) {
+        let mut tabs = lock(&self.tabs);
+        let Some(account) = tabs.get_mut(&peer) else { return };
+        account.tab.verified(shard, bytes);
+        account.open += u64::from(bytes);
+        if account.open >= RECEIPT_EVERY_BYTES && !account.busy {
+            account.busy = true;
+            drop(tabs);
+            let own = self.clone();
+            tokio::spawn(async move { own.settle(peer).await });
+        }
+    }
+
+    /// Signs for what came from a provider, and keeps what it signed, too.
+    async fn settle(&self, peer: Uid) {
+        let (signed, open, provider) = {
+            let mut tabs = lock(&self.tabs);
+            let Some(account) = tabs.get_mut(&peer) else { return };
+            account.busy = true;
+            let signed = account.tab.receipt(&DOMAIN, &self.receipts.key, files::now());
+            (signed, account.open, account.provider)
+        };
+        let told = self.mesh.exchange_receipt(peer, receipts::encode(&signed)).await;
+        let both = told.ok().and_then(|bytes| receipts::decode(&bytes)).filter(|both| {
+            both.receipt == signed.receipt
+                && both.provider.is_some()
+                && both.check(&DOMAIN, &self.receipts.key.address(), &provider).is_ok()
+        });
+        let mut tabs = lock(&self.tabs);
+        let Some(account) = tabs.get_mut(&peer) else { return };
+        account.busy = false;
+        match both {
+            Some(both) => {
+                account.open = account.open.saturating_sub(open);
+                if let Err(e) = self.receipts.keep(receipts::Side::Requester, &both) {
+                    tracing::warn!("a receipt cannot be kept: {e}");
+                }
+                account.signed = Some(both);
+            }
+            None => tracing::debug!("{} took no receipt", peer.short()),
+        }
+    }
+
+    /// The last receipts, for as long as that may take.
+    async fn settle_all(&self) {
+        let open = |(uid, account): (&Uid, &Account)| (account.open > 0).then_some(*uid);
+        let owing: Vec<Uid> = lock(&self.tabs).iter().filter_map(open).collect();
+        let all = async {
+            for uid in owing {
+                self.settle(uid).await;
+            }
+        };
+        if tokio::time::timeout(SETTLE_MAX, all).await.is_err() {
+            tracing::debug!("some providers took no receipt in time");
+        }
+    }
+
+    /// Receipts that both ends signed.
+    pub(crate) fn receipts(&self) -> Vec<Vec<u8>> {
+        lock(&self.tabs)
+            .values()
+            .filter_map(|account| account.signed.as_ref())
+            .map(receipts::encode)
+            .collect()
+    }
+}
+
 fn failure(e: &FetchError) -> Failure {
     match e {
         FetchError::No(No::Busy { after_ms }) => Failure::Busy { after_ms: u64::from(*after_ms) },
         FetchError::No(No::Nothing { after_ms }) => Failure::Nothing { after_ms: u64::from(*after_ms) },
         FetchError::WrongBytes => Failure::Wrong,
-        FetchError::Link(LinkError::Timeout) | _ => Failure::Broken,
+        _ => Failure::Broken,
     }
 }

@@ -6,16 +6,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ioex_base::Uid;
+use ioex_base::{
+    Uid,
+    receipt::{ReceiptKey, SignedReceipt},
+};
 use ioex_net::{
     PathKind,
     proto::{Joined, NEWS_MAX, News, No, ShardAsk, ShardWant},
     updates::Serving,
 };
-use ioex_ota::swarm::{Bits, Failure, Kind, Role, ServeId, Turn, Uplink, WAIT_MAX_MS, Want};
+use ioex_ota::{
+    receipts::Till,
+    swarm::{Bits, Failure, Kind, Role, ServeId, Turn, Uplink, WAIT_MAX_MS, Want},
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{package::Package, shelf::Shelf};
+
+/// When a guest that owes a receipt is to ask again, in ms.
+const RECEIPT_WAIT_MS: u32 = 500;
 
 /// Monotonic milliseconds of this process.
 pub(super) fn now_ms() -> u64 {
@@ -78,6 +87,8 @@ struct State {
     /// Who came, and how often: a second connection may begin before the first one ends.
     guests: HashMap<Uid, u32>,
     sent_bytes: u64,
+    /// What guests with a voucher owe a receipt for.
+    tills: HashMap<Uid, Till>,
 }
 
 /// One package in exchange.
@@ -96,7 +107,8 @@ impl Live {
         let role = if package.origin { Role::Origin } else { Role::Device };
         let uplink = Uplink::new(&package.sizes(), &have, role, slots).map_err(|e| e.to_string())?;
         let (turns, tellers, guests) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let state = State { have, uplink, turns, tellers, guests, sent_bytes: 0 };
+        let tills = HashMap::new();
+        let state = State { have, uplink, turns, tellers, guests, sent_bytes: 0, tills };
         Ok(Arc::new(Self {
             package,
             shelf,
@@ -172,19 +184,51 @@ impl Live {
     }
 
     /// Somebody came.
-    pub(super) fn joined(&self, peer: Uid, has: &[u8], to: mpsc::Sender<News>) -> Result<Joined, No> {
+    pub(super) fn joined(
+        &self,
+        peer: Uid,
+        has: &[u8],
+        till: Option<Till>,
+        to: mpsc::Sender<News>,
+    ) -> Result<Joined, No> {
         let has = Bits::from_bytes(self.package.shards().len(), has).map_err(|_| No::BadRequest)?;
         let mut state = self.lock();
         if !state.uplink.joined(peer, &has) {
             return Err(No::Busy { after_ms: u32::try_from(WAIT_MAX_MS).unwrap_or(u32::MAX) });
         }
         *state.guests.entry(peer).or_default() += 1;
+        // A guest that comes again under the same voucher goes on where it was.
+        if let Some(till) = till {
+            let same = state.tills.get(&peer).is_some_and(|old| old.is_for(&till));
+            if !same {
+                state.tills.insert(peer, till);
+            }
+        }
         let have = state.have.clone();
         state.tellers.insert((peer, Side::Came), Teller { to, behind: Vec::new() });
         drop(state);
         lock(&self.newcomers).push(peer);
         self.stirred.notify_one();
-        Ok(Joined { have: have.to_bytes(), origin: self.package.origin })
+        Ok(Joined { have: have.to_bytes(), origin: self.package.origin, certificate: Vec::new() })
+    }
+
+    /// A guest's receipt; returns it with both signatures.
+    ///
+    /// # Errors
+    /// [`No::BadRequest`] when it does not fit what was sent.
+    pub(super) fn settle(
+        &self,
+        peer: &Uid,
+        signed: SignedReceipt,
+        key: &ReceiptKey,
+    ) -> Result<SignedReceipt, No> {
+        let mut state = self.lock();
+        let till = state.tills.get_mut(peer).ok_or(No::NotFound)?;
+        till.take(signed).map_err(|why| {
+            tracing::info!("{} sent a receipt that is not taken: {why}", peer.short());
+            No::BadRequest
+        })?;
+        till.close(key).ok_or(No::Failed)
     }
 
     pub(super) fn news(&self, peer: &Uid, news: &News) {
@@ -241,11 +285,14 @@ impl Live {
         let (tell, told) = oneshot::channel();
         let id = {
             let mut state = self.lock();
+            if state.tills.get(&peer).is_some_and(|till| !till.trusts()) {
+                return Err(No::Busy { after_ms: RECEIPT_WAIT_MS });
+            }
             let id = state.uplink.ask(&peer, want, now_ms()).map_err(refusal)?;
             state.turns.insert(id, tell);
             id
         };
-        let mut place = Place { live: self.clone(), id, left: u64::MAX };
+        let mut place = Place { live: self.clone(), id, peer, bytes: 0, left: u64::MAX };
         self.turn();
         // What waits too long is refused by the same rule, which has to be asked then.
         let told = match tokio::time::timeout(Duration::from_millis(WAIT_MAX_MS + 100), told).await {
@@ -257,7 +304,7 @@ impl Live {
         let shelf = self.shelf.clone();
         let opened = tokio::task::spawn_blocking(move || shelf.open_shard(&known.address)).await;
         let file = opened.map_err(|_| No::Failed)?.map_err(|_| No::Failed)?.ok_or(No::NotFound)?;
-        place.left = u64::from(known.bytes);
+        (place.left, place.bytes) = (u64::from(known.bytes), known.bytes);
         let note = Box::new(move |sent: u64| place.sent(sent));
         Ok(Serving { shard, file, bytes: known.bytes, note })
     }
@@ -267,6 +314,9 @@ impl Live {
 struct Place {
     live: Arc<Live>,
     id: ServeId,
+    peer: Uid,
+    /// The shard's length.
+    bytes: u32,
     /// Bytes that have not gone yet.
     left: u64,
 }
@@ -283,6 +333,9 @@ impl Drop for Place {
         let mut state = self.live.lock();
         state.turns.remove(&self.id);
         if self.left == 0 {
+            if let Some(till) = state.tills.get_mut(&self.peer) {
+                till.sent(self.bytes);
+            }
             state.uplink.ended(self.id, true, now_ms());
         } else {
             state.uplink.cancel(self.id);

@@ -212,7 +212,7 @@ impl Job {
             }
         }
         let mut new_bytes = 0;
-        while let Some(shard) = packer.next() {
+        for shard in packer.by_ref() {
             let shard = shard.map_err(refuse)?;
             new_bytes += shard.bytes.len() as u64;
             self.shelf.put(&shard.address, &shard.bytes).map_err(io)?;

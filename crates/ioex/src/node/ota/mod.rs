@@ -18,6 +18,7 @@ mod maker;
 #[cfg(feature = "super")]
 mod orders;
 mod package;
+mod receipts;
 mod shelf;
 mod sources;
 
@@ -30,14 +31,14 @@ use std::{
 };
 
 use ioex_api::{ApiError, Empty, ErrorCode, OtaRequest, Sink, Update};
-use ioex_base::{ContentAddress, NodeKey, Uid};
+use ioex_base::{ContentAddress, NodeKey, Uid, UnixSeconds};
 use ioex_net::{
     Mesh, PathKind,
     proto::{ChannelAsk, ChannelFiles, Join, Joined, Match, News, No, Report, ShardAsk},
     throttle::Throttle,
     updates::{Turn, Updates},
 };
-use ioex_ota::{pass::Pass, voucher::Voucher};
+use ioex_ota::{pass::Pass, receipts::Till, voucher::Voucher};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "super")]
@@ -49,6 +50,7 @@ use self::{
     device::{Device, Kept},
     live::{Live, lock},
     package::Package,
+    receipts::{DOMAIN, Receipts, Side},
     shelf::Shelf,
 };
 #[cfg(feature = "super")]
@@ -60,9 +62,9 @@ use crate::config::NodeConfig;
 const DIR: &str = "ota";
 /// How often the owner's policy for serving is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// Devices that a super node serves at once, for each package.
+/// Shards that a super node sends at once, for each package: few, so that each is soon at a device that passes it on.
 #[cfg(feature = "super")]
-const ORIGIN_SLOTS: u16 = 16;
+const ORIGIN_SLOTS: u16 = 6;
 
 /// Everything about updates at this node.
 pub(crate) struct Ota {
@@ -74,6 +76,7 @@ pub(crate) struct Ota {
     opening: tokio::sync::Mutex<()>,
     upload: Throttle,
     device: Option<Arc<Device>>,
+    receipts: Arc<Receipts>,
     #[cfg(feature = "super")]
     orders: orders::Orders,
 }
@@ -95,8 +98,6 @@ impl Ota {
         if let Some(device) = &device {
             upload.set_rate(device.upload_rate());
         }
-        #[cfg(not(feature = "super"))]
-        let _ = key;
         Ok(Self {
             shelf,
             channels,
@@ -105,6 +106,7 @@ impl Ota {
             opening: tokio::sync::Mutex::default(),
             upload,
             device: device.map(Arc::new),
+            receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
             #[cfg(feature = "super")]
             orders: orders::Orders::open(&dir.join("orders"), key)?,
         })
@@ -121,6 +123,11 @@ impl Ota {
 
     fn mesh(&self) -> Option<&Mesh> {
         self.mesh.get()
+    }
+
+    /// What time it is, as far as this node knows.
+    fn now(&self) -> UnixSeconds {
+        self.mesh().and_then(Mesh::network_time).unwrap_or_else(files::now)
     }
 
     fn shelf(&self) -> &Shelf {
@@ -275,7 +282,7 @@ impl Updates for Ota {
         if !live.package.matchers.contains(&join.issuer) {
             return false;
         }
-        let now = self.mesh().and_then(Mesh::network_time).unwrap_or_else(files::now);
+        let now = self.now();
         let voucher = Voucher::check(&join.credential, &join.issuer, caller, &own, now);
         if let Ok(voucher) = voucher {
             return voucher.manifest == join.manifest;
@@ -333,7 +340,14 @@ impl Updates for Ota {
         tell: tokio::sync::mpsc::Sender<News>,
     ) -> Result<Joined, No> {
         let live = self.open_live(&join.manifest).ok_or(No::NotFound)?;
-        live.joined(*caller, &join.have, tell)
+        let own = self.mesh().map(Mesh::uid).ok_or(No::Failed)?;
+        let now = self.now();
+        // Under a pass nothing is paid, and nothing receipted.
+        let voucher = Voucher::check(&join.credential, &join.issuer, caller, &own, now).ok();
+        let account = Receipts::account(&join.certificate, caller, now);
+        let till = voucher.zip(account).map(|(voucher, account)| Till::new(&voucher, DOMAIN, account));
+        let joined = live.joined(*caller, &join.have, till, tell)?;
+        Ok(Joined { certificate: self.receipts.certificate(), ..joined })
     }
 
     fn news(&self, caller: &Uid, manifest: &ContentAddress, news: News) {
@@ -355,8 +369,12 @@ impl Updates for Ota {
         }
     }
 
-    fn receipt(&self, _caller: &Uid, _receipt: Vec<u8>) -> Result<Vec<u8>, No> {
-        Err(No::NotFound)
+    fn receipt(&self, caller: &Uid, receipt: Vec<u8>) -> Result<Vec<u8>, No> {
+        let signed = receipts::decode(&receipt).ok_or(No::BadRequest)?;
+        let live = self.open_live(&signed.receipt.manifest).ok_or(No::NotFound)?;
+        let signed = live.settle(caller, signed, &self.receipts.key)?;
+        self.receipts.keep(Side::Provider, &signed).map_err(|_| No::Failed)?;
+        Ok(receipts::encode(&signed))
     }
 }
 
@@ -398,7 +416,7 @@ pub(super) async fn handle(
                     let mut changes = device.changes();
                     loop {
                         let now = device.state();
-                        if sink.update(Update::Ota(now)).await.is_err() {
+                        if sink.update(Update::Ota(Box::new(now))).await.is_err() {
                             return super::api::done(Empty {});
                         }
                         tokio::select! {

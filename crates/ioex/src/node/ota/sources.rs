@@ -3,35 +3,39 @@
 use std::{
     collections::HashSet,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use ioex_base::Uid;
+use ioex_net::{Mesh, proto::Match, transfer::FetchError};
 use ioex_ota::{Release, policy::Hold};
+use tokio::task::JoinSet;
 
 use super::{
     Ota,
     device::Device,
     download::{Candidate, DownloadError, Sources},
-    live::lock,
 };
 
 /// Holders from the directory that are asked for a manifest.
 const MANIFEST_HOLDERS_MAX: usize = 8;
-/// Why a matcher refused, which is shown when nobody else provides.
-type Refused = Mutex<Option<String>>;
+/// Matchers that are asked at once.
+const MATCHERS_AT_ONCE: usize = 2;
 
 /// The sources of one release for this device.
 pub(super) struct DeviceSources {
     ota: Arc<Ota>,
     device: Arc<Device>,
     release: Release,
-    refused: Refused,
+    turn: AtomicUsize,
 }
 
 impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
-        Self { ota, device, release, refused: Mutex::default() }
+        Self { ota, device, release, turn: AtomicUsize::new(0) }
     }
 
     /// Gets the sealed manifest, if it is not here.
@@ -66,29 +70,39 @@ impl DeviceSources {
         Err(DownloadError::Alone)
     }
 
+    /// Asks some matchers at once: one that is not there, or means harm, must not be the only one. Each device begins
+    /// at a place of its own, and goes on from there the next time.
+    async fn ask_matchers(&self, mesh: &Mesh) -> Vec<(Uid, Result<Match, FetchError>)> {
+        let all = &self.release.matchers;
+        let turn = self.turn.fetch_add(MATCHERS_AT_ONCE, Ordering::Relaxed);
+        let first = usize::from(mesh.uid().as_bytes()[0]).wrapping_add(turn);
+        let mut asking = JoinSet::new();
+        for place in 0..all.len().min(MATCHERS_AT_ONCE) {
+            let matcher = all[first.wrapping_add(place) % all.len()];
+            let (mesh, manifest) = (mesh.clone(), self.release.manifest);
+            asking.spawn(async move { (matcher, mesh.update_match(matcher, manifest).await) });
+        }
+        asking.join_all().await
+    }
+
     async fn find(&self) -> Vec<Candidate> {
         let Some(mesh) = self.ota.mesh() else { return Vec::new() };
         let manifest = self.release.manifest;
         let mut candidates = Vec::new();
-        for matcher in &self.release.matchers {
-            match mesh.update_match(*matcher, manifest).await {
+        for (matcher, told) in self.ask_matchers(mesh).await {
+            match told {
                 Ok(told) => {
-                    *lock(&self.refused) = None;
                     if !told.pass.is_empty() {
-                        self.device.keep_pass(manifest, *matcher, &told.pass);
+                        self.device.keep_pass(manifest, matcher, &told.pass);
                     }
                     candidates.extend(told.providers.into_iter().map(|provider| Candidate {
                         uid: provider.uid,
-                        issuer: *matcher,
+                        issuer: matcher,
                         credential: provider.voucher,
                         origin: provider.origin,
                     }));
-                    break;
                 }
-                Err(e) => {
-                    tracing::debug!("{} does not match: {e}", matcher.short());
-                    *lock(&self.refused) = Some(e.to_string());
-                }
+                Err(e) => tracing::debug!("{} does not match: {e}", matcher.short()),
             }
         }
         // Without a matcher devices go on among themselves.

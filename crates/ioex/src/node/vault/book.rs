@@ -45,6 +45,8 @@ const DEVICES: Bytes = TableDefinition::new("devices");
 const LEFT: Bytes = TableDefinition::new("left");
 /// Groups that were removed, and when, so that no partner brings them back.
 const REMOVED: Bytes = TableDefinition::new("removed");
+/// Leases that are to be given up, by device and address, and until when they last anyway.
+const OWED: Bytes = TableDefinition::new("owed");
 /// Single values, by name.
 const SINGLES: Bytes = TableDefinition::new("singles");
 
@@ -55,6 +57,10 @@ const LISTING: &[u8] = b"listing ";
 const MANDATE: &[u8] = b"mandate";
 /// Parts into which the groups are divided when partners compare, by the first byte of their names.
 pub(crate) const BUCKETS: usize = 256;
+
+/// Most copies of a group that are remembered as given up; of more, the oldest are forgotten. One message
+/// between partners holds some 1,900 of them, and a group has 96 shards.
+pub(crate) const LEFT_MAX: usize = 512;
 
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -149,9 +155,33 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BookError> {
     }
 }
 
+/// A lease on something that a device need not hold any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub(crate) device: Uid,
+    pub(crate) address: ContentAddress,
+}
+
+impl Owed {
+    fn key(&self) -> Vec<u8> {
+        [self.device.as_bytes().as_slice(), self.address.as_bytes()].concat()
+    }
+
+    fn of(key: &[u8]) -> Option<Self> {
+        let (device, address) = key.split_at_checked(32)?;
+        let device = Uid::from_bytes(device.try_into().ok()?);
+        Some(Self { device, address: ContentAddress::from_bytes(address.try_into().ok()?) })
+    }
+}
+
 /// Where it is noted that a copy was given up: group (32) | shard (2, big-endian) | device (32).
 fn left_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
     [id.as_bytes().as_slice(), &shard.to_be_bytes(), device].concat()
+}
+
+/// All of these of one group.
+fn left_range(id: &ContentAddress) -> (Vec<u8>, Vec<u8>) {
+    (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]))
 }
 
 fn left_of(key: &[u8]) -> Option<(u16, Uid)> {
@@ -199,7 +229,7 @@ impl Book {
         let db = RwLock::new(Some(open_file(path)?));
         let book = Self { path: path.to_owned(), db, generation: AtomicU64::new(0) };
         book.change(|changes| {
-            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, SINGLES] {
+            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, OWED, SINGLES] {
                 changes.0.open_table(table)?;
             }
             Ok(())
@@ -381,10 +411,19 @@ impl Book {
     /// A group as partners get it.
     pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
         let Some(group) = self.group(id)? else { return Ok(None) };
-        let (from, to) = (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]));
+        let (from, to) = left_range(id);
         let mut left = Vec::new();
         self.each_between(LEFT, &from, &to, |key, _: UnixSeconds| left.extend(left_of(key)))?;
         Ok(Some((left, group)))
+    }
+
+    /// Every lease that is to be given up, and when it ends by itself.
+    pub(crate) fn each_owed(&self, mut take: impl FnMut(Owed, UnixSeconds)) -> Result<(), BookError> {
+        self.each(OWED, |key, until| {
+            if let Some(owed) = Owed::of(key) {
+                take(owed, until);
+            }
+        })
     }
 
     /// Whether a group was removed here.
@@ -488,16 +527,45 @@ impl Changes {
         }
         let stays = |c: &CopyRecord| group.copies.iter().any(|n| n.device == c.device && n.shard == c.shard);
         let mut left = self.0.open_table(LEFT)?;
+        let gives_up = before.iter().flat_map(|g| &g.copies).any(|c| !stays(c));
         for c in before.iter().flat_map(|g| &g.copies).filter(|c| !stays(c)) {
             let key = left_key(&id, c.shard, c.device.as_bytes());
             left.insert(key.as_slice(), encode(&files::now()).as_slice())?;
         }
+        if gives_up {
+            let (from, to) = left_range(&id);
+            let mut all: Vec<(UnixSeconds, Vec<u8>)> = Vec::new();
+            for row in left.range(from.as_slice()..=to.as_slice())? {
+                let (key, at) = row?;
+                all.push((decode(at.value())?, key.value().to_vec()));
+            }
+            all.sort_unstable();
+            for (_, key) in all.iter().take(all.len().saturating_sub(LEFT_MAX)) {
+                left.remove(key.as_slice())?;
+            }
+        }
+        let mut owed = self.0.open_table(OWED)?;
         for c in &group.copies {
             left.remove(left_key(&id, c.shard, c.device.as_bytes()).as_slice())?;
+            // It is needed there again.
+            if let Some(shard) = group.shard(c.shard.into()) {
+                owed.remove(Owed { device: c.device, address: shard.address }.key().as_slice())?;
+            }
         }
-        drop(left);
+        drop((left, owed));
         self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
         self.put(GROUPS, id.as_bytes(), group)
+    }
+
+    /// Notes that a lease is to be given up, which ends by itself at `until`.
+    pub(crate) fn owe(&self, owed: &Owed, until: UnixSeconds) -> Result<(), BookError> {
+        self.put(OWED, &owed.key(), &until)
+    }
+
+    /// A lease was given up.
+    pub(crate) fn owe_no_more(&self, owed: &Owed) -> Result<(), BookError> {
+        self.0.open_table(OWED)?.remove(owed.key().as_slice())?;
+        Ok(())
     }
 
     /// Changes a group as it is now: somebody else may have changed it since it was read.
@@ -563,10 +631,8 @@ impl Changes {
 
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
-        self.0.open_table(LEFT)?.retain_in(
-            left_key(id, 0, &[0; 32]).as_slice()..=left_key(id, u16::MAX, &[0xff; 32]).as_slice(),
-            |_, _| false,
-        )?;
+        let (from, to) = left_range(id);
+        self.0.open_table(LEFT)?.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
         self.put(REMOVED, id.as_bytes(), &files::now())
     }
 
@@ -610,7 +676,7 @@ impl Changes {
 
     /// Forgets everything: the recovery key is another one now.
     pub(crate) fn clear(&self) -> Result<(), BookError> {
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, OWED, SINGLES] {
             self.0.open_table(table)?.retain(|_, _| false)?;
         }
         Ok(())

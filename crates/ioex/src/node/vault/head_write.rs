@@ -1,5 +1,7 @@
 //! Changing the head and bringing it to devices.
 
+use std::{collections::HashSet, time::Instant};
+
 use bytes::Bytes;
 use ioex_api::{ApiError, ErrorCode};
 use ioex_base::{SealedHead, Uid, head_address, limits::SHARD_LIFE_SECONDS};
@@ -15,12 +17,12 @@ use super::{
     Repo,
     failure::fail,
     head::{ASK_TIMEOUT, ASKED_MAX, head_error, holders_of},
-    placing::Placing,
+    placing::{Patience, Placing},
 };
 
 /// Tries to write the head when another machine writes at the same time.
 const WRITES_MAX: usize = 4;
-/// Times that further devices are looked for in the place of those that do not take a head.
+/// Times that further devices are looked for in the place of those that do not take a head, or take long.
 const WAVES_MAX: usize = 3;
 
 /// A head that was written.
@@ -51,6 +53,13 @@ pub(super) struct Spread {
     newer: bool,
 }
 
+impl Spread {
+    /// Whether as many devices have it as should.
+    pub(super) fn is_enough(&self) -> bool {
+        self.kept >= self.wanted && !self.newer
+    }
+}
+
 impl Repo {
     /// Changes the head and brings it to devices. `change` may be called again when another machine
     /// wrote meanwhile.
@@ -67,7 +76,7 @@ impl Repo {
             let body = known.head.seal(&self.keys).map_err(head_error)?;
             let seq = known.seq + 1;
             let bytes = SealedHead::sign(&self.keys.signer, seq, &body);
-            let spread = spread(node, &self.keys.repo(), placing, redundancy, &bytes, false).await;
+            let spread = spread(node, &self.keys.repo(), placing, redundancy, (&bytes, false), &[]).await;
             if spread.newer {
                 continue;
             }
@@ -85,54 +94,73 @@ impl Repo {
 }
 
 /// Brings a head to those that hold one already and to others, until there are enough copies.
-/// `again` says that it is no new one: who has it already counts.
+/// `again` says that it is no new one: who has it already counts. Those that are `leaving` do not.
 pub(super) async fn spread(
     node: &Node,
     repo: &Uid,
     placing: &Placing,
     redundancy: Redundancy,
-    bytes: &[u8],
-    again: bool,
+    (bytes, again): (&[u8], bool),
+    leaving: &[Uid],
 ) -> Spread {
     let (address, length) = (head_address(repo), bytes.len() as u64);
     let redundancy = redundancy.for_index();
     let mut out = Spread { kept: 0, wanted: usize::from(redundancy.n()), newer: false };
     let seq = SealedHead::open(bytes).map(|sealed| sealed.seq).ok();
     let mut targets = holders_of(node, repo).await.unwrap_or_default();
+    targets.retain(|uid| !leaving.contains(uid));
     targets.truncate(ASKED_MAX);
-    targets.extend(placing.choose(redundancy, (address, length), &targets, &[], out.wanted));
+    let (mut slow, quick): (Vec<Uid>, Vec<Uid>) = targets.iter().partition(|uid| placing.is_slow(uid));
+    slow.extend(leaving);
+    targets.extend(placing.choose(redundancy, (address, length), &quick, &slow, out.wanted));
     let expires = files::now().plus(SHARD_LIFE_SECONDS);
     let head = Bytes::copy_from_slice(bytes);
-    let (mut have, mut failed) = (Vec::new(), Vec::new());
-    for _ in 0..WAVES_MAX {
-        let mut puts = JoinSet::new();
+    let (mut have, mut open, mut asked) = (Vec::new(), HashSet::new(), Vec::new());
+    let mut puts = JoinSet::new();
+    let mut patience = Patience::new(Instant::now(), 0);
+    let mut waves = WAVES_MAX;
+    loop {
         for uid in std::mem::take(&mut targets) {
             let (placing, head) = (placing.clone(), head.clone());
+            open.insert(uid);
+            asked.push(uid);
             puts.spawn(async move {
+                let begun = Instant::now();
                 let put = placing.mesh.head_put(uid, &placing.grant, placing.reader, expires, &head);
-                (uid, tokio::time::timeout(ASK_TIMEOUT, put).await)
+                (uid, begun, tokio::time::timeout(ASK_TIMEOUT, put).await)
             });
         }
-        while let Some(put) = puts.join_next().await {
-            match put {
-                Ok((uid, Ok(Ok(HeadAnswer::Kept)))) => have.push(uid),
-                Ok((uid, Ok(Ok(HeadAnswer::Newer(known))))) if again && Some(known) == seq => have.push(uid),
-                Ok((_, Ok(Ok(HeadAnswer::Newer(_))))) => out.newer = true,
-                Ok((uid, refused)) => {
-                    tracing::info!("{} did not take the head: {refused:?}", uid.short());
-                    failed.push(uid);
-                }
-                Err(e) => tracing::warn!("bringing a head to a device failed: {e}"),
-            }
-        }
         out.kept = have.len();
-        if out.newer || out.kept >= out.wanted {
+        let enough = out.kept >= out.wanted;
+        if enough && open.iter().all(|uid| placing.is_slow(uid)) {
             break;
         }
-        // Others take the places of those that are away.
-        targets = placing.choose(redundancy, (address, length), &have, &failed, out.wanted);
-        if targets.is_empty() {
-            break;
+        // Who is asked last of all gets all the time there is.
+        let until = if enough || waves > 0 { patience.until() } else { Instant::now() + ASK_TIMEOUT };
+        match tokio::time::timeout_at(until.into(), puts.join_next()).await {
+            Ok(Some(Ok((uid, begun, put)))) => {
+                open.remove(&uid);
+                patience.done(begun, Instant::now());
+                match put {
+                    Ok(Ok(HeadAnswer::Kept)) => have.push(uid),
+                    Ok(Ok(HeadAnswer::Newer(known))) if again && Some(known) == seq => have.push(uid),
+                    Ok(Ok(HeadAnswer::Newer(_))) => out.newer = true,
+                    refused => tracing::info!("{} did not take the head: {refused:?}", uid.short()),
+                }
+            }
+            Ok(Some(Err(e))) => tracing::warn!("bringing a head to a device failed: {e}"),
+            // All are done, or those that are left take long: others get it in their place.
+            Ok(None) | Err(_) => {
+                let Some(left) = waves.checked_sub(1).filter(|_| !enough && !out.newer) else { break };
+                waves = left;
+                let mut avoid: Vec<Uid> = asked.iter().copied().filter(|uid| !have.contains(uid)).collect();
+                avoid.extend(leaving);
+                targets = placing.choose(redundancy, (address, length), &have, &avoid, out.wanted);
+                if targets.is_empty() {
+                    waves = 0;
+                }
+                patience.begun(Instant::now());
+            }
         }
     }
     out

@@ -20,6 +20,9 @@ pub(super) async fn import_key(node: &Node, words: &str, replace: bool) -> Resul
     let key = RecoveryKey::from_words(words).map_err(|e| fail(ErrorCode::BadRequest, e.to_string()))?;
     let data = &node.config.data;
     let new = key.keys().repo();
+    // What a partner tells of the old key's groups must not come into the book of the new one.
+    #[cfg(feature = "super")]
+    let _exchange = node.vault.exchanging.lock().await;
     if files::has_recovery_key(data) {
         let repo = node.vault.repo()?;
         if repo.keys.repo() == new {
@@ -38,7 +41,7 @@ pub(super) async fn import_key(node: &Node, words: &str, replace: bool) -> Resul
         repo.forget_listings(|_| false);
     }
     files::replace_recovery_key(data, &key).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-    node.vault.reopen();
+    node.vault.reopen()?;
     let repo = node.vault.repo()?;
     Ok(RecoveryWords { repo: repo.keys.repo(), words: String::new() })
 }

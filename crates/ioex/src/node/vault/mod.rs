@@ -29,6 +29,8 @@ mod points;
 mod prune;
 #[cfg(feature = "super")]
 mod queue;
+#[cfg(feature = "super")]
+mod renew;
 mod restore;
 #[cfg(feature = "super")]
 mod schedule;
@@ -66,6 +68,9 @@ pub(crate) struct Vault {
     pub(crate) queue: Queue,
     #[cfg(feature = "super")]
     partners: partner::Partners,
+    /// Held by an exchange with partners, and while the recovery key becomes another one.
+    #[cfg(feature = "super")]
+    exchanging: tokio::sync::Mutex<()>,
     /// Something changed that partners should know.
     #[cfg(feature = "super")]
     wake: tokio::sync::Notify,
@@ -75,7 +80,9 @@ pub(crate) struct Vault {
 pub(crate) struct Repo {
     pub(crate) keys: RepoKeys,
     dir: PathBuf,
-    book: Book,
+    /// The same one also after the recovery key became another one: who still works with the old one, such
+    /// as a mount, has the file open.
+    book: Arc<Book>,
     /// Held by whatever changes the repository: one change at a time.
     work: tokio::sync::Mutex<()>,
 }
@@ -100,6 +107,8 @@ impl Vault {
             #[cfg(feature = "super")]
             partners: partner::Partners::new(&data.join(VAULT_DIR)),
             #[cfg(feature = "super")]
+            exchanging: tokio::sync::Mutex::new(()),
+            #[cfg(feature = "super")]
             wake: tokio::sync::Notify::new(),
         }
     }
@@ -113,15 +122,21 @@ impl Vault {
         let keys = files::recovery_key(&self.data).map_err(|e| key_error(&e))?.keys();
         let dir = self.data.join(VAULT_DIR);
         files::private_dir(&dir.join(points::LISTINGS_DIR)).map_err(|e| key_error(&e))?;
-        let book = Book::open(&dir.join("book.redb"))?;
+        let book = Arc::new(Book::open(&dir.join("book.redb"))?);
         let repo = Arc::new(Repo { keys, dir, book, work: tokio::sync::Mutex::new(()) });
         *open = Some(repo.clone());
         Ok(repo)
     }
 
-    /// Opens the repository anew when it is next asked for: its key is another one.
-    fn reopen(&self) {
-        *self.repo.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Takes the recovery key that is there now into use.
+    fn reopen(&self) -> Result<(), ApiError> {
+        let mut open = self.repo.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = open.take() {
+            let keys = files::recovery_key(&self.data).map_err(|e| key_error(&e))?.keys();
+            let (dir, book) = (old.dir.clone(), old.book.clone());
+            *open = Some(Arc::new(Repo { keys, dir, book, work: tokio::sync::Mutex::new(()) }));
+        }
+        Ok(())
     }
 
     /// The repository if this node has one.

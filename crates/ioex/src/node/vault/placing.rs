@@ -1,5 +1,8 @@
 //! Bringing shards to devices: who lends space, who gets what, and what to do when one refuses.
 
+mod bring;
+mod patience;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
@@ -14,6 +17,8 @@ use ioex_store::SHARD_OVERHEAD_BYTES;
 use ioex_vault::{Holder, Placer, Redundancy, ShardRef};
 use tokio::task::JoinSet;
 
+use self::bring::{Load, bring};
+pub(super) use self::patience::Patience;
 use super::{
     super::{Node, convert, files, lenders_topic},
     failure::fail,
@@ -21,12 +26,8 @@ use super::{
 
 /// A device that does not say in this time what it takes is not used.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A device that does not have a shard in this time is replaced.
-const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// When most devices have said what they take, the others get so much longer.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(800);
-/// When a group is complete, slow devices get so much longer before they are left out.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of a capability file.
 const CAPABILITY_MAX_BYTES: usize = 1_024;
 /// Capacities asked for at once.
@@ -156,11 +157,9 @@ pub(crate) struct Placing {
     pub(crate) placer: Arc<Mutex<Placer>>,
 }
 
-type Placed = (u16, Uid, Option<String>);
-
 impl Placing {
     /// Brings a group's shards to devices, each to one, or the only one to several. `redundancy` is
-    /// the group's own. A device that fails is replaced; once enough have theirs, stragglers are
+    /// the group's own. A device that fails or is slow is replaced; once enough have theirs, stragglers are
     /// not waited for.
     pub(crate) async fn group(&self, redundancy: Redundancy, shards: &[(ShardRef, Bytes)]) -> PlacedGroup {
         let sizes: Vec<(ContentAddress, u64)> =
@@ -172,8 +171,16 @@ impl Placing {
         };
         let wanted = plan.assignments.into_iter().enumerate();
         let wanted = wanted.flat_map(|(at, uids)| uids.into_iter().map(move |uid| (at as u16, uid)));
-        let wanted: Vec<(u16, Uid)> = wanted.collect();
-        self.bring(redundancy, shards, wanted, &mut out).await;
+        let Some((address, _)) = sizes.first() else { return out };
+        let load = Load {
+            redundancy,
+            what: (*address, sizes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)),
+            keep: Vec::new(),
+            avoid: Vec::new(),
+            enough: redundancy.o().into(),
+        };
+        let put = |at: u16, uid| self.put(shards.get(usize::from(at)).cloned(), uid);
+        bring(&self.placer, &load, wanted.collect(), put, &mut out).await;
         out
     }
 
@@ -181,25 +188,22 @@ impl Placing {
     pub(crate) async fn more(
         &self,
         redundancy: Redundancy,
-        group: (ContentAddress, u64),
+        what: (ContentAddress, u64),
         shards: &[(u16, ShardRef, Bytes)],
         keep: &[Uid],
         avoid: &[Uid],
     ) -> PlacedGroup {
-        let found = self.with_placer(|placer| placer.more(redundancy, group, keep, avoid, shards.len()));
+        let found = self.with_placer(|placer| placer.more(redundancy, what, keep, avoid, shards.len()));
         let mut out =
             PlacedGroup { same_domain: found.iter().any(|r| r.same_domain), ..PlacedGroup::default() };
-        let mut running = JoinSet::new();
-        for ((at, shard, bytes), to) in shards.iter().zip(found) {
-            self.begin(&mut running, *at, *shard, bytes.clone(), to.uid);
-        }
-        while let Some(done) = running.join_next().await {
-            match done {
-                Ok((at, uid, None)) => out.copies.push((at, uid)),
-                Ok((_, uid, Some(why))) => out.notes.push(refusal(&uid, &why)),
-                Err(e) => out.notes.push(e.to_string()),
-            }
-        }
+        let wanted = shards.iter().zip(found).map(|((at, ..), to)| (*at, to.uid)).collect();
+        let (keep, avoid) = (keep.to_vec(), avoid.to_vec());
+        let load = Load { redundancy, what, keep, avoid, enough: shards.len() };
+        let put = |at: u16, uid| {
+            let of = shards.iter().find(|(other, ..)| *other == at);
+            self.put(of.map(|(_, shard, bytes)| (*shard, bytes.clone())), uid)
+        };
+        bring(&self.placer, &load, wanted, put, &mut out).await;
         out
     }
 
@@ -217,67 +221,26 @@ impl Placing {
         found.into_iter().map(|r| r.uid).collect()
     }
 
+    /// Whether a device was slow when it last got something of this job.
+    pub(crate) fn is_slow(&self, uid: &Uid) -> bool {
+        self.with_placer(|placer| placer.is_slow(uid))
+    }
+
     fn with_placer<T>(&self, work: impl FnOnce(&mut Placer) -> T) -> T {
         work(&mut self.placer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn begin(&self, running: &mut JoinSet<Placed>, at: u16, shard: ShardRef, bytes: Bytes, uid: Uid) {
-        let own = self.clone();
-        running.spawn(async move {
-            let put = own.mesh.shard_place(uid, &own.grant, own.reader, own.expires, shard.address, &bytes);
-            let why = match tokio::time::timeout(PLACE_TIMEOUT, put).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(e)) => Some(e.to_string()),
-                Err(_) => Some("it took too long".to_owned()),
-            };
-            (at, uid, why)
-        });
-    }
-
-    async fn bring(
+    /// Gives a device a shard; says why if it does not have it afterwards.
+    fn put(
         &self,
-        redundancy: Redundancy,
-        shards: &[(ShardRef, Bytes)],
-        wanted: Vec<(u16, Uid)>,
-        out: &mut PlacedGroup,
-    ) {
-        let mut running = JoinSet::new();
-        let start = |running: &mut JoinSet<Placed>, at: u16, uid: Uid| {
-            if let Some((shard, bytes)) = shards.get(usize::from(at)) {
-                self.begin(running, at, *shard, bytes.clone(), uid);
-            }
-        };
-        wanted.iter().for_each(|(at, uid)| start(&mut running, *at, *uid));
-        let longest = shards.iter().map(|(s, _)| u64::from(s.bytes)).max().unwrap_or(0);
-        let Some(key) = shards.first().map(|(s, _)| s.address) else { return };
-        let (mut asked, mut failed) = (wanted, Vec::new());
-        loop {
-            let complete = out.copies.len() >= usize::from(redundancy.o());
-            let next = if complete {
-                match tokio::time::timeout(PATIENCE, running.join_next()).await {
-                    Ok(next) => next,
-                    Err(_) => return,
-                }
-            } else {
-                running.join_next().await
-            };
-            let Some(done) = next else { return };
-            let Ok((at, uid, why)) = done else { continue };
-            let Some(why) = why else {
-                out.copies.push((at, uid));
-                continue;
-            };
-            out.notes.push(refusal(&uid, &why));
-            failed.push(uid);
-            self.with_placer(|placer| placer.set_free_bytes(&uid, 0));
-            let keep: Vec<Uid> = asked.iter().map(|(_, u)| *u).filter(|u| !failed.contains(u)).collect();
-            let other =
-                self.with_placer(|placer| placer.more(redundancy, (key, longest), &keep, &failed, 1)).pop();
-            if let Some(other) = other {
-                out.same_domain |= other.same_domain;
-                asked.push((at, other.uid));
-                start(&mut running, at, other.uid);
-            }
+        shard: Option<(ShardRef, Bytes)>,
+        uid: Uid,
+    ) -> impl Future<Output = Option<String>> + Send + 'static + use<> {
+        let own = self.clone();
+        async move {
+            let Some((shard, bytes)) = shard else { return Some("there is no such shard".to_owned()) };
+            let put = own.mesh.shard_place(uid, &own.grant, own.reader, own.expires, shard.address, &bytes);
+            put.await.err().map(|e| e.to_string())
         }
     }
 }

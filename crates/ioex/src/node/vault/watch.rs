@@ -5,6 +5,7 @@
 //! runs too); a group that lost too much gets new shards on other devices, computed from ciphertext.
 
 mod charge;
+mod let_go;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -30,11 +31,10 @@ use tokio::task::JoinSet;
 use self::charge::{Charge, own_charge, watched_charge};
 use super::{
     super::{Node, files},
-    book::{CopyRecord, GroupRecord},
+    book::{CopyRecord, GroupRecord, Owed},
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
-    head_write::spread,
-    manage, partner,
+    partner,
     placing::{Placing, capability, find_holders},
     verify::{Ask, Dice, Told, audit},
 };
@@ -50,8 +50,6 @@ const DEVICES_AT_ONCE: usize = 32;
 const RENEW_EVERY_SECONDS: u64 = 24 * 3_600;
 /// Groups repaired at once: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
 const REPAIRS_AT_ONCE: usize = 1;
-/// The head is brought to devices again when it has been there for so long, in seconds.
-const HEAD_EVERY_SECONDS: u64 = 24 * 3_600;
 /// For so long it is remembered that a group was removed, in seconds: until every lease on it ended, and
 /// every partner that was away has heard of it or dropped the group by itself.
 const REMOVED_KEPT_SECONDS: u64 = SHARD_LIFE_SECONDS + 2 * LEASE_GRACE_SECONDS;
@@ -230,6 +228,7 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     round.mend().await?;
     round.warn_of_ends()?;
     round.keep_head().await?;
+    round.let_go().await?;
     // Only who came to the end of a round counts as doing its part.
     partner::tell_devices(node, round.charge.repo, &round.charge.members, &round.mine).await;
     round.report.seconds = started.elapsed().as_secs_f64();
@@ -260,7 +259,11 @@ impl Round<'_> {
         let mut dice = Dice::new()?;
         let mut running = JoinSet::new();
         let mut waiting = Vec::new();
-        for (uid, held) in self.held() {
+        let held = self.held();
+        // Who has nothing but the head is asked what it would give back.
+        let others = self.head_holders().await?.into_iter().filter(|uid| !held.contains_key(uid));
+        waiting.extend(others.map(|uid| (uid, Vec::new())));
+        for (uid, held) in held {
             if !self.is_mine(uid.as_bytes()) {
                 continue;
             }
@@ -293,7 +296,8 @@ impl Round<'_> {
                 let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
                 running.spawn(async move {
                     let (mut answers, mut handover) = (Vec::new(), Vec::new());
-                    for part in asks.chunks(ioex_net::proto::AUDIT_ASKS_MAX) {
+                    let parts = asks.chunks(ioex_net::proto::AUDIT_ASKS_MAX);
+                    for part in parts.chain(asks.is_empty().then_some(&asks[..])) {
                         match audit(&mesh, &grant, uid, part.to_vec()).await {
                             Told::Answers(more, over) => {
                                 answers.extend(more);
@@ -598,7 +602,7 @@ impl Round<'_> {
             if let Some(gone) = leaving.or_else(lost) {
                 let gone = new.copies.remove(gone);
                 if let (Some(s), true) = (group.shard(gone.shard.into()), self.wants_rid(&group, &gone)) {
-                    released.push((gone.device, s.address));
+                    released.push(Owed { device: gone.device, address: s.address });
                 }
             }
             new.copies.push(CopyRecord { shard, device, failed: false });
@@ -615,19 +619,16 @@ impl Round<'_> {
                 g.copies.retain(|k| !dropped.iter().any(|d| same(d, k)));
                 let more = without(&added, &g.copies);
                 g.copies.extend(more);
-            })
+            })?;
+            // A device that is not there to be told is told when it is back.
+            let until = group.expires.plus(LEASE_GRACE_SECONDS);
+            released.iter().try_for_each(|owed| c.owe(owed, until))
         })?;
         if let Some(known) = self.groups.get_mut(at) {
             *known = new;
         }
         // Only now: until here the device's copy was the only one of its kind.
-        for (device, address) in released {
-            match self.node.mesh.shard_release(device, &self.grant, vec![address]).await {
-                Ok(_) => self.report.handed_over += 1,
-                Err(e) => tracing::info!("{} was not told what it may delete: {e}", device.short()),
-            }
-        }
-        Ok(())
+        self.release(released).await
     }
 
     /// Warns the owner of restore points that end soon.
@@ -646,20 +647,6 @@ impl Round<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The head's leases are renewed with it.
-    async fn keep_head(&self) -> Result<(), ApiError> {
-        let Charge { repo, book, reader, own, .. } = &self.charge;
-        let Some(head) = book.head()? else { return Ok(()) };
-        let last = book.head_kept()?;
-        let kept = last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now);
-        if kept || (own.is_none() && !self.is_mine(repo.as_bytes())) {
-            return Ok(());
-        }
-        let (placing, redundancy) = manage::placing(self.node, *reader).await?;
-        spread(self.node, repo, &placing, redundancy, &head, true).await;
-        Ok(book.change(|c| c.put_head_kept(self.now))?)
     }
 }
 

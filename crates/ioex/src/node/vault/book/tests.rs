@@ -143,3 +143,50 @@ fn what_was_written_is_there_after_opening_again() {
     book.change(Changes::clear_pending).unwrap();
     assert!(book.pending().unwrap().is_empty());
 }
+
+#[test]
+fn what_is_needed_again_is_not_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    let base = group(1);
+    let (address, device) = (base.data[0].address, base.copies[0].device);
+    let owed = |n| Owed { device: Uid::from_bytes([n; 32]), address };
+    let all = || {
+        let mut out = Vec::new();
+        book.each_owed(|owed, until| out.push((owed, until))).unwrap();
+        out
+    };
+    book.change(|c| {
+        c.owe(&owed(3), UnixSeconds(7))?;
+        c.owe(&owed(4), UnixSeconds(8))?;
+        c.owe(&owed(5), UnixSeconds(9))
+    })
+    .unwrap();
+    assert_eq!(owed(3).device, device);
+    book.change(|c| c.put_group(&base)).unwrap();
+    assert_eq!(all(), [(owed(4), UnixSeconds(8)), (owed(5), UnixSeconds(9))]);
+    book.change(|c| c.owe_no_more(&owed(4))).unwrap();
+    assert_eq!(all(), [(owed(5), UnixSeconds(9))]);
+}
+
+#[test]
+fn what_was_given_up_is_not_remembered_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    let base = group(1);
+    let id = base.id().unwrap();
+    let device = |n: usize| Uid::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    book.change(|c| {
+        c.put_group(&base)?;
+        for n in 0..LEFT_MAX + 50 {
+            c.update_group(&id, |g| {
+                g.copies = vec![CopyRecord { shard: 0, device: device(n), failed: false }]
+            })?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    let record = book.exchanged(&id).unwrap().unwrap();
+    assert_eq!(record.0.len(), LEFT_MAX);
+    assert!(wire::encode(&record).len() < ioex_net::questions::REPLY_MAX_BYTES / 2);
+}

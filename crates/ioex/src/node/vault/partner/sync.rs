@@ -132,6 +132,8 @@ impl Side<'_> {
 /// Exchanges the books of everything that is watched together, with everybody who does; with `all`, also
 /// with those that could not be reached a moment ago.
 pub(in super::super) async fn exchange(node: &Node, all: bool) {
+    // One at a time, and none while the key becomes another one.
+    let _one = node.vault.exchanging.lock().await;
     let mut partners = node.vault.partners.uids();
     partners.retain(|uid| all || !node.vault.partners.is_in_trouble(uid));
     let mut failed = Vec::new();

@@ -1,0 +1,189 @@
+//! Whether an update may go on, and getting its package.
+
+use std::sync::Arc;
+
+use ioex_api::{OtaProgress, OtaStage};
+use ioex_base::Uid;
+use ioex_ota::{
+    Release,
+    policy::{Attempt, Hold},
+    rollout::{Admission, Results},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Device, EFFORT_MIN_BYTES, Kept, Step, random};
+use crate::node::{
+    files,
+    ota::{
+        Ota,
+        download::{Came, Download, DownloadError},
+        host::Moment,
+        live::lock,
+        sources::DeviceSources,
+    },
+};
+
+impl Device {
+    /// Whether the owner and the maker let this go on now.
+    pub(super) fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<bool, String> {
+        let (asks, declined, failed, now) = self.read(|state| {
+            let is = |version| version == Some(release.version);
+            (self.asks(state), is(state.declined), is(state.failed), state.now)
+        });
+        if failed {
+            return Err("it failed on this device; `ioex ota forgive` lets it be tried again".to_owned());
+        }
+        if declined || asks {
+            return Err(if declined {
+                "its owner said no".to_owned()
+            } else {
+                "its owner is asked".to_owned()
+            });
+        }
+        // Only the beginning waits for the rollout; a device that began goes on.
+        if !installing && let Some(rollout) = &release.rollout {
+            match rollout.admits(uid, Results::default(), files::now()) {
+                Admission::Yes => {}
+                Admission::At(when) => {
+                    return Err(format!("the rollout reaches it in {} s", when.since(files::now())));
+                }
+                Admission::Later => return Err("the rollout does not reach it yet".to_owned()),
+                Admission::Paused => return Err("the maker paused the rollout".to_owned()),
+                Admission::Aborted => return Err("the maker ended the rollout".to_owned()),
+                Admission::Stopped => return Err("too many failed: the rollout was stopped".to_owned()),
+            }
+        }
+        if installing {
+            let allowed = self.config.policy.may_install(&self.situation());
+            match allowed {
+                Err(Hold::Hours { .. }) if now => {}
+                Err(hold) => return Err(hold.to_string()),
+                Ok(()) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        release: Release,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
+        if let Err(why) = self.may_go_on(&release, &mesh.uid(), false) {
+            self.hold(Some(why));
+            return Ok(());
+        }
+        let random = u32::from_le_bytes(random()?);
+        let effort = self.read(|state| state.effort);
+        let length = release.length().max(EFFORT_MIN_BYTES);
+        let budget = match effort.next(length, random, files::now()) {
+            Attempt::Now { bytes } => bytes,
+            Attempt::At(when) => {
+                self.hold(Some(format!("it failed and is tried again in {} s", when.since(files::now()))));
+                return Ok(());
+            }
+            Attempt::Never => {
+                let why = "it failed too often; `ioex ota forgive` lets it be tried again";
+                self.hold(Some(why.to_owned()));
+                return Ok(());
+            }
+        };
+        if let Err(hold) = self.config.policy.may_fetch(&self.situation(), 1) {
+            self.hold(Some(hold.to_string()));
+            return Ok(());
+        }
+        self.hold(None);
+        let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
+        let first = effort.fetched_bytes == 0 && effort.failures == 0;
+        if first {
+            let running = *lock(&self.running);
+            self.change(|state| Self::queue_report(state, OtaStage::Fetching, running, ""))?;
+            self.send_reports(ota).await;
+        }
+        let cancel = stop.child_token();
+        *lock(&self.stop) = cancel.clone();
+        let result = self.attempt(ota, &release, sources, budget, &cancel).await;
+        *lock(&self.progress) = None;
+        let (came, failed) = match result {
+            Ok(came) => (came, None),
+            Err((came, e)) => (came, Some(e)),
+        };
+        let running = *lock(&self.running);
+        let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
+        let why = failed.as_ref().map(|e| format!("{e}"));
+        let mut given_up = false;
+        self.change(|state| {
+            let verified: u64 = came.by_source[..3].iter().sum();
+            Self::count(state, came.fetched());
+            for (all, new) in state.by_source.iter_mut().zip(came.by_source) {
+                *all += new;
+            }
+            if held {
+                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(came.fetched());
+                return;
+            }
+            state.effort = state.effort.after(came.fetched(), verified, why.is_some(), files::now());
+            state.problem.clone_from(&why);
+            if why.is_none() {
+                state.step = Step::Fetched;
+                Self::queue_report(state, OtaStage::Fetched, running, "");
+            } else if state.effort.next(length, random, files::now()) == Attempt::Never {
+                given_up = true;
+                Self::queue_report(state, OtaStage::Failed, running, why.as_deref().unwrap_or_default());
+            }
+        })?;
+        match why {
+            None => self.tell_standing(),
+            Some(reason) if given_up => {
+                let version = release.version.to_string();
+                self.host.tell(Moment::Failed { version, reason, rolled_back: false });
+            }
+            Some(_) => {}
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        release: &Release,
+        sources: Arc<DeviceSources>,
+        budget: u64,
+        stop: &CancellationToken,
+    ) -> Result<Came, (Came, DownloadError)> {
+        let fail = |e| (Came::default(), e);
+        let package = |text: String| fail(DownloadError::Package(text));
+        let Some(mesh) = ota.mesh().cloned() else { return Err(fail(DownloadError::Alone)) };
+        sources.manifest().await.map_err(fail)?;
+        let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
+        let live = ota.live(&kept, &self.bundle.key, false).await.map_err(package)?;
+        if live.package.manifest.size_bytes != release.length() {
+            return Err(package("the manifest is not that of the release".to_owned()));
+        }
+        let noted = self.change(|state| {
+            state.kept.retain(|other| other.manifest != kept.manifest);
+            state.kept.insert(0, kept);
+        });
+        noted.map_err(|e| package(format!("{e:#}")))?;
+        let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
+        let download = Download::new(mesh, live, ota.shelf().clone(), ota.receipts.clone(), budget, seed)
+            .map_err(fail)?;
+        let total = release.length();
+        let tell = |came: Came| {
+            *lock(&self.progress) = Some(OtaProgress {
+                done_bytes: came.done,
+                total_bytes: came.total,
+                package_bytes: total,
+                by_source: came.by_source,
+                neighbours: came.neighbours as u64,
+            });
+            self.changed();
+        };
+        let result = download.run(sources, tell, stop).await;
+        *lock(&self.signed) = download.receipts();
+        result.map_err(|e| (download.came(), e))
+    }
+}

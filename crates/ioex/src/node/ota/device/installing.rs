@@ -1,0 +1,267 @@
+//! Writing what came, finding out whether it is healthy, and telling how it went.
+
+use std::{sync::Arc, time::Duration};
+
+use ioex_api::{OtaProgress, OtaStage};
+use ioex_net::proto::{Report, Stage as ReportStage};
+use ioex_ota::{Release, policy::Effort};
+
+use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, Step};
+use crate::{
+    config::Confirm,
+    node::ota::{Ota, host::Moment, installer::InstallFailure, live::lock},
+};
+
+impl Device {
+    /// Writes and starts what was fetched.
+    pub(super) async fn install(self: &Arc<Self>, ota: &Arc<Ota>, release: Release) -> anyhow::Result<()> {
+        let Some(uid) = ota.mesh().map(ioex_net::Mesh::uid) else { return Ok(()) };
+        if let Err(why) = self.may_go_on(&release, &uid, true) {
+            self.hold(Some(why));
+            return Ok(());
+        }
+        self.hold(None);
+        let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
+        let live = ota.live(&kept, &self.bundle.key, false).await.map_err(anyhow::Error::msg)?;
+        if !live.have().is_full() {
+            // What was here is damaged or gone.
+            self.change(|state| state.step = Step::Offered)?;
+            self.wake.notify_one();
+            return Ok(());
+        }
+        let (own, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
+        let wanted = release.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let total = wanted.length();
+            let tell = |written| {
+                *lock(&own.progress) = Some(OtaProgress {
+                    done_bytes: written,
+                    total_bytes: total,
+                    package_bytes: total,
+                    by_source: [0; 4],
+                    neighbours: 0,
+                });
+                own.changed();
+            };
+            own.installer.write(&shelf, &live.package, &wanted, &device, tell)?;
+            // Noted before anything changes place: after a cut the device asks the installer.
+            own.change(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
+                what: "the device's state".to_owned(),
+                error: std::io::Error::other(format!("{e:#}")),
+            })?;
+            own.installer.activate(&wanted)
+        })
+        .await?;
+        *lock(&self.progress) = None;
+        let running = *lock(&self.running);
+        match written {
+            Ok(_) => {
+                self.change(|state| {
+                    state.problem = None;
+                    Self::queue_report(state, OtaStage::Installed, running, "");
+                })?;
+                self.host.tell(Moment::Installed { version: release.version.to_string() });
+                self.send_reports(ota).await;
+                if !self.restart("starting the new version").await {
+                    self.hold(Some("it starts with the device's next start".to_owned()));
+                }
+                self.settle().await
+            }
+            Err(e) => {
+                let why = format!("it could not be installed: {e}");
+                self.ended(Err(&why))?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs the restart command; true when there is one and it worked.
+    pub(super) async fn restart(&self, what: &str) -> bool {
+        let installer = self.installer.clone();
+        match tokio::task::spawn_blocking(move || installer.restart()).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(e)) => {
+                tracing::warn!("{what}: {e}");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Finds out what became of what was installed.
+    pub(super) async fn settle(&self) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        if self.read(|state| state.step) != Step::Installed {
+            return Ok(());
+        }
+        let installer = self.installer.clone();
+        let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
+        *lock(&self.running) = standing.running;
+        let wanted = self.read(|state| state.release.as_ref().map(|release| release.version));
+        if standing.waits_for_start {
+            self.hold(Some("it starts with the device's next start".to_owned()));
+            return Ok(());
+        }
+        self.hold(None);
+        if !standing.on_trial {
+            if Some(standing.running) == wanted {
+                return self.ended(Ok(()));
+            }
+            return self.ended(Err("the new version did not stay up, and the device went back by itself"));
+        }
+        let version = standing.running.to_string();
+        let host_confirms = self.config.confirm == Confirm::Host;
+        if host_confirms && let Some(since) = self.host.asked_since() {
+            let minutes = self.config.confirm_minutes;
+            if since.elapsed() < Duration::from_secs(u64::from(minutes) * 60) {
+                return Ok(());
+            }
+            let why = format!("version {version} was not confirmed within {minutes} minutes");
+            return self.back(&why).await;
+        }
+        if !host_confirms {
+            self.host.tell(Moment::Trial { version: version.clone(), confirm: false });
+        }
+        let mut unhealthy = None;
+        for attempt in 0..HEALTH_TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(HEALTH_PAUSE).await;
+            }
+            let (installer, version) = (self.installer.clone(), standing.running);
+            match tokio::task::spawn_blocking(move || installer.health(version)).await? {
+                Ok(()) => {
+                    unhealthy = None;
+                    break;
+                }
+                Err(e) => unhealthy = Some(e.to_string()),
+            }
+        }
+        match unhealthy {
+            None if host_confirms => {
+                self.host.ask();
+                self.host.tell(Moment::Trial { version, confirm: true });
+                self.hold(Some("the program that runs it has to confirm it".to_owned()));
+                Ok(())
+            }
+            None => {
+                let installer = self.installer.clone();
+                tokio::task::spawn_blocking(move || installer.confirm()).await??;
+                self.ended(Ok(()))
+            }
+            Some(why) => {
+                let why = format!("version {} is unhealthy: {why}", standing.running);
+                self.back(&why).await
+            }
+        }
+    }
+
+    /// Makes what is on trial what runs.
+    ///
+    /// # Errors
+    /// When nothing is on trial, or the installer's state cannot be written.
+    pub(crate) async fn confirm(&self) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        let installer = self.installer.clone();
+        tokio::task::spawn_blocking(move || installer.confirm()).await??;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Ends a trial, or takes back what waits for its start.
+    ///
+    /// # Errors
+    /// When there is nothing to go back from, or the installer's state cannot be written.
+    pub(crate) async fn go_back(&self, why: &str) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        self.back(why).await
+    }
+
+    /// See [`go_back`](Self::go_back); by whoever has the turn.
+    pub(super) async fn back(&self, why: &str) -> anyhow::Result<()> {
+        let installer = self.installer.clone();
+        let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
+        if !starts_anew {
+            let installer = self.installer.clone();
+            *lock(&self.running) = tokio::task::spawn_blocking(move || installer.standing()).await??.running;
+        }
+        self.ended(Err(why))?;
+        // Without a command the old version comes with the device's next start.
+        self.restart("going back").await;
+        Ok(())
+    }
+
+    /// An update is over.
+    pub(super) fn ended(&self, how: Result<(), &str>) -> anyhow::Result<()> {
+        let running = *lock(&self.running);
+        self.host.answered();
+        self.hold(None);
+        let (version, rolled_back) = self.read(|state| {
+            let version = state.release.as_ref().map_or(running, |release| release.version);
+            (version.to_string(), state.step == Step::Installed)
+        });
+        self.change(|state| {
+            match how {
+                Ok(()) => Self::queue_report(state, OtaStage::Confirmed, running, ""),
+                Err(why) => {
+                    Self::queue_report(state, OtaStage::Failed, running, why);
+                    state.failed = state.release.as_ref().map(|release| release.version);
+                }
+            }
+            state.problem = how.err().map(str::to_owned);
+            (state.step, state.consented, state.agreed, state.now) = (Step::Idle, false, false, false);
+            if how.is_ok() {
+                state.release = None;
+            }
+            state.effort = Effort::default();
+            state.kept.truncate(KEPT_PACKAGES);
+        })?;
+        self.host.tell(match how {
+            Ok(()) => Moment::Confirmed { version },
+            Err(why) => Moment::Failed { version, reason: why.to_owned(), rolled_back },
+        });
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Tells matchers what waits to be told.
+    pub(super) async fn send_reports(&self, ota: &Arc<Ota>) {
+        let Some(mesh) = ota.mesh().cloned() else { return };
+        loop {
+            let Some(next) = self.read(|state| state.reports.first().cloned()) else { return };
+            let stage = match next.stage {
+                OtaStage::Fetched => ReportStage::Fetched,
+                OtaStage::Installed => ReportStage::Installed,
+                OtaStage::Confirmed => ReportStage::Confirmed,
+                OtaStage::Failed => ReportStage::Failed,
+                _ => ReportStage::Fetching,
+            };
+            let report = Report {
+                manifest: next.manifest,
+                stage,
+                running: next.running.to_string(),
+                reason: next.reason.clone(),
+                bytes: next.bytes,
+                receipts: if stage == ReportStage::Fetched { lock(&self.signed).clone() } else { Vec::new() },
+            };
+            let mut told = next.matchers.is_empty();
+            for matcher in &next.matchers {
+                match mesh.update_report(*matcher, report.clone()).await {
+                    Ok(()) => told = true,
+                    // Whoever says no will say no again.
+                    Err(ioex_net::transfer::FetchError::No(_)) => told = true,
+                    Err(e) => tracing::debug!("{} took no report: {e}", matcher.short()),
+                }
+                if told {
+                    break;
+                }
+            }
+            if !told {
+                return;
+            }
+            if let Err(e) = self.change(|state| drop(state.reports.remove(0))) {
+                tracing::warn!("{e:#}");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the maker published: asked of mirrors, and decided upon.
+
+use std::{collections::HashSet, sync::Arc};
+
+use data_encoding::BASE64;
+use ioex_base::UnixSeconds;
+use ioex_net::proto::{ChannelAsk, ChannelFiles};
+use ioex_ota::{Clock, Metadata, Trust, Verdict, policy::Effort};
+
+use super::{Device, LOOK_AGAIN_SECONDS, MIRRORS_MAX, Step};
+use crate::node::{
+    files,
+    ota::{Ota, live::lock},
+};
+
+impl Device {
+    /// Asks mirrors for the channel until one has something that holds.
+    pub(super) async fn look(&self, ota: &Arc<Ota>) -> anyhow::Result<()> {
+        let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
+        let mut mirrors = self.bundle.matchers.clone();
+        mirrors.extend(self.read(|state| {
+            state.release.iter().flat_map(|release| release.matchers.clone()).collect::<Vec<_>>()
+        }));
+        if let Ok(directory) = mesh.directory() {
+            mirrors.extend(directory.find(self.bundle.channel).await.unwrap_or_default());
+        }
+        let mut seen = HashSet::from([mesh.uid()]);
+        mirrors.retain(|uid| seen.insert(*uid));
+        let mut problem = None;
+        for mirror in mirrors.into_iter().take(MIRRORS_MAX) {
+            let trust = self.trust()?;
+            let ask = ChannelAsk { channel: self.bundle.channel, root_version: trust.root_version() };
+            match mesh.channel_fetch(mirror, ask).await {
+                Ok(files) => match self.take(ota, &files)? {
+                    Ok(()) => return Ok(()),
+                    Err(why) => {
+                        problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
+                    }
+                },
+                Err(e) => problem = problem.or(Some(format!("{} does not answer: {e}", mirror.short()))),
+            }
+        }
+        let why = problem.unwrap_or_else(|| "no node that carries the channel was found".to_owned());
+        let minutes = u64::from(self.config.check_minutes);
+        self.change(|state| {
+            // Soon again, but not at once.
+            let ago = (minutes * 60).saturating_sub(LOOK_AGAIN_SECONDS);
+            state.last_check = Some(UnixSeconds(files::now().0.saturating_sub(ago)));
+            state.problem = Some(why);
+        })
+    }
+
+    pub(super) fn trust(&self) -> anyhow::Result<Trust> {
+        let bytes = self.read(|state| BASE64.decode(state.trust.as_bytes()))?;
+        Ok(Trust::from_bytes(&bytes)?)
+    }
+
+    pub(super) fn device(&self) -> ioex_ota::Device {
+        ioex_ota::Device {
+            brand: self.bundle.brand.clone(),
+            model: self.bundle.model.clone(),
+            hardware: self.config.hardware,
+            installed: *lock(&self.running),
+        }
+    }
+
+    /// Takes in metadata, whoever brought it. The inner error is why it does not hold.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn take(&self, ota: &Ota, files: &ChannelFiles) -> anyhow::Result<Result<(), String>> {
+        let roots: Vec<&[u8]> = files.roots.iter().map(Vec::as_slice).collect();
+        let metadata = Metadata {
+            roots: &roots,
+            timestamp: &files.timestamp,
+            snapshot: &files.snapshot,
+            targets: &files.targets,
+        };
+        let network = ota.mesh().and_then(ioex_net::Mesh::network_time);
+        let clock = Clock { own: network.unwrap_or_else(files::now), vouched: network.is_some() };
+        let outcome = ioex_ota::check(&self.trust()?, &self.device(), clock, &metadata);
+        let trust = BASE64.encode(&outcome.trust.to_bytes());
+        let now = files::now();
+        let mut is_new = false;
+        let refused = self.change(|state| {
+            state.trust = trust;
+            match outcome.verdict {
+                Verdict::Refuse(why) => {
+                    state.problem = Some(why.to_string());
+                    return Some(why.to_string());
+                }
+                Verdict::NothingNew => {
+                    if matches!(state.step, Step::Offered | Step::Fetched) {
+                        (state.step, state.release) = (Step::Idle, None);
+                    }
+                }
+                Verdict::Install(release) => {
+                    let same = state.release.as_ref().is_some_and(|old| old.package() == release.package());
+                    if !same {
+                        (state.step, state.consented, state.agreed) = (Step::Offered, false, false);
+                        (state.now, is_new) = (false, true);
+                        (state.effort, state.by_source) = (Effort::default(), [0; 4]);
+                    } else if state.step == Step::Idle {
+                        state.step = Step::Offered;
+                    }
+                    state.release = Some(*release);
+                }
+            }
+            (state.last_check, state.problem) = (Some(now), None);
+            None
+        })?;
+        if let Some(why) = refused {
+            return Ok(Err(why));
+        }
+        if is_new {
+            self.tell_standing();
+        }
+        ota.carry_copy(&self.bundle, files);
+        Ok(Ok(()))
+    }
+}

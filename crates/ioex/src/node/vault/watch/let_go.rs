@@ -1,0 +1,104 @@
+//! Keeping the head at devices, and letting go of what devices need not hold any more.
+//!
+//! Whoever takes space back hands over what it holds: first each thing is somewhere else, then its lease is
+//! given up. A device that is not there in that moment is told when it is back; until then it stands in
+//! the book what it is owed.
+
+use std::collections::BTreeMap;
+
+use ioex_api::ApiError;
+use ioex_base::limits::SHARD_LIFE_SECONDS;
+use ioex_base::{Uid, head_address};
+use ioex_store::LEASE_GRACE_SECONDS;
+
+use super::{
+    super::{book::Owed, head::holders_of, head_write::spread, manage},
+    Charge, Round,
+};
+
+/// The head is brought to devices again when it has been there for so long, in seconds.
+const HEAD_EVERY_SECONDS: u64 = 24 * 3_600;
+
+impl Round<'_> {
+    /// Whether the head is to be looked after in this round, by this node.
+    fn is_head_due(&self) -> Result<bool, ApiError> {
+        let Charge { repo, book, own, .. } = &self.charge;
+        let last = book.head_kept()?;
+        let kept = last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now);
+        Ok(!kept && (own.is_some() || self.is_mine(repo.as_bytes())))
+    }
+
+    /// Devices that have the head and are to be asked; none when nobody can be asked who they are.
+    pub(super) async fn head_holders(&self) -> Result<Vec<Uid>, ApiError> {
+        if !self.all && !self.is_head_due()? {
+            return Ok(Vec::new());
+        }
+        let holders = holders_of(self.node, &self.charge.repo).await.unwrap_or_default();
+        Ok(holders.into_iter().filter(|uid| self.is_mine(uid.as_bytes())).collect())
+    }
+
+    /// Brings the head to devices again, which extends its leases, and to others in the place of those
+    /// that want to be rid of it.
+    pub(super) async fn keep_head(&mut self) -> Result<(), ApiError> {
+        let address = head_address(&self.charge.repo);
+        let mut leaving: Vec<Uid> =
+            self.handed_over.iter().filter(|(_, handed)| *handed == address).map(|(uid, _)| *uid).collect();
+        leaving.sort_unstable();
+        let Some(head) = self.charge.book.head()? else { return Ok(()) };
+        if leaving.is_empty() && !self.is_head_due()? {
+            return Ok(());
+        }
+        let (placing, redundancy) = manage::placing(self.node, self.charge.reader).await?;
+        let spread =
+            spread(self.node, &self.charge.repo, &placing, redundancy, (&head, true), &leaving).await;
+        let moved = if spread.is_enough() { leaving } else { Vec::new() };
+        let moved: Vec<Owed> = moved.into_iter().map(|device| Owed { device, address }).collect();
+        let until = self.now.plus(SHARD_LIFE_SECONDS + LEASE_GRACE_SECONDS);
+        self.charge.book.change(|c| {
+            c.put_head_kept(self.now)?;
+            moved.iter().try_for_each(|owed| c.owe(owed, until))
+        })?;
+        self.release(moved).await
+    }
+
+    /// Gives up leases, and notes of whom it is known.
+    pub(super) async fn release(&mut self, released: Vec<Owed>) -> Result<(), ApiError> {
+        let mut by_device: BTreeMap<Uid, Vec<Owed>> = BTreeMap::new();
+        for owed in released {
+            by_device.entry(owed.device).or_default().push(owed);
+        }
+        for (device, owed) in by_device {
+            for part in owed.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
+                let addresses = part.iter().map(|owed| owed.address).collect();
+                match self.node.mesh.shard_release(device, &self.grant, addresses).await {
+                    Ok(_) => {
+                        self.report.handed_over += part.len() as u64;
+                        self.charge.book.change(|c| part.iter().try_for_each(|owed| c.owe_no_more(owed)))?;
+                    }
+                    Err(e) => {
+                        tracing::info!("{} was not told what it may delete: {e}", device.short());
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells devices that answer what could not be told them before.
+    pub(super) async fn let_go(&mut self) -> Result<(), ApiError> {
+        let (mut owed, mut over) = (Vec::new(), Vec::new());
+        let (now, devices) = (self.now, &self.devices);
+        self.charge.book.each_owed(|entry, until| {
+            if until < now {
+                over.push(entry);
+            } else if devices.get(&entry.device).is_none_or(|device| device.asked == Some(now)) {
+                owed.push(entry);
+            }
+        })?;
+        if !over.is_empty() {
+            self.charge.book.change(|c| over.iter().try_for_each(|owed| c.owe_no_more(owed)))?;
+        }
+        self.release(owed).await
+    }
+}

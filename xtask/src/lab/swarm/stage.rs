@@ -1,0 +1,144 @@
+//! The hosts of a run, and what is counted at them.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::limit::Case;
+use crate::{
+    lab::world::World,
+    netns::Namespace,
+    node::{self, Cpu},
+    sh, transfer,
+};
+
+/// Hashing all copies on a busy machine.
+const HASH_LIMIT: Duration = Duration::from_secs(120);
+/// Reading a counter.
+const COUNTER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How much of a second version is new, in how many places: as a program that was linked anew and some data.
+const CHANGED_SHARE: f64 = 0.05;
+const CHANGED_RUNS: u64 = 5;
+
+/// A host with one interface, `eth0`.
+pub(super) struct Host {
+    /// Its name in this run.
+    pub(super) name: String,
+    /// Where its programs run.
+    pub(super) namespace: Namespace,
+    /// Its address in the lab's internet.
+    pub(super) address: String,
+}
+
+/// One origin, many devices and the package.
+pub(super) struct Stage {
+    /// Who has the package.
+    pub(super) origin: Host,
+    /// Who wants it.
+    pub(super) devices: Vec<Host>,
+    /// The package's file.
+    pub(super) package: PathBuf,
+    /// Its SHA-256.
+    pub(super) hash: String,
+    /// Last, because its end takes the namespaces away from under everything else.
+    pub(super) world: World,
+}
+
+/// Bytes that left interfaces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// The origin's.
+    pub(super) origin: u64,
+    /// Those of all devices.
+    pub(super) devices: u64,
+}
+
+impl Stage {
+    /// Builds the network and makes a package of `bytes`.
+    pub(super) fn build(case: Case, bytes: u64, ioex: PathBuf) -> Result<Self> {
+        let mut world = World::new(ioex)?;
+        let origin = host(&mut world, "origin", case.origin_megabits)?;
+        let devices = (0..case.devices)
+            .map(|n| host(&mut world, &format!("device{n}"), case.device_megabits))
+            .collect::<Result<_>>()?;
+        let folder = world.dir().join("origin");
+        fs::create_dir_all(&folder)?;
+        let package = folder.join("package.bin");
+        transfer::random_file(&package, bytes)?;
+        let hash = hash(&package)?;
+        Ok(Self { origin, devices, package, hash, world })
+    }
+
+    /// A new folder of a device.
+    pub(super) fn folder(&self, device: &Host) -> Result<PathBuf> {
+        let folder = self.world.dir().join(&device.name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// A second version of the package: [`CHANGED_RUNS`] runs of bytes, evenly spread, are others.
+    pub(super) fn change_package(&self) -> Result<PathBuf> {
+        let out = self.package.with_file_name("second.bin");
+        let bytes = fs::copy(&self.package, &out)?;
+        let length = (bytes as f64 * CHANGED_SHARE) as u64 / CHANGED_RUNS;
+        let mut file = File::options().write(true).open(&out)?;
+        for run in 0..CHANGED_RUNS {
+            file.seek(SeekFrom::Start(bytes / CHANGED_RUNS * run + bytes / CHANGED_RUNS / 2))?;
+            std::io::copy(&mut File::open("/dev/urandom")?.take(length), &mut file)?;
+        }
+        Ok(out)
+    }
+
+    /// What has left the hosts so far.
+    pub(super) fn sent(&self) -> Result<Sent> {
+        let origin = sent_by(&self.origin)?;
+        let devices = self.devices.iter().map(sent_by).sum::<Result<u64>>()?;
+        Ok(Sent { origin, devices })
+    }
+}
+
+fn host(world: &mut World, name: &str, megabits: u32) -> Result<Host> {
+    let namespace = world.namespace(name)?;
+    let address = world.attach(&namespace, "eth0")?;
+    namespace.shape("eth0", megabits)?;
+    Ok(Host { name: name.to_owned(), namespace, address })
+}
+
+fn sent_by(host: &Host) -> Result<u64> {
+    let mut command = host.namespace.command("cat");
+    let text = sh::output(command.arg("/sys/class/net/eth0/statistics/tx_bytes"), COUNTER_LIMIT)?;
+    text.trim().parse().with_context(|| format!("{} has no counter", host.name))
+}
+
+/// SHA-256 of a file, by another program than those under test.
+pub(super) fn hash(file: &Path) -> Result<String> {
+    let told = sh::output(sh::system("sha256sum").arg("--").arg(file), HASH_LIMIT)?;
+    told.split_whitespace()
+        .next()
+        .map(str::to_owned)
+        .with_context(|| format!("no hash of {}", file.display()))
+}
+
+/// CPU seconds so far of these processes, their children that run and those that have ended.
+pub(super) fn cpu_seconds(processes: &[u32]) -> Result<f64> {
+    let mut seconds = 0.0;
+    for process in processes {
+        let stat = format!("/proc/{process}/stat");
+        seconds += node::cpu_seconds(&stat, Cpu::Own)? + node::cpu_seconds(&stat, Cpu::Children)?;
+        seconds += cpu_seconds(&children(*process))?;
+    }
+    Ok(seconds)
+}
+
+/// Children that run now; a process that is gone has none.
+fn children(process: u32) -> Vec<u32> {
+    let file = format!("/proc/{process}/task/{process}/children");
+    let text = fs::read_to_string(Path::new(&file)).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
