@@ -327,12 +327,7 @@ impl Matcher {
         let expires = now.plus(VOUCHER_LIFE_SECONDS);
         let first = self.serial;
         let providers = chosen.iter().map(|uid| (*uid, self.vouch(requester, uid, expires))).collect();
-        let pass = Pass {
-            manifest: self.order.manifest,
-            requester: *requester,
-            expires: now.plus(PASS_LIFE_SECONDS),
-        };
-        let pass = pass.seal(&self.key);
+        let pass = self.pass(requester, now).unwrap_or_default();
         self.open.insert((expires, first), Open { requester: *requester, providers: chosen });
         if let Some(seen) = self.roster.get_mut(requester) {
             seen.matches += 1;
@@ -340,6 +335,14 @@ impl Matcher {
         }
         self.add_provider(*requester);
         Ok(Match { providers, pass })
+    }
+
+    /// A pass alone, for a device on the roster.
+    #[must_use]
+    pub fn pass(&self, requester: &Uid, now: UnixSeconds) -> Option<Vec<u8>> {
+        self.roster.get(requester)?;
+        let expires = now.plus(PASS_LIFE_SECONDS);
+        Some(Pass { manifest: self.order.manifest, requester: *requester, expires }.seal(&self.key))
     }
 
     /// The outcome of a match, told by the requester. One that is done is a provider, one that failed is none.

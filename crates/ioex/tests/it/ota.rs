@@ -239,3 +239,31 @@ fn a_rollout_reaches_a_share_and_can_be_held() {
     let lower = fleet.try_maker(&["ota", "rollout", "1.1", "--percent", "50"]);
     assert!(!lower.status.success() && text(&lower).contains("only grows"), "{}", text(&lower));
 }
+
+#[test]
+fn a_folder_changes_places_with_its_successor_and_keeps_its_modes() {
+    let mut fleet = Fleet::start(0);
+    let mut device = fleet.device(0, "");
+    device.kill();
+    // Its program is a folder.
+    let app = fleet.app(0);
+    fs::remove_file(&app).unwrap();
+    let _ = fs::remove_dir_all(app.with_file_name(".app.ota"));
+    write(&app.join("bin"), b"old");
+    device.run();
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    fleet.devices.push(device);
+    let new = fleet.path("new");
+    for (name, mode) in [("bin", 0o750), ("secret", 0o600), ("deep/data", 0o444)] {
+        write(&new.join(name), &noise(70_000, mode));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode as u32);
+        fs::set_permissions(new.join(name), mode).unwrap();
+    }
+    std::os::unix::fs::symlink("bin", new.join("link")).unwrap();
+    let image = format!("app={}", new.display());
+    fleet.maker(&["ota", "publish", &image, "--version", "1.1"]);
+    fleet.update_to("1.1.0");
+    crate::net::same(&new, &app);
+    let mode = |path: PathBuf| std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap()) & 0o777;
+    assert_eq!((mode(app.join("bin")), mode(app.join("deep/data"))), (0o750, 0o444));
+}

@@ -89,13 +89,35 @@ pub(super) async fn join(
         return Ok(reply::<Joined>(&mut send, Err(No::BadRequest)).await?);
     }
     let (tell, said) = updates::telling();
-    let joined = ask(mesh, move |u| u.joined(&from, join, path, tell)).await;
-    let is_in = joined.is_ok();
-    reply(&mut send, joined).await?;
-    let Some(updates) = mesh.updates().filter(|_| is_in).cloned() else { return Ok(()) };
-    updates::converse(send, recv, said, Hearer::Program(updates.clone(), from, manifest)).await;
-    updates.parted(&from, &manifest);
+    let Some(updates) = mesh.updates().cloned() else {
+        return Ok(reply::<Joined>(&mut send, Err(No::NotFound)).await?);
+    };
+    let asked = updates.clone();
+    // However this ends, the guest is taken off again; also when nobody waits for the answer any more.
+    let joining = tokio::task::spawn_blocking(move || {
+        let joined = asked.joined(&from, join, path, tell)?;
+        Ok((joined, Guest { updates: asked, from, manifest }))
+    });
+    let (joined, _guest) = match joining.await.unwrap_or(Err(No::Failed)) {
+        Ok(joined) => joined,
+        Err(no) => return Ok(reply::<Joined>(&mut send, Err(no)).await?),
+    };
+    reply(&mut send, Ok(joined)).await?;
+    updates::converse(send, recv, said, Hearer::Program(updates, from, manifest)).await;
     Ok(())
+}
+
+/// Somebody who joined; taken off when dropped.
+struct Guest {
+    updates: Arc<dyn Updates>,
+    from: Uid,
+    manifest: ContentAddress,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.updates.parted(&self.from, &self.manifest);
+    }
 }
 
 pub(super) async fn shard(

@@ -88,6 +88,33 @@ impl Drop for Archive {
     }
 }
 
+/// Puts what is in a folder into an archive: in order of name, with kind and permission bits as they are, and without
+/// owners and dates, so that the same folder is the same archive.
+fn archive_folder(builder: &mut tar::Builder<fs::File>, folder: &Path, inside: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, name) = (entry.path(), inside.join(entry.file_name()));
+        let meta = path.symlink_metadata()?;
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(meta.mode() & 0o7777);
+        header.set_size(0);
+        if meta.is_dir() {
+            header.set_entry_type(tar::EntryType::Directory);
+            builder.append_data(&mut header, &name, std::io::empty())?;
+            archive_folder(builder, &path, &name)?;
+        } else if meta.is_symlink() {
+            header.set_entry_type(tar::EntryType::Symlink);
+            builder.append_link(&mut header, &name, fs::read_link(&path)?)?;
+        } else {
+            header.set_size(meta.len());
+            builder.append_data(&mut header, &name, fs::File::open(&path)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Files as they are, folders as archives with their digests.
 fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec<Archive>)> {
     let (mut images, mut archives) = (Vec::new(), Vec::new());
@@ -104,9 +131,7 @@ fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec
             let archive = absolute(&dir.join(format!(".{name}.tar")))?;
             let digest = tree_digest(&path).with_context(|| path.display().to_string())?;
             let mut builder = tar::Builder::new(fs::File::create(&archive)?);
-            builder.follow_symlinks(false);
-            builder.mode(tar::HeaderMode::Deterministic);
-            builder.append_dir_all(".", &path).with_context(|| path.display().to_string())?;
+            archive_folder(&mut builder, &path, Path::new("")).with_context(|| path.display().to_string())?;
             builder.into_inner()?.sync_all()?;
             archives.push(Archive(archive.clone()));
             (archive, Some(digest))
@@ -120,7 +145,7 @@ fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec
 
 pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
     let now = render::now();
-    let mut folder = ChannelFolder::open(&args.channel.dir)?;
+    let folder = ChannelFolder::open(&args.channel.dir)?;
     let keys = folder.online_keys()?;
     let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
     ensure!(
@@ -166,6 +191,8 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     bar.finish_and_clear();
     let packed: OtaPacked = updates.finish().await?;
     drop(archives);
+    // Packing takes its time, and the channel may have moved on meanwhile.
+    let mut folder = ChannelFolder::open(&args.channel.dir)?;
     let mut matchers = vec![own.uid];
     matchers.extend(args.matchers.iter().filter(|uid| **uid != own.uid));
     let mut hardware = args.hardware.clone();

@@ -485,6 +485,10 @@ impl Device {
     /// Runs until `stop`.
     pub(super) async fn run(self: Arc<Self>, ota: Arc<Ota>, stop: CancellationToken) {
         self.tell_standing();
+        // After a cut the installer knows better than the state's file.
+        if let Err(e) = self.reconcile().await {
+            tracing::warn!("update: {e:#}");
+        }
         loop {
             if let Err(e) = self.step(&ota, &stop).await {
                 tracing::warn!("update: {e:#}");

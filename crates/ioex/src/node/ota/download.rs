@@ -144,6 +144,8 @@ pub(crate) struct Download {
 /// What this node owes a provider a receipt for.
 struct Account {
     tab: Tab,
+    /// The voucher's.
+    serial: u64,
     /// With which account the provider signs.
     provider: Address,
     /// Bytes since the last receipt.
@@ -362,9 +364,14 @@ impl Download {
         }
         let provider = Receipts::account(&exchange.joined.certificate, &uid, files::now());
         if let Some((voucher, provider)) = voucher.zip(provider) {
+            let serial = voucher.serial;
             let tab = Tab::new(voucher, self.live.package.shards().len());
-            let account = Account { tab, provider, open: 0, busy: false, signed: None };
-            lock(&self.tabs).entry(uid).or_insert(account);
+            let account = Account { tab, serial, provider, open: 0, busy: false, signed: None };
+            let mut tabs = lock(&self.tabs);
+            // Under the same voucher the sum goes on; a new one begins anew, as at the other end.
+            if tabs.get(&uid).is_none_or(|old| old.serial != serial) {
+                tabs.insert(uid, account);
+            }
         }
         self.live.tell(uid, Side::Went, &told, exchange.tell.clone());
         Dialled::Joined(uid, Box::new(exchange))

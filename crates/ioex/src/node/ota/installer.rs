@@ -53,6 +53,19 @@ pub(crate) enum InstallFailure {
     FailedBefore,
 }
 
+impl InstallFailure {
+    /// Whether trying again would end in the same way: it is the package that does not fit this device, and not the
+    /// moment.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Install(e) => !matches!(e, InstallError::Io { .. } | InstallError::State(_)),
+            Self::Hook(e) => matches!(e, HookError::Failed { .. } | HookError::Timeout { .. }),
+            Self::FailedBefore => true,
+            Self::Package(_) | Self::Io { .. } | Self::Running(_) => false,
+        }
+    }
+}
+
 fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> InstallFailure {
     let what = path.display().to_string();
     move |error| InstallFailure::Io { what, error }
@@ -280,8 +293,12 @@ impl Installer {
             InstallTarget::Pair { .. } => Ok(true),
             InstallTarget::Swap { path } => {
                 let mut swap = Swap::open(path, self.config.installed)?;
-                swap.activate()?;
-                swap.start()?;
+                let started = swap.activate().and_then(|()| swap.start());
+                if let Err(e) = started {
+                    // Noted as on trial, and not in place: it is taken back.
+                    let _ = swap.roll_back();
+                    return Err(e.into());
+                }
                 Ok(false)
             }
             InstallTarget::Hook { command } => {

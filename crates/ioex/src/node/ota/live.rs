@@ -17,7 +17,7 @@ use ioex_net::{
 };
 use ioex_ota::{
     receipts::Till,
-    swarm::{Bits, Failure, Kind, Role, ServeId, Turn, Uplink, WAIT_MAX_MS, Want},
+    swarm::{Bits, Failure, Kind, NEIGHBOURS_MAX, Role, ServeId, Turn, Uplink, WAIT_MAX_MS, Want},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -198,16 +198,21 @@ impl Live {
         }
         *state.guests.entry(peer).or_default() += 1;
         // A guest that comes again under the same voucher goes on where it was.
-        if let Some(till) = till {
-            let same = state.tills.get(&peer).is_some_and(|old| old.is_for(&till));
-            if !same {
-                state.tills.insert(peer, till);
-            }
+        match till {
+            Some(till) if state.tills.get(&peer).is_some_and(|old| old.is_for(&till)) => {}
+            Some(till) => drop(state.tills.insert(peer, till)),
+            // Under a pass nothing is receipted, and nothing waited for.
+            None => drop(state.tills.remove(&peer)),
         }
         let have = state.have.clone();
         state.tellers.insert((peer, Side::Came), Teller { to, behind: Vec::new() });
         drop(state);
-        lock(&self.newcomers).push(peer);
+        let mut newcomers = lock(&self.newcomers);
+        // Only a download asks for them.
+        if newcomers.len() < NEIGHBOURS_MAX && !newcomers.contains(&peer) {
+            newcomers.push(peer);
+        }
+        drop(newcomers);
         self.stirred.notify_one();
         Ok(Joined { have: have.to_bytes(), origin: self.package.origin, certificate: Vec::new() })
     }

@@ -28,13 +28,40 @@ use ioex_vault::{
     seal_manifest,
 };
 
-use super::{device::Kept, orders::NewOrder, shelf::Shelf};
+use super::{device::Kept, live::lock, orders::NewOrder, shelf::Shelf};
 use crate::node::{Node, api, files, vault::inspect::Inspector};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 /// Longest file of a channel's folder in bytes.
 const METADATA_MAX_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Something that keeps the sweeper away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Packing {
+    /// A run of the packer, by a number of its own.
+    Run(u64),
+    /// A package that is packed and waits for its order.
+    Packed(ContentAddress),
+}
+
+/// Keeps the sweeper away until it is dropped.
+struct Pinned<'a>(&'a super::Ota, Packing);
+
+impl<'a> Pinned<'a> {
+    fn new(ota: &'a super::Ota) -> Self {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let packing = Packing::Run(RUNS.fetch_add(1, Ordering::Relaxed));
+        lock(&ota.packing).insert(packing);
+        Self(ota, packing)
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.packing).remove(&self.1);
+    }
+}
 
 fn refuse(why: impl std::fmt::Display) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, why.to_string())
@@ -62,16 +89,21 @@ pub(super) async fn handle(
             let sealed = BASE64.decode(order.as_bytes()).map_err(refuse)?;
             let is_origin = origins.contains(&node.mesh.uid());
             let new = NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), origins, stop };
-            let ota = node.ota.clone();
-            let taken = tokio::task::spawn_blocking(move || {
-                may_order(&ota, &new)?;
-                ota.orders.take(new)
-            });
-            let manifest = taken.await.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
-            let kept = Kept { manifest, matchers };
+            let manifest = new.manifest().map_err(|e| refuse(format!("{e:#}")))?;
+            may_order(&node.ota, &new).map_err(|e| refuse(format!("{e:#}")))?;
             if is_origin {
-                node.ota.live(&kept, &node.mesh.config().key, true).await.map_err(refuse)?;
+                // What is not whole here could not be completed by any device.
+                let kept = Kept { manifest, matchers };
+                let live = node.ota.live(&kept, &node.mesh.config().key, true).await.map_err(refuse)?;
+                if !live.have().is_full() {
+                    lock(&node.ota.lives).remove(&manifest);
+                    return Err(refuse("parts of the package are not here any more: publish it again"));
+                }
             }
+            let ota = node.ota.clone();
+            let taken = tokio::task::spawn_blocking(move || ota.orders.take(new));
+            taken.await.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
+            lock(&node.ota.packing).remove(&Packing::Packed(manifest));
             api::done(manifest)
         }
         _ => {
@@ -278,6 +310,7 @@ async fn pack(
         shelf: shelf.clone(),
         read: read.clone(),
     };
+    let pinned = Pinned::new(&node.ota);
     let mut running = tokio::task::spawn_blocking(move || job.run());
     let done = loop {
         tokio::select! {
@@ -291,6 +324,8 @@ async fn pack(
     let manifest = done.manifest;
     let sealed = seal_manifest(&manifest, own, &[recipient, node.mesh.uid()]).map_err(refuse)?;
     let address = shelf.put_manifest(&sealed).map_err(refuse)?;
+    lock(&node.ota.packing).insert(Packing::Packed(address));
+    drop(pinned);
     let deltas = known.iter().zip(&manifests).map(|(address, old)| {
         let has: std::collections::HashSet<_> = old.shards.iter().map(|shard| shard.address).collect();
         let missing = manifest.shards.iter().filter(|shard| !has.contains(&shard.address));

@@ -75,6 +75,9 @@ pub(crate) struct Ota {
     /// One package is opened at a time: it is read whole.
     opening: tokio::sync::Mutex<()>,
     upload: Throttle,
+    /// What is being packed, or was packed and is not ordered yet: nothing is swept meanwhile.
+    #[cfg(feature = "super")]
+    packing: Mutex<HashSet<maker::Packing>>,
     device: Option<Arc<Device>>,
     receipts: Arc<Receipts>,
     #[cfg(feature = "super")]
@@ -105,6 +108,8 @@ impl Ota {
             lives: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             upload,
+            #[cfg(feature = "super")]
+            packing: Mutex::default(),
             device: device.map(Arc::new),
             receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
             #[cfg(feature = "super")]
@@ -182,6 +187,12 @@ impl Ota {
 
     /// Deletes what nothing refers to any more.
     fn sweep(&self) {
+        #[cfg(feature = "super")]
+        let packing = lock(&self.packing);
+        #[cfg(feature = "super")]
+        if !packing.is_empty() {
+            return;
+        }
         let mut manifests = HashSet::new();
         if let Some(device) = &self.device {
             manifests.extend(device.wanted_packages());

@@ -14,7 +14,8 @@ use ioex_api::{OtaOrderInfo, OtaStage};
 use ioex_base::{ContentAddress, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
-    matcher::{End, Matcher, NoMatch, Order},
+    Version,
+    matcher::{End, Match as Found, Matcher, NoMatch, Order},
     rollout::{Results, StopRule},
 };
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,13 @@ struct Told {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
     bytes: [u64; 4],
+}
+
+impl Told {
+    fn says_the_same(&self, other: &Self) -> bool {
+        let words = |told: &Self| (told.stage, told.running.clone(), told.reason.clone(), told.bytes);
+        words(self) == words(other)
+    }
 }
 
 /// One order at work.
@@ -109,6 +117,16 @@ pub(super) struct NewOrder {
     pub(super) stop: StopRule,
 }
 
+impl NewOrder {
+    /// The package that it is for.
+    ///
+    /// # Errors
+    /// When the order cannot be trusted.
+    pub(super) fn manifest(&self) -> anyhow::Result<ContentAddress> {
+        Ok(Order::unseal(&self.sealed, &self.signer).context("the order cannot be trusted")?.manifest)
+    }
+}
+
 /// A roster: a UID in each line.
 fn read_roster(path: &Path) -> anyhow::Result<HashSet<Uid>> {
     let file = File::open(path).with_context(|| format!("the roster {}", path.display()))?;
@@ -157,9 +175,9 @@ impl Orders {
         let path = path.with_extension("log");
         let log = File::options().append(true).create(true).open(&path)?;
         let mut running = Running { file, order, roster, matcher, fleet: HashMap::new(), log };
-        for line in BufReader::new(File::open(&path)?).lines() {
-            // A last line that a crash cut is told again by its device.
-            if let Ok(told) = serde_json::from_str::<Told>(&line?) {
+        for line in BufReader::new(File::open(&path)?).split(b'\n') {
+            // A last line that a crash or a full disk cut is told again by its device.
+            if let Ok(told) = serde_json::from_slice::<Told>(&line?) {
                 running.note(told);
             }
         }
@@ -236,6 +254,11 @@ impl Orders {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|_| No::Failed)?;
         let found = running.matcher.matched(caller, u64::from_le_bytes(random), files::now());
+        // Who was matched often goes on among its peers, and for that needs a pass.
+        let found = match (found, running.matcher.pass(caller, files::now())) {
+            (Err(NoMatch::Often), Some(pass)) => Ok(Found { providers: Vec::new(), pass }),
+            (found, _) => found,
+        };
         let found = found.map_err(|why| match why {
             NoMatch::NotOnRoster => No::NotFound,
             NoMatch::Ended | NoMatch::Quantity => No::Paused,
@@ -266,10 +289,15 @@ impl Orders {
             reason: report.reason,
             bytes: report.bytes,
         };
+        told.running.parse::<Version>().map_err(|_| No::BadRequest)?;
         let mut line = serde_json::to_vec(&told).map_err(|_| No::BadRequest)?;
         line.push(b'\n');
         let mut all = lock(&self.running);
         let running = all.get_mut(&report.manifest).ok_or(No::NotFound)?;
+        // Said before: the log does not grow by it.
+        if running.fleet.get(caller).is_some_and(|last| last.says_the_same(&told)) {
+            return Ok(());
+        }
         let was_stopped = running.is_stopped();
         running.log.write_all(&line).and_then(|()| running.log.sync_data()).map_err(|_| No::Failed)?;
         running.note(told);

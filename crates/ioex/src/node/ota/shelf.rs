@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use ioex_base::ContentAddress;
@@ -155,7 +156,10 @@ fn opened(path: &Path) -> io::Result<Option<File>> {
 }
 
 fn kept(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension(UNFINISHED);
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    // A name of its own: the same shard may come from two providers at once.
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let unfinished = path.with_extension(format!("{number}.{UNFINISHED}"));
     let write = || {
         let mut file = File::create(&unfinished)?;
         file.write_all(bytes)?;

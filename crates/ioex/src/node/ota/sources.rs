@@ -11,7 +11,7 @@ use std::{
 
 use ioex_base::Uid;
 use ioex_net::{Mesh, proto::Match, transfer::FetchError};
-use ioex_ota::{Release, policy::Hold};
+use ioex_ota::{Release, pass::Pass, policy::Hold};
 use tokio::task::JoinSet;
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     device::Device,
     download::{Candidate, DownloadError, Sources},
 };
+use crate::node::files;
 
 /// Holders from the directory that are asked for a manifest.
 const MANIFEST_HOLDERS_MAX: usize = 8;
@@ -92,7 +93,9 @@ impl DeviceSources {
         for (matcher, told) in self.ask_matchers(mesh).await {
             match told {
                 Ok(told) => {
-                    if !told.pass.is_empty() {
+                    let own = mesh.uid();
+                    let good = Pass::check(&told.pass, &matcher, &own, &manifest, files::now()).is_ok();
+                    if good && self.device.pass(&manifest).is_none_or(|(issuer, _)| issuer == matcher) {
                         self.device.keep_pass(manifest, matcher, &told.pass);
                     }
                     candidates.extend(told.providers.into_iter().map(|provider| Candidate {

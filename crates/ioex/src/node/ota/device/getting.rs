@@ -11,7 +11,7 @@ use ioex_ota::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Device, EFFORT_MIN_BYTES, Kept, Step, random};
+use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, Step, random};
 use crate::node::{
     files,
     ota::{
@@ -166,6 +166,8 @@ impl Device {
         let noted = self.change(|state| {
             state.kept.retain(|other| other.manifest != kept.manifest);
             state.kept.insert(0, kept);
+            // What runs, what comes, and one more.
+            state.kept.truncate(KEPT_PACKAGES + 1);
         });
         noted.map_err(|e| package(format!("{e:#}")))?;
         let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);

@@ -3,13 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use ioex_api::{OtaProgress, OtaStage};
-use ioex_net::proto::{Report, Stage as ReportStage};
+use ioex_net::{
+    proto::{No, Report, Stage as ReportStage},
+    transfer::FetchError,
+};
 use ioex_ota::{Release, policy::Effort};
 
 use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, Step};
 use crate::{
     config::Confirm,
-    node::ota::{Ota, host::Moment, installer::InstallFailure, live::lock},
+    node::{
+        files,
+        ota::{Ota, host::Moment, installer::InstallFailure, live::lock},
+    },
 };
 
 impl Device {
@@ -67,12 +73,41 @@ impl Device {
                 }
                 self.settle().await
             }
-            Err(e) => {
-                let why = format!("it could not be installed: {e}");
-                self.ended(Err(&why))?;
-                Ok(())
-            }
+            Err(e) => self.not_installed(ota, &release, &e).await,
         }
+    }
+
+    /// A package could not be put in place.
+    async fn not_installed(&self, ota: &Ota, release: &Release, e: &InstallFailure) -> anyhow::Result<()> {
+        // Where only the last step failed, the installer has it on trial already, and that goes on.
+        if self.reconcile().await? {
+            return Ok(());
+        }
+        let why = format!("it could not be installed: {e}");
+        if e.is_final() {
+            return self.ended(Err(&why));
+        }
+        // A disk that is full, a shard that went bad: tried again later, with what is on the disk read anew.
+        lock(&ota.lives).remove(&release.manifest);
+        self.change(|state| {
+            state.effort = state.effort.after(0, 0, true, files::now());
+            (state.step, state.problem) = (Step::Offered, Some(why));
+        })
+    }
+
+    /// Asks the installer whether something is on trial that the state's file does not know of, as after a cut
+    /// between the two. Returns whether there is.
+    ///
+    /// # Errors
+    /// When the installer's state, or the device's, cannot be read or written.
+    pub(super) async fn reconcile(&self) -> anyhow::Result<bool> {
+        let installer = self.installer.clone();
+        let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
+        let on_trial = standing.on_trial || standing.waits_for_start;
+        if on_trial && self.read(|state| state.step) != Step::Installed {
+            self.change(|state| state.step = Step::Installed)?;
+        }
+        Ok(on_trial)
     }
 
     /// Runs the restart command; true when there is one and it worked.
@@ -247,8 +282,9 @@ impl Device {
             for matcher in &next.matchers {
                 match mesh.update_report(*matcher, report.clone()).await {
                     Ok(()) => told = true,
-                    // Whoever says no will say no again.
-                    Err(ioex_net::transfer::FetchError::No(_)) => told = true,
+                    // Whoever says no will say no again, but for what passes.
+                    Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => {}
+                    Err(FetchError::No(_)) => told = true,
                     Err(e) => tracing::debug!("{} took no report: {e}", matcher.short()),
                 }
                 if told {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use data_encoding::BASE64;
 use ioex_base::UnixSeconds;
 use ioex_net::proto::{ChannelAsk, ChannelFiles};
-use ioex_ota::{Clock, Metadata, Trust, Verdict, policy::Effort};
+use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, policy::Effort};
 
 use super::{Device, LOOK_AGAIN_SECONDS, MIRRORS_MAX, Step};
 use crate::node::{
@@ -86,6 +86,17 @@ impl Device {
             state.trust = trust;
             match outcome.verdict {
                 Verdict::Refuse(why) => {
+                    // The metadata holds, and what was offered is not in it any more for this device.
+                    let gone = matches!(
+                        why,
+                        Refusal::StepMissing { .. }
+                            | Refusal::WrongDevice { .. }
+                            | Refusal::WrongHardware(_)
+                            | Refusal::Release(_)
+                    );
+                    if gone && matches!(state.step, Step::Offered | Step::Fetched) {
+                        (state.step, state.release) = (Step::Idle, None);
+                    }
                     state.problem = Some(why.to_string());
                     return Some(why.to_string());
                 }
