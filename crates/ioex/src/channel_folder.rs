@@ -7,8 +7,8 @@
 //! - `roster.txt`: the devices, a UID in each line.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     authority,
-    node::ota::{BUNDLE_FORMAT, BundleFile},
+    node::{
+        files,
+        ota::{BUNDLE_FORMAT, BundleFile},
+    },
 };
 
 /// The format of `channel.json`.
@@ -80,8 +83,8 @@ impl ChannelFolder {
         let used = dir.is_dir() && fs::read_dir(dir)?.next().is_some();
         ensure!(!used, "{} is not empty: a channel gets a folder of its own", dir.display());
         let keys = dir.join("keys");
-        crate::node::ota::private_dir(dir)?;
-        crate::node::ota::private_dir(&keys)?;
+        files::private_dir(dir)?;
+        files::private_dir(&keys)?;
         let make = |name: &str| authority::create(&keys.join(name));
         let roots: Vec<NodeKey> =
             (1..=root_keys).map(|n| make(&format!("root-{n}.key"))).collect::<Result<_, _>>()?;
@@ -143,13 +146,7 @@ impl ChannelFolder {
         let (last, first): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| *name == "timestamp.json");
         for (name, bytes) in first.into_iter().chain(last) {
             let path = self.metadata().join(name);
-            let write = || {
-                let new = path.with_extension("new");
-                fs::write(&new, bytes)?;
-                fs::File::open(&new)?.sync_all()?;
-                fs::rename(&new, &path)
-            };
-            write().map_err(|e: io::Error| anyhow::anyhow!("cannot write {}: {e}", path.display()))?;
+            files::replace(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
@@ -322,4 +319,22 @@ impl ChannelFolder {
         }
         Ok(())
     }
+}
+
+/// The devices of a roster: a UID in each line, `#` begins a remark.
+///
+/// # Errors
+/// When it cannot be read, or a line is no UID.
+pub fn read_roster(path: &Path) -> anyhow::Result<BTreeSet<Uid>> {
+    let text = fs::read_to_string(path).with_context(|| format!("the roster {}", path.display()))?;
+    let mut roster = BTreeSet::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            let uid = line.parse();
+            let wrong = |_| anyhow::anyhow!("{}, line {}: '{line}' is no UID", path.display(), number + 1);
+            roster.insert(uid.map_err(wrong)?);
+        }
+    }
+    Ok(roster)
 }

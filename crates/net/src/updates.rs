@@ -7,7 +7,7 @@
 use std::{fs::File, io, pin::Pin, sync::Arc, time::Duration};
 
 use ioex_base::{ContentAddress, Uid, wire};
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -300,9 +300,4 @@ impl Mesh {
         }
         Ok(signed)
     }
-}
-
-/// Over which path a connection runs.
-pub(crate) fn path_kind(conn: &Connection) -> PathKind {
-    path_of(conn).0
 }

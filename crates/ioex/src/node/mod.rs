@@ -5,14 +5,19 @@ mod api;
 mod backup;
 mod convert;
 mod device;
-mod files;
+pub(crate) mod files;
 mod housekeeping;
 mod lent;
 pub(crate) mod ota;
 mod restore;
 pub(crate) mod vault;
 
-use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
+use std::{
+    io::IsTerminal as _,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use ioex_api::SOCKET_NAME;
@@ -208,4 +213,9 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output 
 /// Whether `path` may be used as an output file.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Locks. A thread that panicked leaves at worst an old value; going on is better than refusing.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 
 use super::{StreamError, reply};
 use crate::{
+    links::path_of,
     mesh::Mesh,
     proto::{
         BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, Join, Joined, Match, No,
@@ -83,7 +84,7 @@ pub(super) async fn join(
     mut send: SendStream,
     recv: RecvStream,
 ) -> Result<(), StreamError> {
-    let (manifest, path) = (join.manifest, updates::path_kind(conn));
+    let (manifest, path) = (join.manifest, path_of(conn).0);
     let long = |bytes: &Vec<u8>| bytes.len() > CREDENTIAL_MAX_BYTES;
     if long(&join.credential) || long(&join.certificate) || join.have.len() > BITMAP_MAX_BYTES {
         return Ok(reply::<Joined>(&mut send, Err(No::BadRequest)).await?);

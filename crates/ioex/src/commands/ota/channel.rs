@@ -1,6 +1,6 @@
 //! A maker's channel and its roster.
 
-use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
+use std::{fs, io::Write as _, path::Path};
 
 use anyhow::Context as _;
 use ioex_api::{OtaRequest, Request};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     authority,
-    channel_folder::ChannelFolder,
+    channel_folder::{ChannelFolder, read_roster},
     cli::{ChannelCommand, RoleArg, RosterCommand},
     commands::{Context, absolute},
     render::{self, Table},
@@ -226,22 +226,4 @@ pub(super) fn roster(context: &Context, command: RosterCommand) -> anyhow::Resul
         let note = if added.is_empty() { String::new() } else { format!(", {} of them new", added.len()) };
         format!("{} devices{note}\n", all.len())
     })?)
-}
-
-/// The devices in a file.
-///
-/// # Errors
-/// When it cannot be read, or a line is no UID.
-pub(super) fn read_roster(path: &Path) -> anyhow::Result<BTreeSet<Uid>> {
-    let text = fs::read_to_string(path).with_context(|| format!("the roster {}", path.display()))?;
-    let mut roster = BTreeSet::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if !line.is_empty() {
-            let uid = line.parse();
-            let wrong = |_| anyhow::anyhow!("{}, line {}: '{line}' is no UID", path.display(), number + 1);
-            roster.insert(uid.map_err(wrong)?);
-        }
-    }
-    Ok(roster)
 }

@@ -21,9 +21,9 @@ use ioex_ota::{
 };
 use serde::Serialize;
 
-use super::channel::{hand_over, read_roster, told};
+use super::channel::{hand_over, told};
 use crate::{
-    channel_folder::ChannelFolder,
+    channel_folder::{ChannelFolder, read_roster},
     cli::{OrderArgs, PublishArgs, RolloutArgs},
     commands::{Context, absolute},
     exit::Usage,

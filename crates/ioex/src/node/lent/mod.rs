@@ -37,7 +37,7 @@ pub(crate) use self::{
     revoked::Revoked,
     sense::Sense,
 };
-use super::files;
+use super::{files, lock};
 use crate::{config::NodeConfig, device::DeviceSettings};
 
 /// Bytes of the disk that nobody is lent.
@@ -308,9 +308,4 @@ impl Lent {
         let leaving = self.settings().leaving;
         self.usage().map_or(0, |usage| if leaving { usage.used_bytes } else { usage.excess_bytes() })
     }
-}
-
-/// A thread that panicked leaves at worst an old value; going on is better than refusing.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

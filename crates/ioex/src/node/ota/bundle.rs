@@ -44,6 +44,11 @@ pub(crate) struct Bundle {
     pub(crate) root: Vec<u8>,
 }
 
+/// The 32 bytes of a key in hexadecimal.
+pub(super) fn key_bytes(text: &str) -> Option<[u8; 32]> {
+    HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?.try_into().ok()
+}
+
 impl Bundle {
     /// Reads the file.
     ///
@@ -69,8 +74,7 @@ impl Bundle {
              `ioex ota channel bundle`",
             read.format
         );
-        let seed = HEXLOWER_PERMISSIVE.decode(read.package_key.trim().as_bytes()).ok();
-        let seed = seed.and_then(|seed| <[u8; 32]>::try_from(seed).ok()).context("its key is no key")?;
+        let seed = key_bytes(&read.package_key).context("its key is no key")?;
         let root = read.root.into_bytes();
         Ok(Self {
             channel: channel_address(&root),

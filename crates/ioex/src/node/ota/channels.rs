@@ -11,8 +11,7 @@ use ioex_base::{ContentAddress, wire};
 use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
 use ioex_ota::{ROOTS_MAX, channel_address};
 
-use super::live::lock;
-use crate::node::files;
+use crate::node::{files, lock};
 
 /// Most channels that one node carries.
 const CHANNELS_MAX: usize = 4_096;

@@ -29,11 +29,10 @@ use super::{
     bundle::Bundle,
     host::{Host, Moment},
     installer::Installer,
-    live::lock,
 };
 use crate::{
     config::{Consent, OtaConfig},
-    node::{files, lent::Sense},
+    node::{files, lent::Sense, lock},
 };
 
 /// The state's file.

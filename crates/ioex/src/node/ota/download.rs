@@ -30,11 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    live::{Live, Side, kind_of, lock, now_ms},
+    live::{Live, Side, kind_of, now_ms},
     receipts::{self, DOMAIN, Receipts},
     shelf::Shelf,
 };
-use crate::node::files;
+use crate::node::{files, lock};
 
 /// Longest shard of a package in bytes: padding of the largest one included.
 const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
@@ -473,15 +473,19 @@ impl Download {
                 && both.provider.is_some()
                 && both.check(&DOMAIN, &self.receipts.key.address(), &provider).is_ok()
         });
+        if let Some(both) = both.clone() {
+            let receipts = self.receipts.clone();
+            let keep = move || receipts.keep(receipts::Side::Requester, &both);
+            if let Ok(Err(e)) = tokio::task::spawn_blocking(keep).await {
+                tracing::warn!("a receipt cannot be kept: {e}");
+            }
+        }
         let mut tabs = lock(&self.tabs);
         let Some(account) = tabs.get_mut(&peer) else { return };
         account.busy = false;
         match both {
             Some(both) => {
                 account.open = account.open.saturating_sub(open);
-                if let Err(e) = self.receipts.keep(receipts::Side::Requester, &both) {
-                    tracing::warn!("a receipt cannot be kept: {e}");
-                }
                 account.signed = Some(both);
             }
             None => tracing::debug!("{} took no receipt", peer.short()),

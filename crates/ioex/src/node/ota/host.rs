@@ -11,7 +11,8 @@ use ioex_base::ContentAddress;
 use ioex_net::proto::ChannelFiles;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use super::{Ota, device::Device, live::lock};
+use super::{Ota, device::Device};
+use crate::node::lock;
 
 /// Moments that wait for a program that is behind. A whole update has five.
 const MOMENTS_QUEUED: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use ioex_ota::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{package::Package, shelf::Shelf};
+use crate::node::lock;
 
 /// When a guest that owes a receipt is to ask again, in ms.
 const RECEIPT_WAIT_MS: u32 = 500;
@@ -30,10 +31,6 @@ const RECEIPT_WAIT_MS: u32 = 500;
 pub(super) fn now_ms() -> u64 {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a peer on this path is in the same local network.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::BASE64;
 use ioex_api::{
     ApiError, ErrorCode, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest,
     Sink, Update,
@@ -28,8 +28,8 @@ use ioex_vault::{
     seal_manifest,
 };
 
-use super::{device::Kept, live::lock, orders::NewOrder, shelf::Shelf};
-use crate::node::{Node, api, files, vault::inspect::Inspector};
+use super::{bundle::key_bytes, device::Kept, orders::NewOrder, shelf::Shelf};
+use crate::node::{Node, api, files, lock, vault::inspect::Inspector};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -264,10 +264,7 @@ async fn pack(
     name: String,
     sink: &Sink,
 ) -> Result<OtaPacked, ApiError> {
-    let key = HEXLOWER_PERMISSIVE.decode(pack_key.trim().as_bytes()).ok();
-    let key = key
-        .and_then(|key| <[u8; 32]>::try_from(key).ok())
-        .ok_or_else(|| refuse("the packing key is no key"))?;
+    let key = key_bytes(pack_key).ok_or_else(|| refuse("the packing key is no key"))?;
     let own: &NodeKey = &node.mesh.config().key;
     let shelf = node.ota.shelf().clone();
     let mut total = 0;

@@ -48,14 +48,12 @@ pub(crate) use self::installer::boot;
 use self::{
     channels::Channels,
     device::{Device, Kept},
-    live::{Live, lock},
+    live::Live,
     package::Package,
     receipts::{DOMAIN, Receipts, Side},
     shelf::Shelf,
 };
-#[cfg(feature = "super")]
-pub(crate) use super::files::private_dir;
-use super::{Node, files};
+use super::{Node, files, lock};
 use crate::config::NodeConfig;
 
 /// The folder below the node's data.

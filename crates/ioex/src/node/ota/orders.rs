@@ -20,8 +20,9 @@ use ioex_ota::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{device::Kept, live::lock};
-use crate::node::files;
+use super::device::Kept;
+use crate::node::lock;
+use crate::{channel_folder::read_roster, node::files};
 
 /// Most orders at one node.
 const ORDERS_MAX: usize = 1_024;
@@ -127,24 +128,6 @@ impl NewOrder {
     }
 }
 
-/// A roster: a UID in each line.
-fn read_roster(path: &Path) -> anyhow::Result<HashSet<Uid>> {
-    let file = File::open(path).with_context(|| format!("the roster {}", path.display()))?;
-    let mut roster = HashSet::new();
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.with_context(|| path.display().to_string())?;
-        let text = line.split('#').next().unwrap_or_default().trim();
-        if text.is_empty() {
-            continue;
-        }
-        let uid = text.parse();
-        roster.insert(
-            uid.map_err(|_| anyhow::anyhow!("{}, line {}: '{text}' is no UID", path.display(), number + 1))?,
-        );
-    }
-    Ok(roster)
-}
-
 impl Orders {
     /// Opens what is on disk.
     ///
@@ -167,7 +150,7 @@ impl Orders {
     fn begin(&self, path: &Path) -> anyhow::Result<Running> {
         let file: OrderFile = serde_json::from_slice(&fs::read(path)?)?;
         let order = Order::unseal(&BASE64.decode(file.order.as_bytes())?, &file.signer)?;
-        let roster = read_roster(&path.with_extension("roster"))?;
+        let roster: HashSet<Uid> = read_roster(&path.with_extension("roster"))?.into_iter().collect();
         // Higher than any serial of an earlier start, and apart by more than one start can use.
         let first_serial = files::now().0.saturating_mul(1_000_000);
         let mut matcher = Matcher::new(self.key.clone(), order.clone(), &roster, first_serial)?;
@@ -190,7 +173,7 @@ impl Orders {
     /// Why not.
     pub(super) fn take(&self, new: NewOrder) -> anyhow::Result<ContentAddress> {
         let order = Order::unseal(&new.sealed, &new.signer).context("the order cannot be trusted")?;
-        let roster = read_roster(&new.roster)?;
+        let roster: HashSet<Uid> = read_roster(&new.roster)?.into_iter().collect();
         // Whatever is wrong with it is said before anything is written.
         Matcher::new(self.key.clone(), order.clone(), &roster, 0)?;
         {

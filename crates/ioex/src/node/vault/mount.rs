@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -35,6 +35,7 @@ use super::{
     failure::{fail, internal, io_error},
     points::{self, Opened, open_listing},
 };
+use crate::node::lock;
 
 /// Threads that answer the kernel: reads wait for the network.
 const THREADS: usize = 4;
@@ -132,10 +133,6 @@ fn folder_name(point: &PointRef) -> String {
     let seconds = i64::try_from(point.created.0).unwrap_or(0);
     let date = jiff::Timestamp::from_second(seconds).map(|t| t.strftime("%Y-%m-%d_%H-%M-%S").to_string());
     format!("{}_{}", date.unwrap_or_default(), point.id())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn time_of(ns: i64) -> SystemTime {

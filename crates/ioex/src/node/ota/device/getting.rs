@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, Step, random};
 use crate::node::{
-    files,
+    files, lock,
     ota::{
         Ota,
         download::{Came, Download, DownloadError},
         host::Moment,
-        live::lock,
         sources::DeviceSources,
     },
 };

@@ -13,8 +13,8 @@ use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, Step};
 use crate::{
     config::Confirm,
     node::{
-        files,
-        ota::{Ota, host::Moment, installer::InstallFailure, live::lock},
+        files, lock,
+        ota::{Ota, host::Moment, installer::InstallFailure},
     },
 };
 

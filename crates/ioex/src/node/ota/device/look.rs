@@ -8,10 +8,7 @@ use ioex_net::proto::{ChannelAsk, ChannelFiles};
 use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, policy::Effort};
 
 use super::{Device, LOOK_AGAIN_SECONDS, MIRRORS_MAX, Step};
-use crate::node::{
-    files,
-    ota::{Ota, live::lock},
-};
+use crate::node::{files, lock, ota::Ota};
 
 impl Device {
     /// Asks mirrors for the channel until one has something that holds.
