@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Only these programs in `swarm`
     #[arg(long, value_delimiter = ',')]
     programs: Vec<String>,
+    /// Only these cases of `swarm`, by their number from 1
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<usize>,
     /// Only a few pairs of NATs
     #[arg(long)]
     quick: bool,

@@ -103,7 +103,7 @@ pub(super) fn run(options: &Options) -> Result<Outcome> {
     if !options.built && chosen.iter().any(|(name, _)| *name == ours::NAME) {
         up::build_release()?;
     }
-    let cases = if options.quick { &CASES[..CASES_QUICK] } else { &CASES };
+    let cases = choose_cases(options)?;
     let mut outcome = Outcome {
         heading: HEADING,
         rows: Vec::new(),
@@ -114,7 +114,7 @@ pub(super) fn run(options: &Options) -> Result<Outcome> {
     let mut runs = Vec::new();
     for case in cases {
         for (name, make) in &chosen {
-            match one(*case, make().as_mut(), &ioex) {
+            match one(case, make().as_mut(), &ioex) {
                 Ok(run) => {
                     outcome.rows.push(run.row());
                     outcome.notes.extend(run.note.iter().map(|note| format!("{name}, {case}: {note}")));
@@ -141,6 +141,18 @@ fn choose(wanted: &[String]) -> Result<Vec<(&'static str, Make)>> {
     let found =
         |name: &String| find(name).with_context(|| format!("no program {name}; there are: {}", known()));
     wanted.iter().map(found).collect()
+}
+
+fn choose_cases(options: &Options) -> Result<Vec<Case>> {
+    if options.cases.is_empty() {
+        let count = if options.quick { CASES_QUICK } else { CASES.len() };
+        return Ok(CASES[..count].to_vec());
+    }
+    let find = |number: &usize| {
+        let case = number.checked_sub(1).and_then(|place| CASES.get(place));
+        case.copied().with_context(|| format!("no case {number}; there are 1 to {}", CASES.len()))
+    };
+    options.cases.iter().map(find).collect()
 }
 
 /// One program in one case, on a network made for it.

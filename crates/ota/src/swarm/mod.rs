@@ -5,8 +5,8 @@
 //! ([`Swarm`]) and serves ([`Uplink`]) at the same time. The piece that travels is a whole shard.
 //!
 //! # Messages
-//! On a connection both sides say what they have, as [`Bits`]; afterwards every new shard is told once to
-//! everybody connected (*have*). An *ask* names a shard, or leaves the choice to the provider
+//! On a connection both sides say what they have, as [`Bits`]; afterwards a provider tells every new shard to whoever
+//! asks it, and a device to the origins that it asks (*have*). An *ask* names a shard, or leaves the choice to the provider
 //! ([`Want::LeastServed`]). It waits at the provider until a slot is free, and is answered with the number and length of
 //! a shard and then its bytes, or with a [`Failure`]. Asks that wait cost nothing and can be cancelled.
 //!

@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Seek, SeekFrom},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::limit::Case;
 use crate::{
@@ -21,6 +21,11 @@ use crate::{
 const HASH_LIMIT: Duration = Duration::from_secs(120);
 /// Reading a counter.
 const COUNTER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Copies of the package that a host may have in memory: what it fetched, what it installed, and the version before.
+const COPIES_PER_HOST: u64 = 4;
+/// What is written at a time to have memory.
+const TOUCH_BYTES: usize = 1 << 20;
 
 /// How much of a second version is new, in how many places: as a program that was linked anew and some data.
 const CHANGED_SHARE: f64 = 0.05;
@@ -67,6 +72,7 @@ impl Stage {
         let devices = (0..case.devices)
             .map(|n| host(&mut world, &format!("device{n}"), case.device_megabits))
             .collect::<Result<_>>()?;
+        touch_memory(world.dir(), bytes * COPIES_PER_HOST * (case.devices as u64 + 1))?;
         let folder = world.dir().join("origin");
         fs::create_dir_all(&folder)?;
         let package = folder.join("package.bin");
@@ -101,6 +107,22 @@ impl Stage {
         let devices = self.devices.iter().map(sent_by).sum::<Result<u64>>()?;
         Ok(Sent { origin, devices })
     }
+}
+
+/// Writes what the run will need at most, and gives it back. A virtual machine gets its memory from its host page by
+/// page when it is first written, which takes longer than the writing: whoever runs first would pay for all.
+fn touch_memory(dir: &Path, bytes: u64) -> Result<()> {
+    let path = dir.join("touched");
+    let mut file = File::create(&path)?;
+    let block = vec![0; TOUCH_BYTES];
+    for _ in 0..bytes / TOUCH_BYTES as u64 {
+        if let Err(error) = file.write_all(&block) {
+            // All that there is: enough, or the run says what it could not write.
+            ensure!(error.kind() == ErrorKind::StorageFull, "cannot write {}: {error}", path.display());
+            break;
+        }
+    }
+    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn host(world: &mut World, name: &str, megabits: u32) -> Result<Host> {

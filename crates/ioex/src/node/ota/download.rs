@@ -42,6 +42,10 @@ const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
 const DIALS_AT_ONCE: usize = 16;
 /// With fewer neighbours than this, more are looked for.
 const NEIGHBOURS_WANTED: usize = 12;
+/// With so many devices as neighbours, only origins are still dialled: each neighbour says what it has, shard by shard,
+/// and with 32 of them that was half of all packets of a swarm.
+const NEIGHBOURS_ENOUGH: usize = 16;
+const _: () = assert!(NEIGHBOURS_WANTED < NEIGHBOURS_ENOUGH && NEIGHBOURS_ENOUGH < NEIGHBOURS_MAX);
 /// How often more are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A neighbour that could not be reached is tried again after this time.
@@ -218,6 +222,7 @@ impl Download {
         let mut alone_since = tokio::time::Instant::now();
         let mut useful = (self.came().done, tokio::time::Instant::now());
         let mut told_at = tokio::time::Instant::now();
+        let mut allowed_at = tokio::time::Instant::now();
         let mut asks: HashMap<AskId, AbortHandle> = HashMap::new();
         let mut running: JoinSet<()> = JoinSet::new();
         loop {
@@ -242,8 +247,12 @@ impl Download {
             if exhausted && running.is_empty() {
                 return Err(DownloadError::Budget);
             }
-            sources.allowed(came.fetched())?;
             let now = tokio::time::Instant::now();
+            // The answer comes from files of the system's, which take longer than all else here.
+            if now >= allowed_at {
+                allowed_at = now + TICK;
+                sources.allowed(came.fetched())?;
+            }
             if came.done > useful.0 {
                 useful = (came.done, now);
             }
@@ -271,7 +280,12 @@ impl Download {
             let at = now_ms();
             while dials.len() < DIALS_AT_ONCE && neighbours.len() + dials.len() < NEIGHBOURS_MAX {
                 let ready = |uid: &Uid| not_before.get(uid).is_none_or(|from| *from <= at);
-                let Some(place) = waiting.iter().position(ready) else { break };
+                let origin = |uid: &Uid| known.get(uid).is_some_and(|candidate| candidate.origin);
+                let room = neighbours.len() + dials.len() < NEIGHBOURS_ENOUGH;
+                let first = waiting.iter().position(|uid| ready(uid) && origin(uid));
+                let Some(place) = first.or_else(|| waiting.iter().position(ready).filter(|_| room)) else {
+                    break;
+                };
                 let uid = waiting.swap_remove(place);
                 if neighbours.contains(&uid) || !dialling.insert(uid) {
                     continue;
@@ -373,7 +387,10 @@ impl Download {
                 tabs.insert(uid, account);
             }
         }
-        self.live.tell(uid, Side::Went, &told, exchange.tell.clone());
+        // What is asked from a device is named; only an origin chooses, and has to know what is missing here.
+        if exchange.joined.origin {
+            self.live.tell(uid, Side::Went, &told, exchange.tell.clone());
+        }
         Dialled::Joined(uid, Box::new(exchange))
     }
 
