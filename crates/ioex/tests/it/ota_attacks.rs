@@ -71,6 +71,9 @@ impl Updates for Mask {
     fn on_roster(&self, _manifest: &ContentAddress, _caller: &Uid) -> bool {
         true
     }
+    fn on_a_roster(&self, _caller: &Uid) -> bool {
+        false
+    }
     fn admits(&self, _caller: &Uid, _join: &Join) -> bool {
         true
     }

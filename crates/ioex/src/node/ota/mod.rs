@@ -193,6 +193,12 @@ impl Ota {
         lock(&self.lives).get(manifest).cloned()
     }
 
+    /// The packages of which this node is an origin.
+    #[cfg(feature = "super")]
+    fn ordered(&self) -> Vec<Kept> {
+        self.orders.sweep(files::now(), |channel| self.channels.newest(channel))
+    }
+
     /// Deletes what nothing refers to any more.
     fn sweep(&self) {
         self.counter.sweep(self.now());
@@ -207,7 +213,7 @@ impl Ota {
             manifests.extend(device.wanted_packages());
         }
         #[cfg(feature = "super")]
-        manifests.extend(self.orders.packages());
+        manifests.extend(self.ordered().into_iter().map(|kept| kept.manifest));
         let mut lives = lock(&self.lives);
         lives.retain(|address, _| manifests.contains(address));
         if lives.len() < manifests.len() {
@@ -248,7 +254,7 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
         }
     }
     #[cfg(feature = "super")]
-    for kept in ota.orders.kept() {
+    for kept in ota.ordered() {
         if let Some(mesh) = ota.mesh()
             && let Err(e) = ota.live(&kept, &mesh.config().key, true).await
         {
@@ -292,6 +298,16 @@ impl Updates for Ota {
         #[cfg(not(feature = "super"))]
         {
             let _ = (manifest, caller);
+            false
+        }
+    }
+
+    fn on_a_roster(&self, caller: &Uid) -> bool {
+        #[cfg(feature = "super")]
+        return self.orders.on_a_roster(caller);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = caller;
             false
         }
     }
@@ -424,16 +440,20 @@ pub(super) async fn handle(
 ) -> Result<serde_json::Value, ApiError> {
     match request {
         #[cfg(feature = "super")]
-        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
-            maker::handle(node, request, sink).await
-        }
+        OtaRequest::Pack { .. }
+        | OtaRequest::Order { .. }
+        | OtaRequest::End { .. }
+        | OtaRequest::Carry { .. }
+        | OtaRequest::Fleet => maker::handle(node, request, sink).await,
         #[cfg(not(feature = "super"))]
-        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
-            Err(ApiError::new(
-                ErrorCode::NotAllowed,
-                "this program was built for devices: it publishes nothing",
-            ))
-        }
+        OtaRequest::Pack { .. }
+        | OtaRequest::Order { .. }
+        | OtaRequest::End { .. }
+        | OtaRequest::Carry { .. }
+        | OtaRequest::Fleet => Err(ApiError::new(
+            ErrorCode::NotAllowed,
+            "this program was built for devices: it publishes nothing",
+        )),
         request => {
             let device = DeviceUpdates::of(&node.ota).ok_or_else(|| {
                 ApiError::new(
