@@ -596,8 +596,7 @@ fn a_voucher_used_twice() {
     let greedy = Greedy { attack: &attack, provider, manifest, shards, key: key() };
     while let Err(e) = greedy.join(&vouchers[2]) {
         assert!(!e.to_string().contains("no authority"), "{e}");
-        // poll: the other process starts, and opens its package
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(std::time::Duration::from_millis(100)); // poll: the other process starts
     }
     greedy.refused(&vouchers[0]);
     greedy.refused(&vouchers[1]);

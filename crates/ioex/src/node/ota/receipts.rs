@@ -107,3 +107,38 @@ pub(super) fn encode(signed: &SignedReceipt) -> Vec<u8> {
 pub(super) fn decode(bytes: &[u8]) -> Option<SignedReceipt> {
     wire::decode(bytes, SIGNED_RECEIPT_MAX_BYTES).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use ioex_base::ContentAddress;
+    use ioex_ota::{receipts::Tab, voucher::OrderId};
+
+    use super::*;
+
+    #[test]
+    fn a_smaller_receipt_takes_no_larger_ones_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeKey::from_seed([1; 32]);
+        let receipts = Receipts::open(&dir.path().join("receipts"), &node).unwrap();
+        let voucher = Voucher {
+            order: OrderId([4; 16]),
+            serial: 1,
+            requester: node.uid(),
+            provider: NodeKey::from_seed([2; 32]).uid(),
+            manifest: ContentAddress::of(b"manifest"),
+            first_shard: 0,
+            shards: 9,
+            expires: files::now(),
+        };
+        let mut tab = Tab::new(voucher.clone(), 9);
+        let signed = [0, 1, 2].map(|shard| {
+            tab.verified(shard, 1_000);
+            tab.receipt(&DOMAIN, &receipts.key, files::now())
+        });
+        for (comes, stays) in [(0, 0), (2, 2), (1, 2), (2, 2)] {
+            receipts.keep(Side::Provider, &signed[comes]).unwrap();
+            assert_eq!(receipts.last(Side::Provider, &voucher).as_ref(), Some(&signed[stays]));
+        }
+        assert_eq!(receipts.last(Side::Requester, &voucher), None, "each side has its own");
+    }
+}
