@@ -495,8 +495,9 @@ fn a_voucher_that_nobody_gave() {
     let device: Uid = uid_of(&attack.fleet.devices[0]).parse().unwrap();
     let manifest = attack.channel().releases().next().map(|(_, release)| release.manifest).unwrap();
     let other = NodeKey::from_seed([67; 32]);
-    let pass =
-        ioex_ota::pass::Pass { manifest, requester: attack.mask.uid, expires: UnixSeconds(u64::MAX / 2) };
+    // It is good, but for who signed it.
+    let expires = UnixSeconds(ioex::render::now().0 + DAY_SECONDS);
+    let pass = ioex_ota::pass::Pass { manifest, requester: attack.mask.uid, expires };
     let join = Join {
         manifest,
         issuer: other.uid(),
