@@ -64,6 +64,11 @@ pub enum OtaRequest {
         /// ten-thousandths, end it.
         stop: (u32, u16),
     },
+    /// At a super node: end the order for a version at once, and forget its results. → whether there was one.
+    End {
+        /// The version's manifest.
+        manifest: ContentAddress,
+    },
     /// At a super node. → [`OtaFleet`].
     Fleet,
 }
@@ -252,6 +257,8 @@ pub struct OtaOrderInfo {
     pub by_source: [u64; 4],
     /// Whether failures ended it.
     pub stopped: bool,
+    /// When it ended: by its date, or because as many devices as ordered have the version.
+    pub ended: Option<UnixSeconds>,
     /// Until when it runs.
     pub expires: UnixSeconds,
     /// Bytes that this node sent since it started.

@@ -5,10 +5,12 @@
 //!   `package.key`, which goes into the firmware; `pack.key`, under which versions share their content.
 //! - `metadata/`: what is published.
 //! - `roster.txt`: the devices, a UID in each line.
+//! - `lock`: locked by the command that changes the folder.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File, TryLockError},
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
 };
 
@@ -51,6 +53,27 @@ pub struct ChannelFolder {
     pub model: String,
     /// The metadata as it is published.
     pub channel: Channel,
+}
+
+/// A channel folder that nobody else changes meanwhile.
+#[derive(Debug)]
+pub struct ChannelEdit {
+    folder: ChannelFolder,
+    /// Unlocked when it is closed.
+    _lock: File,
+}
+
+impl Deref for ChannelEdit {
+    type Target = ChannelFolder;
+    fn deref(&self) -> &ChannelFolder {
+        &self.folder
+    }
+}
+
+impl DerefMut for ChannelEdit {
+    fn deref_mut(&mut self) -> &mut ChannelFolder {
+        &mut self.folder
+    }
 }
 
 fn seed_hex(key: &NodeKey) -> String {
@@ -137,11 +160,30 @@ impl ChannelFolder {
         Ok(Self { dir: dir.to_owned(), brand: about.brand, model: about.model, channel })
     }
 
-    /// Writes the metadata; the timestamp comes last, for it names the others.
+    /// Opens a folder to change it.
     ///
     /// # Errors
-    /// When the disk fails.
-    pub fn save(&self) -> anyhow::Result<()> {
+    /// When it is no channel's, or another command changes it just now.
+    pub fn edit(dir: &Path) -> anyhow::Result<ChannelEdit> {
+        // Without this, a wrong path would get a lock file.
+        Self::open(dir)?;
+        let path = dir.join("lock");
+        let at = || format!("cannot lock {}", path.display());
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(at)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "another command changes the channel {} just now: wait until it has ended, then try again",
+                dir.display()
+            ),
+            Err(TryLockError::Error(e)) => return Err(e).with_context(at),
+        }
+        // Anew: the one before may have changed it until now.
+        Ok(ChannelEdit { folder: Self::open(dir)?, _lock: lock })
+    }
+
+    /// Writes the metadata; the timestamp comes last, for it names the others.
+    fn save(&self) -> anyhow::Result<()> {
         let files = self.channel.files();
         let (last, first): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| *name == "timestamp.json");
         for (name, bytes) in first.into_iter().chain(last) {
@@ -253,8 +295,23 @@ impl ChannelFolder {
         Ok(KeyPlan { roles })
     }
 
+    fn next_key_path(&self, role: Role) -> PathBuf {
+        let name = if role == Role::Root { "root-1".to_owned() } else { role.to_string() };
+        self.dir.join("keys").join(format!("{name}.key.next"))
+    }
+}
+
+impl ChannelEdit {
+    /// Writes the metadata.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn save(&self) -> anyhow::Result<()> {
+        self.folder.save()
+    }
+
     /// Replaces a role's key by a new one and returns the draft of the next root, signed with what is here.
-    /// The new key lies in the folder as `ROLE.key.next` until [`ChannelFolder::adopt`].
+    /// The new key lies in the folder as `ROLE.key.next` until [`ChannelEdit::adopt`].
     ///
     /// # Errors
     /// When a key cannot be written or read.
@@ -278,11 +335,6 @@ impl ChannelFolder {
             draft.sign(&new)?;
         }
         Ok(draft)
-    }
-
-    fn next_key_path(&self, role: Role) -> PathBuf {
-        let name = if role == Role::Root { "root-1".to_owned() } else { role.to_string() };
-        self.dir.join("keys").join(format!("{name}.key.next"))
     }
 
     /// Makes a draft the root, signs what is below it with the new keys, and puts those in place.
@@ -337,4 +389,25 @@ pub fn read_roster(path: &Path) -> anyhow::Result<BTreeSet<Uid>> {
         }
     }
     Ok(roster)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_command_at_a_time_changes_a_channel() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("channel");
+        ChannelFolder::create(&dir, "acme", "box", 1, 1, files::now()).unwrap();
+        let first = ChannelFolder::edit(&dir).unwrap();
+        let why = ChannelFolder::edit(&dir).unwrap_err().to_string();
+        assert!(why.contains("try again"), "{why}");
+        // Whoever only looks is not kept out.
+        ChannelFolder::open(&dir).unwrap();
+        drop(first);
+        ChannelFolder::edit(&dir).unwrap();
+        let nothing = parent.path().join("nothing");
+        assert!(ChannelFolder::edit(&nothing).is_err() && !nothing.exists());
+    }
 }

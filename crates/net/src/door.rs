@@ -150,6 +150,8 @@ pub trait Standing {
     fn carries(&self, address: &ContentAddress) -> bool;
     /// Whether this node matches for this package, and the caller is on its roster.
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
+    /// Whether the caller is on the roster of any package.
+    fn on_a_roster(&self, caller: &Uid) -> bool;
     /// Whether a voucher or pass lets the caller into an exchange.
     fn admits(&self, caller: &Uid, join: &Join) -> bool;
     /// Whether the caller is in the exchange of this package.
@@ -269,13 +271,15 @@ pub fn authorise(
             if !standing.carries(address) {
                 return Err(Refusal::NotOffered);
             }
-            budgets.updates.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+            let known = standing.on_a_roster(caller);
+            let budget = if known { &mut budgets.roster } else { &mut budgets.carried };
+            budget.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
         }
         Ask::Roster { manifest } => {
             if !standing.on_roster(manifest, caller) {
                 return Err(Refusal::NoAuthority);
             }
-            budgets.updates.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+            budgets.roster.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
         }
         Ask::Join(join) => {
             if !standing.exchanges() {
@@ -344,6 +348,15 @@ pub struct Rate {
     /// How long until one more is allowed.
     pub refill_ms: u64,
 }
+
+/// Questions about updates that one device on a roster may ask.
+const ROSTER_RATE: Rate = Rate { burst: 60, refill_ms: 2_000 };
+/// All of them together: 1,000 a second.
+const ROSTER_RATE_ALL: Rate = Rate { burst: 20_000, refill_ms: 1 };
+/// Questions about channels and manifests that one stranger may ask: a device whose matcher this node is not.
+const CARRIED_RATE: Rate = Rate { burst: 60, refill_ms: 2_000 };
+/// All strangers together: 500 a second, half of what a roster has.
+const CARRIED_RATE_ALL: Rate = Rate { burst: 10_000, refill_ms: 2 };
 
 /// Most keys a [`Buckets`] remembers; the whole is bounded by its shared rate anyway.
 const BUCKET_KEYS_MAX: usize = 4_096;
@@ -439,8 +452,11 @@ pub struct Budgets {
     pub handshake: Buckets<Origin>,
     /// Directory questions, by caller.
     pub directory: Buckets<Uid>,
-    /// Questions about updates, by caller: a fleet that was told at once asks a few times each.
-    pub updates: Buckets<Uid>,
+    /// Questions of devices on a roster about updates, by caller: a fleet that was told at once asks a few times each.
+    /// Nothing that others ask takes from it.
+    pub roster: Buckets<Uid>,
+    /// Questions of anybody else about channels and manifests, by caller.
+    pub carried: Buckets<Uid>,
     /// Friend requests, by caller.
     pub friend_requests: Buckets<Uid>,
     /// Pairing attempts, by caller.
@@ -452,7 +468,8 @@ impl Default for Budgets {
         Self {
             handshake: Buckets::new(Rate { burst: 200, refill_ms: 50 }, Rate { burst: 2_000, refill_ms: 2 }),
             directory: Buckets::new(Rate { burst: 400, refill_ms: 25 }, Rate { burst: 20_000, refill_ms: 1 }),
-            updates: Buckets::new(Rate { burst: 60, refill_ms: 2_000 }, Rate { burst: 20_000, refill_ms: 1 }),
+            roster: Buckets::new(ROSTER_RATE, ROSTER_RATE_ALL),
+            carried: Buckets::new(CARRIED_RATE, CARRIED_RATE_ALL),
             friend_requests: Buckets::new(
                 Rate { burst: 5, refill_ms: 600_000 },
                 Rate { burst: 100, refill_ms: 10_000 },

@@ -655,6 +655,9 @@ impl Standing for Mesh {
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
         self.updates().is_some_and(|u| u.on_roster(manifest, caller))
     }
+    fn on_a_roster(&self, caller: &Uid) -> bool {
+        self.updates().is_some_and(|u| u.on_a_roster(caller))
+    }
     fn admits(&self, caller: &Uid, join: &Join) -> bool {
         self.updates().is_some_and(|u| u.admits(caller, join))
     }

@@ -38,6 +38,8 @@ pub trait Updates: Send + Sync + 'static {
     fn carries(&self, address: &ContentAddress) -> bool;
     /// Whether this node matches devices for this package, and the caller is on its roster.
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
+    /// Whether the caller is on the roster of any package for which this node matches.
+    fn on_a_roster(&self, caller: &Uid) -> bool;
     /// Whether the credential lets the caller in.
     fn admits(&self, caller: &Uid, join: &Join) -> bool;
     /// Whether the caller has joined the exchange of this package.

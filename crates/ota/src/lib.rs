@@ -30,6 +30,7 @@ pub mod rollout;
 #[cfg(feature = "maker")]
 pub mod settlement;
 pub mod swarm;
+pub mod tills;
 pub mod tuf;
 mod verify;
 pub mod voucher;

@@ -5,11 +5,18 @@ use ioex_base::{
     receipt::{Address, Domain, Receipt, ReceiptError, ReceiptKey, SignedReceipt, keccak256},
 };
 
-use crate::{swarm::Bits, voucher::Voucher};
+use crate::{
+    swarm::{ASKS_PER_REQUESTER_MAX, Bits},
+    voucher::Voucher,
+};
 
 /// How many bytes a provider sends beyond what is receipted, before it waits for a receipt: what a
 /// requester can take without ever saying thanks.
 pub const UNRECEIPTED_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How many bytes a provider may have sent beyond the last receipt and not know of after a restart: what it trusts,
+/// and what was on its way when that was reached.
+pub const FORGOTTEN_MAX_BYTES: u64 = UNRECEIPTED_MAX_BYTES + ASKS_PER_REQUESTER_MAX as u64 * 1024 * 1024;
 
 /// The requester's side of a voucher: what it got and verified.
 #[derive(Clone, Debug)]
@@ -71,6 +78,8 @@ pub struct Till {
     /// The requester's certified account.
     requester: Address,
     sent: u64,
+    /// Bytes that it may have sent besides, and does not know of.
+    forgotten: u64,
     last: Receipt,
     signed: Option<SignedReceipt>,
 }
@@ -90,13 +99,28 @@ impl Till {
             bitmap: [0; 32],
             time: UnixSeconds(0),
         };
-        Self { domain, requester, sent: 0, last, signed: None }
+        Self { domain, requester, sent: 0, forgotten: 0, last, signed: None }
     }
 
-    /// Whether `other` is for the same voucher.
+    /// Goes on after a restart of the provider. `before` is the last receipt that it kept; one for another voucher
+    /// does not count. What was sent since then is forgotten: a receipt may say up to [`FORGOTTEN_MAX_BYTES`] more than is known, so that
+    /// an honest requester is not refused. It may take [`UNRECEIPTED_MAX_BYTES`] anew, once for each restart, which it cannot
+    /// bring about.
     #[must_use]
-    pub fn is_for(&self, other: &Self) -> bool {
-        self.last.order == other.last.order && self.last.serial == other.last.serial
+    pub fn resume(
+        voucher: &Voucher,
+        domain: Domain,
+        requester: Address,
+        before: Option<SignedReceipt>,
+    ) -> Self {
+        let mut till = Self::new(voucher, domain, requester);
+        till.forgotten = FORGOTTEN_MAX_BYTES;
+        if let Some(before) = before.filter(|before| before.receipt.follows(&till.last).is_ok()) {
+            till.sent = before.receipt.total;
+            till.last = before.receipt.clone();
+            till.signed = Some(before);
+        }
+        till
     }
 
     /// A shard of `bytes` bytes went out whole.
@@ -116,11 +140,15 @@ impl Till {
     /// [`ReceiptError`]: subject, shrinking, more than was sent, signature; the one before stays.
     pub fn take(&mut self, signed: SignedReceipt) -> Result<(), ReceiptError> {
         signed.receipt.follows(&self.last)?;
-        if signed.receipt.total > self.sent {
+        let unknown = signed.receipt.total.saturating_sub(self.sent);
+        if unknown > self.forgotten {
             return Err(ReceiptError::More { sent: self.sent, got: signed.receipt.total });
         }
         let alone = SignedReceipt { provider: None, ..signed };
         alone.check(&self.domain, &self.requester, &self.requester)?;
+        // Now it is known again.
+        self.forgotten -= unknown;
+        self.sent += unknown;
         self.last = alone.receipt.clone();
         self.signed = Some(alone);
         Ok(())

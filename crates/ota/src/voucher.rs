@@ -6,8 +6,6 @@
 //! bound to both ends, to a range of shards and to an end. The pair cannot make one for itself,
 //! which is what keeps receipts honest (see `matcher`).
 
-use std::collections::BTreeMap;
-
 use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, NodeKey, SealError, Sealed, Uid, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +18,7 @@ pub struct OrderId(pub [u8; 16]);
 pub struct Voucher {
     /// The order that pays.
     pub order: OrderId,
-    /// Unlike any other of this matcher.
+    /// Unlike any other of this matcher for this order.
     pub serial: u64,
     /// Who fetches.
     pub requester: Uid,
@@ -60,21 +58,11 @@ pub enum VoucherError {
     /// Lasts longer than any voucher does, so that its serial could not be remembered.
     #[error("a voucher lasts at most {VOUCHER_LIFE_SECONDS} s")]
     TooLong,
-    /// Asks for a shard outside its range.
-    #[error("shard {shard} is not among the {shards} from {first}")]
-    Shard {
-        /// What was asked for.
-        shard: u32,
-        /// The first one that it covers.
-        first: u32,
-        /// How many.
-        shards: u32,
-    },
     /// Used before.
-    #[error("the voucher was used already")]
+    #[error("the voucher was used already: ask the matcher for a new one")]
     Used,
-    /// This node has too many open vouchers to remember one more.
-    #[error("too many vouchers are open here: try another provider")]
+    /// This node took too many vouchers to remember one more.
+    #[error("too many vouchers were used here lately: try another provider")]
     Busy,
 }
 
@@ -82,14 +70,11 @@ pub enum VoucherError {
 /// covered by asking again, and a provider remembers serials for this long.
 pub const VOUCHER_LIFE_SECONDS: u64 = 3_600;
 
-/// Most used vouchers that a provider remembers (about 100 bytes each).
-pub const USED_MAX: usize = 20_000;
-
 impl Voucher {
     /// Reads a voucher that `bearer` shows to `provider`.
     ///
     /// # Errors
-    /// [`VoucherError`], in its order; single use is [`Used`]'s part.
+    /// [`VoucherError`], in its order; single use is the part of [`Tills`](crate::tills::Tills).
     pub fn check(
         bytes: &[u8],
         matcher: &Uid,
@@ -113,49 +98,10 @@ impl Voucher {
         Ok(voucher)
     }
 
-    /// Whether it covers a shard.
-    ///
-    /// # Errors
-    /// [`VoucherError::Shard`].
-    pub fn covers(&self, shard: u32) -> Result<(), VoucherError> {
-        let (first, shards) = (self.first_shard, self.shards);
-        if shard.checked_sub(first).is_some_and(|offset| offset < shards) {
-            return Ok(());
-        }
-        Err(VoucherError::Shard { shard, first, shards })
-    }
-
     /// Signs it as the matcher.
     #[must_use]
     pub fn sign(&self, matcher: &NodeKey) -> Vec<u8> {
         self.seal(matcher)
-    }
-}
-
-/// What a provider remembers so that each voucher serves once.
-#[derive(Debug, Default)]
-pub struct Used {
-    by_serial: BTreeMap<(Uid, u64), UnixSeconds>,
-}
-
-impl Used {
-    /// Takes a checked voucher of `matcher`, once.
-    ///
-    /// # Errors
-    /// [`VoucherError::Used`], [`VoucherError::Busy`].
-    pub fn take(&mut self, matcher: &Uid, voucher: &Voucher, now: UnixSeconds) -> Result<(), VoucherError> {
-        let key = (*matcher, voucher.serial);
-        if self.by_serial.contains_key(&key) {
-            return Err(VoucherError::Used);
-        }
-        if self.by_serial.len() >= USED_MAX {
-            self.by_serial.retain(|_, expires| now <= expires.plus(CLOCK_SLACK_SECONDS));
-        }
-        if self.by_serial.len() >= USED_MAX {
-            return Err(VoucherError::Busy);
-        }
-        self.by_serial.insert(key, voucher.expires);
-        Ok(())
     }
 }
 
@@ -185,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voucher_serves_its_pair_its_shards_and_its_time() {
+    fn a_voucher_serves_its_pair_and_its_time() {
         let bytes = voucher().sign(&key(1));
         let check = |matcher: u8, bearer: u8, provider: u8, now| {
             Voucher::check(&bytes, &key(matcher).uid(), &key(bearer).uid(), &key(provider).uid(), now)
@@ -196,27 +142,6 @@ mod tests {
         assert_eq!(check(1, 2, 9, NOW), Err(VoucherError::Provider(key(3).uid())));
         assert_eq!(check(1, 2, 3, NOW.plus(1_201)), Err(VoucherError::Expired));
         assert_eq!(check(1, 2, 3, UnixSeconds(NOW.0 - 3_601)), Err(VoucherError::TooLong));
-        assert_eq!(voucher().covers(14), Ok(()));
-        assert!(voucher().covers(15).is_err() && voucher().covers(9).is_err());
-    }
-
-    #[test]
-    fn a_voucher_serves_once() {
-        let mut used = Used::default();
-        assert_eq!(used.take(&key(1).uid(), &voucher(), NOW), Ok(()));
-        assert_eq!(used.take(&key(1).uid(), &voucher(), NOW), Err(VoucherError::Used));
-        assert_eq!(used.take(&key(4).uid(), &voucher(), NOW), Ok(()), "another matcher counts for itself");
-    }
-
-    #[test]
-    fn what_a_provider_remembers_is_bounded() {
-        let mut used = Used::default();
-        for serial in 0..USED_MAX as u64 {
-            used.take(&key(1).uid(), &Voucher { serial, ..voucher() }, NOW).unwrap();
-        }
-        let more = Voucher { serial: u64::MAX, ..voucher() };
-        assert_eq!(used.take(&key(1).uid(), &more, NOW), Err(VoucherError::Busy));
-        assert_eq!(used.take(&key(1).uid(), &more, NOW.plus(5_000)), Ok(()));
     }
 
     #[test]

@@ -212,15 +212,18 @@ pub struct OrderArgs {
     #[command(flatten)]
     pub channel: ChannelDir,
     /// Nodes that have the package: where it was published
-    #[arg(long = "origin", value_name = "UID", required = true)]
+    #[arg(long = "origin", value_name = "UID", required_unless_present = "end")]
     pub origins: Vec<Uid>,
     /// How many shards the manifest has, as `publish` said
-    #[arg(long, value_name = "NUMBER")]
-    pub shards: u32,
+    #[arg(long, value_name = "NUMBER", required_unless_present = "end")]
+    pub shards: Option<u32>,
     /// Most devices to update [default: the roster]
     #[arg(long, value_name = "NUMBER")]
     pub quantity: Option<u32>,
     /// How long the order runs
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
     pub days: u16,
+    /// End this node's order for the version instead, and forget its results
+    #[arg(long, conflicts_with_all = ["origins", "shards", "quantity", "days"])]
+    pub end: bool,
 }

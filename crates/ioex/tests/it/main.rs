@@ -146,6 +146,7 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex ota rollout 1.2 --channel d --pause",
         "ioex ota withdraw 1.2 --channel d",
         "ioex ota order 1.2 --channel d --origin U --shards 9",
+        "ioex ota order 1.2 --channel d --end",
         "ioex ota status",
         "ioex ota state",
         "ioex ota follow",

@@ -59,6 +59,9 @@ impl Standing for Node {
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
         *manifest == self.shard && *caller == self.device
     }
+    fn on_a_roster(&self, caller: &Uid) -> bool {
+        *caller == self.device
+    }
     fn admits(&self, caller: &Uid, join: &Join) -> bool {
         *caller == self.device && join.credential == b"voucher"
     }
@@ -217,6 +220,25 @@ fn budgets_refill_with_time_and_are_bounded_together() {
     assert!(buckets.take(1, 100), "one came back");
     assert!(!buckets.take(2, 100), "all together used their burst");
     assert!(buckets.take(2, 1_100));
+}
+
+#[test]
+fn strangers_do_not_use_up_what_a_roster_needs() {
+    let node = device();
+    let mut budgets = Budgets::default();
+    let channel = Ask::Carried { address: &node.channel };
+    let mut ask = |caller: &Uid, ask: &Ask<'_>| authorise(caller, ask, &node, &mut budgets, NOW, 0);
+    let stranger = |n: u32| {
+        let mut uid = [9; 32];
+        uid[..4].copy_from_slice(&n.to_le_bytes());
+        Uid::from_bytes(uid)
+    };
+    // More identities than are remembered, all at once.
+    let served = (0..20_000).filter(|n| ask(&stranger(*n), &channel).is_ok()).count();
+    assert!(served < 20_000, "their budget is bounded");
+    let device = key(6).uid();
+    assert_eq!(ask(&device, &channel), Ok(Pass::Public));
+    assert_eq!(ask(&device, &Ask::Roster { manifest: &node.shard }), Ok(Pass::Public));
 }
 
 #[test]

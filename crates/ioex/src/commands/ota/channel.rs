@@ -1,6 +1,6 @@
 //! A maker's channel and its roster.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
 use anyhow::Context as _;
 use ioex_api::{OtaRequest, Request};
@@ -73,13 +73,14 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
             })?)
         }
         ChannelCommand::Refresh { channel } => {
-            let mut folder = ChannelFolder::open(&channel.dir)?;
-            folder.channel.refresh(&folder.online_keys()?, now)?;
+            let mut folder = ChannelFolder::edit(&channel.dir)?;
+            let keys = folder.online_keys()?;
+            folder.channel.refresh(&keys, now)?;
             folder.save()?;
             told(context, &folder).await
         }
         ChannelCommand::Rotate { role, channel, draft, root_keys } => {
-            let mut folder = ChannelFolder::open(&channel.dir)?;
+            let mut folder = ChannelFolder::edit(&channel.dir)?;
             let made = folder.rotate(role_of(role), &root_keys, now)?;
             match folder.adopt(&made, now) {
                 Ok(()) => told(context, &folder).await,
@@ -105,7 +106,7 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
                 .result(&keys.len(), |count| format!("{count} keys signed {}\n", draft.display()))?)
         }
         ChannelCommand::Adopt { draft, channel } => {
-            let mut folder = ChannelFolder::open(&channel.dir)?;
+            let mut folder = ChannelFolder::edit(&channel.dir)?;
             folder.adopt(&read_draft(&draft)?, now)?;
             told(context, &folder).await
         }
@@ -211,9 +212,12 @@ pub(super) fn roster(context: &Context, command: RosterCommand) -> anyhow::Resul
     let (dir, new) = match command {
         RosterCommand::Add { uids, channel } => (channel.dir, uids),
         RosterCommand::Import { file, channel } => (channel.dir, read_roster(&file)?.into_iter().collect()),
-        RosterCommand::List { channel } => (channel.dir, Vec::new()),
+        RosterCommand::List { channel } => {
+            let all = read_roster(&ChannelFolder::open(&channel.dir)?.roster())?;
+            return counted(context, &all, 0);
+        }
     };
-    let folder = ChannelFolder::open(&dir)?;
+    let folder = ChannelFolder::edit(&dir)?;
     let mut all = read_roster(&folder.roster())?;
     let added: Vec<Uid> = new.into_iter().filter(|uid| all.insert(*uid)).collect();
     if !added.is_empty() {
@@ -222,8 +226,12 @@ pub(super) fn roster(context: &Context, command: RosterCommand) -> anyhow::Resul
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
     }
-    Ok(context.out.result(&all, |all| {
-        let note = if added.is_empty() { String::new() } else { format!(", {} of them new", added.len()) };
+    counted(context, &all, added.len())
+}
+
+fn counted(context: &Context, all: &BTreeSet<Uid>, added: usize) -> anyhow::Result<()> {
+    Ok(context.out.result(all, |all| {
+        let note = if added == 0 { String::new() } else { format!(", {added} of them new") };
         format!("{} devices{note}\n", all.len())
     })?)
 }

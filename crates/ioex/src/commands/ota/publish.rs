@@ -191,8 +191,8 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     bar.finish_and_clear();
     let packed: OtaPacked = updates.finish().await?;
     drop(archives);
-    // Packing takes its time, and the channel may have moved on meanwhile.
-    let mut folder = ChannelFolder::open(&args.channel.dir)?;
+    // Packing takes its time; the channel may have moved on meanwhile, and a rollout must not wait for it.
+    let mut folder = ChannelFolder::edit(&args.channel.dir)?;
     let mut matchers = vec![own.uid];
     matchers.extend(args.matchers.iter().filter(|uid| **uid != own.uid));
     let mut hardware = args.hardware.clone();
@@ -324,7 +324,7 @@ fn release_of(folder: &ChannelFolder, version: Version) -> anyhow::Result<(Strin
 
 pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Result<()> {
     let now = render::now();
-    let mut folder = ChannelFolder::open(&args.channel.dir)?;
+    let mut folder = ChannelFolder::edit(&args.channel.dir)?;
     let (name, release) = release_of(&folder, args.version)?;
     let mut rollout = release.rollout.unwrap_or_else(|| Rollout::at_once(&args.version.to_string(), 10_000));
     if let Some(percent) = args.percent {
@@ -352,23 +352,44 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
         (_, _, true) => rollout.course = Course::Aborted,
         _ => {}
     }
-    folder.channel.set_rollout(&name, Some(rollout), &folder.online_keys()?, now)?;
+    let keys = folder.online_keys()?;
+    folder.channel.set_rollout(&name, Some(rollout), &keys, now)?;
     folder.save()?;
     told(context, &folder).await
 }
 
 pub(super) async fn withdraw(context: &Context, version: Version, dir: &Path) -> anyhow::Result<()> {
-    let mut folder = ChannelFolder::open(dir)?;
-    let (name, _) = release_of(&folder, version)?;
-    folder.channel.withdraw(&name, &folder.online_keys()?, render::now())?;
+    let mut folder = ChannelFolder::edit(dir)?;
+    let (name, release) = release_of(&folder, version)?;
+    let keys = folder.online_keys()?;
+    folder.channel.withdraw(&name, &keys, render::now())?;
     folder.save()?;
-    told(context, &folder).await
+    told(context, &folder).await?;
+    end(context, release.manifest).await?;
+    Ok(())
+}
+
+/// Ends the order for a version at the running node; false when there is no node or no order.
+async fn end(context: &Context, manifest: ContentAddress) -> anyhow::Result<bool> {
+    match context.client().await {
+        Ok(client) => Ok(client.call(Request::Ota(Box::new(OtaRequest::End { manifest }))).await?),
+        Err(e) if matches!(e.downcast_ref(), Some(ioex_api::ClientError::NotRunning { .. })) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 pub(super) async fn order(context: &Context, args: OrderArgs) -> anyhow::Result<()> {
     let now = render::now();
     let folder = ChannelFolder::open(&args.channel.dir)?;
     let (_, release) = release_of(&folder, args.version)?;
+    if args.end {
+        let ended = end(context, release.manifest).await?;
+        return Ok(context.out.result(&ended, |ended| {
+            let done = if *ended { "the order has ended" } else { "there is no order at this node" };
+            format!("{done}: version {}\n", args.version)
+        })?);
+    }
+    let shards = args.shards.context("--shards is missing: `publish` said how many")?;
     let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
     let own: IdInfo = context.client().await?.call(Request::Id).await?;
     ensure!(
@@ -382,7 +403,7 @@ pub(super) async fn order(context: &Context, args: OrderArgs) -> anyhow::Result<
     let details = OrderDetails {
         matcher: own.uid,
         origins: args.origins.clone(),
-        shards: args.shards,
+        shards,
         quantity: args.quantity,
         days: args.days,
         stop: release.rollout.as_ref().map_or_else(StopRule::default, |rollout| rollout.stop),

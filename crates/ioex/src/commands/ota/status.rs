@@ -42,6 +42,7 @@ fn human(order: &OtaOrderInfo) -> String {
         ),
         ("sent here", size::human(order.served_bytes)),
         ("ends", render::until(order.expires, render::now())),
+        ("ended", order.ended.map_or_else(String::new, |at| render::ago(Some(at), render::now()))),
         (
             "stopped",
             if order.stopped { "yes: too many failed, nobody else begins".to_owned() } else { String::new() },

@@ -9,12 +9,17 @@ use std::{
 
 use ioex_base::{ContentAddress, wire};
 use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
+#[cfg(feature = "super")]
+use ioex_ota::tuf::{Envelope, Role, TargetMeta, Targets};
 use ioex_ota::{ROOTS_MAX, channel_address};
 
 use crate::node::{files, lock};
 
 /// Most channels that one node carries.
 const CHANNELS_MAX: usize = 4_096;
+/// Of how many versions an origin keeps the packages when their orders have ended: as many as a device keeps.
+#[cfg(feature = "super")]
+const BASES: usize = 2;
 
 /// The folder with one file for each channel: its metadata from the first root on.
 pub(super) struct Channels {
@@ -58,6 +63,24 @@ impl Channels {
         files.roots.drain(..known);
         files.roots.truncate(ROOTS_MAX);
         Ok(Some(files))
+    }
+
+    /// The manifests of the newest versions in a channel, which the next one is packed against.
+    #[cfg(feature = "super")]
+    pub(super) fn newest(&self, channel: &ContentAddress) -> Vec<ContentAddress> {
+        let targets = self.whole(channel).ok().flatten().and_then(|files| {
+            let envelope = Envelope::parse(Role::Targets, &files.targets).ok()?;
+            envelope.read::<Targets>().ok()
+        });
+        let Some(targets) = targets else { return Vec::new() };
+        let release = |target: &TargetMeta| {
+            let release = target.custom.as_ref()?.ioex.as_ref()?;
+            Some((release.version, release.manifest))
+        };
+        let mut releases: Vec<_> = targets.targets.values().filter_map(release).collect();
+        releases.sort_unstable_by(|a, b| b.cmp(a));
+        releases.truncate(BASES);
+        releases.into_iter().map(|(_, manifest)| manifest).collect()
     }
 
     /// Carries these files from now on. The first root is the first of `files.roots`.
@@ -125,5 +148,47 @@ mod tests {
         assert_eq!(after(2), [root(3)]);
         assert_eq!(after(u64::MAX), [] as [Vec<u8>; 0]);
         assert!(channels.files(&ContentAddress::of(b"other"), 0).unwrap().is_none());
+    }
+
+    #[cfg(feature = "super")]
+    #[test]
+    fn the_newest_versions_are_what_the_next_one_is_packed_against() {
+        use ioex_ota::{Release, Version, channel::PackageHash};
+
+        let dir = tempfile::tempdir().unwrap();
+        let (now, place) = (files::now(), dir.path().join("channel"));
+        let mut folder =
+            crate::channel_folder::ChannelFolder::create(&place, "acme", "box", 1, 1, now).unwrap();
+        let keys = folder.online_keys().unwrap();
+        for n in [2, 1, 10] {
+            let mut hash = PackageHash::default();
+            hash.update(&[n as u8]);
+            let image = hash.image("app");
+            let release = Release {
+                brand: "acme".to_owned(),
+                model: "box".to_owned(),
+                hardware: Vec::new(),
+                version: Version([1, n, 0, 0]),
+                follows: Version::default(),
+                downgrade_from: Vec::new(),
+                manifest: ContentAddress::of(&[n as u8]),
+                recipient: keys[0].uid(),
+                matchers: Vec::new(),
+                images: vec![image],
+                rollout: None,
+            };
+            folder.channel.publish(release, hash.finish(), &keys, now).unwrap();
+        }
+        let all = folder.channel.files();
+        let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
+        let files = ChannelFiles {
+            roots: vec![one("1.root.json")],
+            targets: one(".targets.json"),
+            ..ChannelFiles::default()
+        };
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let channel = channels.carry(&files).unwrap();
+        assert_eq!(channels.newest(&channel), [ContentAddress::of(&[10]), ContentAddress::of(&[2])]);
+        assert_eq!(channels.newest(&ContentAddress::of(b"other")), []);
     }
 }

@@ -75,8 +75,8 @@ pub(crate) struct Candidate {
 
 /// Where candidates come from: matchers, the directory, guests.
 pub(crate) trait Sources: Send + Sync + 'static {
-    /// More of them. Called now and then while neighbours are few.
-    fn more(&self) -> std::pin::Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>>;
+    /// More of them. Called now and then while `neighbours` are few.
+    fn more(&self, neighbours: usize) -> std::pin::Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>>;
     /// What lets this node in at a guest, without a matcher.
     fn pass_for(&self, uid: Uid) -> Option<Candidate>;
     /// Whether the owner still allows it, given the bytes of this attempt so far.
@@ -274,8 +274,8 @@ impl Download {
             }
             if neighbours.len() < NEIGHBOURS_WANTED && looking.is_empty() && now >= look_at {
                 look_at = now + LOOK_EVERY;
-                let sources = sources.clone();
-                looking.spawn(async move { sources.more().await });
+                let (sources, neighbours) = (sources.clone(), neighbours.len());
+                looking.spawn(async move { sources.more(neighbours).await });
             }
             let at = now_ms();
             while dials.len() < DIALS_AT_ONCE && neighbours.len() + dials.len() < NEIGHBOURS_MAX {

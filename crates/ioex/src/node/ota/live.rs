@@ -6,22 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ioex_base::{
-    Uid,
-    receipt::{ReceiptKey, SignedReceipt},
-};
+use ioex_base::Uid;
 use ioex_net::{
     PathKind,
+    door::Refusal,
     proto::{Joined, NEWS_MAX, News, No, ShardAsk, ShardWant},
     updates::Serving,
 };
 use ioex_ota::{
-    receipts::Till,
     swarm::{Bits, Failure, Kind, NEIGHBOURS_MAX, Role, ServeId, Turn, Uplink, WAIT_MAX_MS, Want},
+    tills::{VoucherName, Withheld},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{package::Package, shelf::Shelf};
+use super::{package::Package, shelf::Shelf, tills::Counter};
 use crate::node::lock;
 
 /// When a guest that owes a receipt is to ask again, in ms.
@@ -84,14 +82,14 @@ struct State {
     /// Who came, and how often: a second connection may begin before the first one ends.
     guests: HashMap<Uid, u32>,
     sent_bytes: u64,
-    /// What guests with a voucher owe a receipt for.
-    tills: HashMap<Uid, Till>,
 }
 
 /// One package in exchange.
 pub(crate) struct Live {
     pub(crate) package: Package,
     shelf: Shelf,
+    /// What guests with a voucher get and owe.
+    counter: Arc<Counter>,
     state: Mutex<State>,
     /// Guests that a download may ask, too.
     newcomers: Mutex<Vec<Uid>>,
@@ -99,16 +97,21 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(package: Package, shelf: Shelf, slots: u16) -> Result<Arc<Self>, String> {
+    pub(super) fn new(
+        package: Package,
+        shelf: Shelf,
+        counter: Arc<Counter>,
+        slots: u16,
+    ) -> Result<Arc<Self>, String> {
         let have = package.held(&shelf);
         let role = if package.origin { Role::Origin } else { Role::Device };
         let uplink = Uplink::new(&package.sizes(), &have, role, slots).map_err(|e| e.to_string())?;
         let (turns, tellers, guests) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let tills = HashMap::new();
-        let state = State { have, uplink, turns, tellers, guests, sent_bytes: 0, tills };
+        let state = State { have, uplink, turns, tellers, guests, sent_bytes: 0 };
         Ok(Arc::new(Self {
             package,
             shelf,
+            counter,
             state: Mutex::new(state),
             newcomers: Mutex::default(),
             stirred: Notify::new(),
@@ -181,26 +184,13 @@ impl Live {
     }
 
     /// Somebody came.
-    pub(super) fn joined(
-        &self,
-        peer: Uid,
-        has: &[u8],
-        till: Option<Till>,
-        to: mpsc::Sender<News>,
-    ) -> Result<Joined, No> {
+    pub(super) fn joined(&self, peer: Uid, has: &[u8], to: mpsc::Sender<News>) -> Result<Joined, No> {
         let has = Bits::from_bytes(self.package.shards().len(), has).map_err(|_| No::BadRequest)?;
         let mut state = self.lock();
         if !state.uplink.joined(peer, &has) {
             return Err(No::Busy { after_ms: u32::try_from(WAIT_MAX_MS).unwrap_or(u32::MAX) });
         }
         *state.guests.entry(peer).or_default() += 1;
-        // A guest that comes again under the same voucher goes on where it was.
-        match till {
-            Some(till) if state.tills.get(&peer).is_some_and(|old| old.is_for(&till)) => {}
-            Some(till) => drop(state.tills.insert(peer, till)),
-            // Under a pass nothing is receipted, and nothing waited for.
-            None => drop(state.tills.remove(&peer)),
-        }
         let have = state.have.clone();
         state.tellers.insert((peer, Side::Came), Teller { to, behind: Vec::new() });
         drop(state);
@@ -212,25 +202,6 @@ impl Live {
         drop(newcomers);
         self.stirred.notify_one();
         Ok(Joined { have: have.to_bytes(), origin: self.package.origin, certificate: Vec::new() })
-    }
-
-    /// A guest's receipt; returns it with both signatures.
-    ///
-    /// # Errors
-    /// [`No::BadRequest`] when it does not fit what was sent.
-    pub(super) fn settle(
-        &self,
-        peer: &Uid,
-        signed: SignedReceipt,
-        key: &ReceiptKey,
-    ) -> Result<SignedReceipt, No> {
-        let mut state = self.lock();
-        let till = state.tills.get_mut(peer).ok_or(No::NotFound)?;
-        till.take(signed).map_err(|why| {
-            tracing::info!("{} sent a receipt that is not taken: {why}", peer.short());
-            No::BadRequest
-        })?;
-        till.close(key).ok_or(No::Failed)
     }
 
     pub(super) fn news(&self, peer: &Uid, news: &News) {
@@ -250,6 +221,7 @@ impl Live {
         });
         if last {
             state.guests.remove(peer);
+            self.counter.went(peer, &self.package.address);
             state.tellers.remove(&(*peer, Side::Came));
             for id in state.uplink.left(peer) {
                 state.turns.remove(&id);
@@ -275,6 +247,27 @@ impl Live {
         }
     }
 
+    /// What a guest's credential leaves of its wish, and the voucher under which that is counted.
+    fn allowed(&self, peer: &Uid, want: Want) -> Result<(Want, Option<VoucherName>), No> {
+        let allowed = self.counter.allows(peer, &self.package.address).map_err(|why| match why {
+            Withheld::Owes => No::Busy { after_ms: RECEIPT_WAIT_MS },
+            Withheld::UsedUp => (&Refusal::NoAuthority).into(),
+        })?;
+        let shards = allowed.shards;
+        let want = match want {
+            Want::Shard(shard) if !shards.contains(&shard) => return Err((&Refusal::Exceeds).into()),
+            Want::Shard(shard) => Want::Shard(shard),
+            Want::LeastServed(bits) => {
+                let mut inside = Bits::none(self.package.shards().len());
+                for shard in bits.iter().filter(|shard| shards.contains(shard)) {
+                    inside.insert(shard);
+                }
+                Want::LeastServed(inside)
+            }
+        };
+        Ok((want, allowed.voucher))
+    }
+
     /// Waits for a guest's turn.
     pub(super) async fn serve(self: Arc<Self>, peer: Uid, ask: ShardAsk) -> Result<Serving, No> {
         let want = match ask.want {
@@ -284,17 +277,15 @@ impl Live {
                 Want::LeastServed(bits.map_err(|_| No::BadRequest)?)
             }
         };
+        let (want, voucher) = self.allowed(&peer, want)?;
         let (tell, told) = oneshot::channel();
         let id = {
             let mut state = self.lock();
-            if state.tills.get(&peer).is_some_and(|till| !till.trusts()) {
-                return Err(No::Busy { after_ms: RECEIPT_WAIT_MS });
-            }
             let id = state.uplink.ask(&peer, want, now_ms()).map_err(refusal)?;
             state.turns.insert(id, tell);
             id
         };
-        let mut place = Place { live: self.clone(), id, peer, bytes: 0, left: u64::MAX };
+        let mut place = Place { live: self.clone(), id, peer, voucher, bytes: 0, left: u64::MAX };
         self.turn();
         // What waits too long is refused by the same rule, which has to be asked then.
         let told = match tokio::time::timeout(Duration::from_millis(WAIT_MAX_MS + 100), told).await {
@@ -317,6 +308,8 @@ struct Place {
     live: Arc<Live>,
     id: ServeId,
     peer: Uid,
+    /// Under which it is counted.
+    voucher: Option<VoucherName>,
     /// The shard's length.
     bytes: u32,
     /// Bytes that have not gone yet.
@@ -335,8 +328,8 @@ impl Drop for Place {
         let mut state = self.live.lock();
         state.turns.remove(&self.id);
         if self.left == 0 {
-            if let Some(till) = state.tills.get_mut(&self.peer) {
-                till.sent(self.bytes);
+            if let Some(voucher) = &self.voucher {
+                self.live.counter.sent(&self.peer, &self.live.package.address, voucher, self.bytes);
             }
             state.uplink.ended(self.id, true, now_ms());
         } else {

@@ -106,6 +106,11 @@ pub(super) async fn handle(
             lock(&node.ota.packing).remove(&Packing::Packed(manifest));
             api::done(manifest)
         }
+        OtaRequest::End { manifest } => {
+            let ota = node.ota.clone();
+            let ended = tokio::task::spawn_blocking(move || ota.orders.end(&manifest)).await;
+            api::done(ended.map_err(refuse)?.map_err(|e| ApiError::new(ErrorCode::Io, e.to_string()))?)
+        }
         _ => {
             let mut orders = node.ota.orders.show();
             for order in &mut orders {

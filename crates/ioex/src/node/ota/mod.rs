@@ -21,6 +21,7 @@ mod package;
 mod receipts;
 mod shelf;
 mod sources;
+mod tills;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,11 +35,15 @@ use ioex_api::{ApiError, Empty, ErrorCode, OtaRequest, Sink, Update};
 use ioex_base::{ContentAddress, NodeKey, Uid, UnixSeconds};
 use ioex_net::{
     Mesh, PathKind,
+    door::Refusal,
     proto::{ChannelAsk, ChannelFiles, Join, Joined, Match, News, No, Report, ShardAsk},
     throttle::Throttle,
     updates::{Turn, Updates},
 };
-use ioex_ota::{pass::Pass, receipts::Till, voucher::Voucher};
+use ioex_ota::{
+    pass::Pass,
+    voucher::{Voucher, VoucherError},
+};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "super")]
@@ -50,8 +55,9 @@ use self::{
     device::{Device, Kept},
     live::Live,
     package::Package,
-    receipts::{DOMAIN, Receipts, Side},
+    receipts::{Receipts, Side},
     shelf::Shelf,
+    tills::Counter,
 };
 use super::{Node, files, lock};
 use crate::config::NodeConfig;
@@ -60,6 +66,8 @@ use crate::config::NodeConfig;
 const DIR: &str = "ota";
 /// How often the owner's policy for serving is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// When who finds no room for its voucher is to ask again, in ms: some end meanwhile.
+const VOUCHERS_WAIT_MS: u32 = 60_000;
 /// Shards that a super node sends at once, for each package: few, so that each is soon at a device that passes it on.
 #[cfg(feature = "super")]
 const ORIGIN_SLOTS: u16 = 6;
@@ -78,6 +86,7 @@ pub(crate) struct Ota {
     packing: Mutex<HashSet<maker::Packing>>,
     device: Option<Arc<Device>>,
     receipts: Arc<Receipts>,
+    counter: Arc<Counter>,
     #[cfg(feature = "super")]
     orders: orders::Orders,
 }
@@ -110,6 +119,7 @@ impl Ota {
             packing: Mutex::default(),
             device: device.map(Arc::new),
             receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
+            counter: Arc::new(Counter::open(&dir.join("vouchers"), files::now()).with_context(at)?),
             #[cfg(feature = "super")]
             orders: orders::Orders::open(&dir.join("orders"), key)?,
         })
@@ -156,7 +166,7 @@ impl Ota {
         if let Some(live) = lock(&self.lives).get(&kept.manifest) {
             return Ok(live.clone());
         }
-        let (shelf, key) = (self.shelf.clone(), key.clone());
+        let (shelf, counter, key) = (self.shelf.clone(), self.counter.clone(), key.clone());
         let (address, matchers) = (kept.manifest, kept.matchers.iter().copied().collect::<HashSet<_>>());
         let slots = match &self.device {
             Some(device) => device.slots(),
@@ -168,7 +178,7 @@ impl Ota {
         let opened = tokio::task::spawn_blocking(move || {
             let package =
                 Package::open(&shelf, address, &key, matchers, origin).map_err(|e| e.to_string())?;
-            Live::new(package, shelf, slots)
+            Live::new(package, shelf, counter, slots)
         });
         let live = opened.await.map_err(|e| e.to_string())??;
         lock(&self.lives).insert(address, live.clone());
@@ -183,8 +193,15 @@ impl Ota {
         lock(&self.lives).get(manifest).cloned()
     }
 
+    /// The packages of which this node is an origin.
+    #[cfg(feature = "super")]
+    fn ordered(&self) -> Vec<Kept> {
+        self.orders.sweep(files::now(), |channel| self.channels.newest(channel))
+    }
+
     /// Deletes what nothing refers to any more.
     fn sweep(&self) {
+        self.counter.sweep(self.now());
         #[cfg(feature = "super")]
         let packing = lock(&self.packing);
         #[cfg(feature = "super")]
@@ -196,7 +213,7 @@ impl Ota {
             manifests.extend(device.wanted_packages());
         }
         #[cfg(feature = "super")]
-        manifests.extend(self.orders.packages());
+        manifests.extend(self.ordered().into_iter().map(|kept| kept.manifest));
         let mut lives = lock(&self.lives);
         lives.retain(|address, _| manifests.contains(address));
         if lives.len() < manifests.len() {
@@ -237,7 +254,7 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
         }
     }
     #[cfg(feature = "super")]
-    for kept in ota.orders.kept() {
+    for kept in ota.ordered() {
         if let Some(mesh) = ota.mesh()
             && let Err(e) = ota.live(&kept, &mesh.config().key, true).await
         {
@@ -285,6 +302,16 @@ impl Updates for Ota {
         }
     }
 
+    fn on_a_roster(&self, caller: &Uid) -> bool {
+        #[cfg(feature = "super")]
+        return self.orders.on_a_roster(caller);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = caller;
+            false
+        }
+    }
+
     fn admits(&self, caller: &Uid, join: &Join) -> bool {
         let Some(live) = self.open_live(&join.manifest) else { return false };
         let Some(own) = self.mesh().map(Mesh::uid) else { return false };
@@ -294,7 +321,7 @@ impl Updates for Ota {
         let now = self.now();
         let voucher = Voucher::check(&join.credential, &join.issuer, caller, &own, now);
         if let Ok(voucher) = voucher {
-            return voucher.manifest == join.manifest;
+            return voucher.manifest == join.manifest && self.counter.admits(&join.issuer, &voucher);
         }
         Pass::check(&join.credential, &join.issuer, caller, &join.manifest, now).is_ok()
     }
@@ -352,10 +379,23 @@ impl Updates for Ota {
         let own = self.mesh().map(Mesh::uid).ok_or(No::Failed)?;
         let now = self.now();
         // Under a pass nothing is paid, and nothing receipted.
-        let voucher = Voucher::check(&join.credential, &join.issuer, caller, &own, now).ok();
-        let account = Receipts::account(&join.certificate, caller, now);
-        let till = voucher.zip(account).map(|(voucher, account)| Till::new(&voucher, DOMAIN, account));
-        let joined = live.joined(*caller, &join.have, till, tell)?;
+        match Voucher::check(&join.credential, &join.issuer, caller, &own, now) {
+            Ok(voucher) => {
+                let account = Receipts::account(&join.certificate, caller, now);
+                let came = self.counter.came(&join.issuer, &voucher, account, &self.receipts, now);
+                came.map_err(|why| match why {
+                    VoucherError::Busy => No::Busy { after_ms: VOUCHERS_WAIT_MS },
+                    // Another connection was faster with a fresh one.
+                    _ => (&Refusal::NoAuthority).into(),
+                })?;
+            }
+            Err(_) => self.counter.came_free(caller, &join.manifest),
+        }
+        let joined = live.joined(*caller, &join.have, tell);
+        if joined.is_err() && !live.is_guest(caller) {
+            self.counter.went(caller, &join.manifest);
+        }
+        let joined = joined?;
         Ok(Joined { certificate: self.receipts.certificate(), ..joined })
     }
 
@@ -380,8 +420,10 @@ impl Updates for Ota {
 
     fn receipt(&self, caller: &Uid, receipt: Vec<u8>) -> Result<Vec<u8>, No> {
         let signed = receipts::decode(&receipt).ok_or(No::BadRequest)?;
-        let live = self.open_live(&signed.receipt.manifest).ok_or(No::NotFound)?;
-        let signed = live.settle(caller, signed, &self.receipts.key)?;
+        let signed = self.counter.settle(caller, signed, &self.receipts.key).map_err(|why| {
+            tracing::info!("{} sent a receipt that is not taken: {why}", caller.short());
+            No::BadRequest
+        })?;
         self.receipts.keep(Side::Provider, &signed).map_err(|_| No::Failed)?;
         Ok(receipts::encode(&signed))
     }
@@ -398,16 +440,20 @@ pub(super) async fn handle(
 ) -> Result<serde_json::Value, ApiError> {
     match request {
         #[cfg(feature = "super")]
-        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
-            maker::handle(node, request, sink).await
-        }
+        OtaRequest::Pack { .. }
+        | OtaRequest::Order { .. }
+        | OtaRequest::End { .. }
+        | OtaRequest::Carry { .. }
+        | OtaRequest::Fleet => maker::handle(node, request, sink).await,
         #[cfg(not(feature = "super"))]
-        OtaRequest::Pack { .. } | OtaRequest::Order { .. } | OtaRequest::Carry { .. } | OtaRequest::Fleet => {
-            Err(ApiError::new(
-                ErrorCode::NotAllowed,
-                "this program was built for devices: it publishes nothing",
-            ))
-        }
+        OtaRequest::Pack { .. }
+        | OtaRequest::Order { .. }
+        | OtaRequest::End { .. }
+        | OtaRequest::Carry { .. }
+        | OtaRequest::Fleet => Err(ApiError::new(
+            ErrorCode::NotAllowed,
+            "this program was built for devices: it publishes nothing",
+        )),
         request => {
             let device = DeviceUpdates::of(&node.ota).ok_or_else(|| {
                 ApiError::new(

@@ -5,13 +5,13 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use anyhow::{Context as _, ensure};
 use data_encoding::BASE64;
 use ioex_api::{OtaOrderInfo, OtaStage};
-use ioex_base::{ContentAddress, NodeKey, Sealed as _, Uid, UnixSeconds};
+use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
     Version,
@@ -26,6 +26,8 @@ use crate::{channel_folder::read_roster, node::files};
 
 /// Most orders at one node.
 const ORDERS_MAX: usize = 1_024;
+/// How long the results of an order that ended are shown, in seconds.
+const ENDED_KEPT_SECONDS: u64 = 30 * DAY_SECONDS;
 /// Different reasons of failures that are shown.
 const REASONS_MAX: usize = 20;
 /// Pause that a device without a match is told, in ms.
@@ -71,18 +73,35 @@ struct Running {
     matcher: Matcher,
     /// The last word of each device.
     fleet: HashMap<Uid, Told>,
-    log: File,
+    /// How many of them are done and failed.
+    results: Results,
+    /// When anything was told last.
+    last: UnixSeconds,
+    /// Has a lock of its own: whoever waits for the disk holds up no one whom the door asks about.
+    log: Arc<Mutex<File>>,
 }
 
 impl Running {
-    fn results(&self) -> Results {
-        let count = |stage| self.fleet.values().filter(|told| told.stage == stage).count() as u64;
-        Results { done: count(OtaStage::Confirmed), failed: count(OtaStage::Failed) }
+    /// What of the results a device is counted under.
+    fn result(&mut self, stage: OtaStage) -> Option<&mut u64> {
+        match stage {
+            OtaStage::Confirmed => Some(&mut self.results.done),
+            OtaStage::Failed => Some(&mut self.results.failed),
+            _ => None,
+        }
+    }
+
+    /// When it ended, if it has: by its date, or because as many devices as ordered have the version.
+    fn ended(&self, now: UnixSeconds) -> Option<UnixSeconds> {
+        if self.matcher.done() >= self.order.quantity {
+            return Some(self.last.min(self.order.expires));
+        }
+        (now > self.order.expires).then_some(self.order.expires)
     }
 
     fn is_stopped(&self) -> bool {
         let (min_results, max_failed_per_myriad) = self.file.stop;
-        StopRule { min_results, max_failed_per_myriad }.tripped(self.results())
+        StopRule { min_results, max_failed_per_myriad }.tripped(self.results)
     }
 
     fn note(&mut self, told: Told) {
@@ -96,7 +115,15 @@ impl Running {
         // What came over the network is counted once, also when the device then says less.
         let bytes = self.fleet.get(&told.device).map_or([0; 4], |before| before.bytes);
         let bytes = std::array::from_fn(|i| bytes[i].max(told.bytes[i]));
-        self.fleet.insert(told.device, Told { bytes, ..told });
+        self.last = self.last.max(told.at);
+        if let Some(count) = self.result(told.stage) {
+            *count += 1;
+        }
+        if let Some(before) = self.fleet.insert(told.device, Told { bytes, ..told })
+            && let Some(count) = self.result(before.stage)
+        {
+            *count -= 1;
+        }
     }
 }
 
@@ -157,7 +184,9 @@ impl Orders {
         file.origins.iter().for_each(|uid| matcher.add_origin(*uid));
         let path = path.with_extension("log");
         let log = File::options().append(true).create(true).open(&path)?;
-        let mut running = Running { file, order, roster, matcher, fleet: HashMap::new(), log };
+        let (fleet, results, last) = (HashMap::new(), Results { done: 0, failed: 0 }, UnixSeconds(0));
+        let log = Arc::new(Mutex::new(log));
+        let mut running = Running { file, order, roster, matcher, fleet, results, last, log };
         for line in BufReader::new(File::open(&path)?).split(b'\n') {
             // A last line that a crash or a full disk cut is told again by its device.
             if let Ok(told) = serde_json::from_slice::<Told>(&line?) {
@@ -180,7 +209,7 @@ impl Orders {
             let running = lock(&self.running);
             ensure!(
                 running.len() < ORDERS_MAX || running.contains_key(&order.manifest),
-                "this node has {ORDERS_MAX} orders: end old ones first"
+                "this node has {ORDERS_MAX} orders: end old ones with `ioex ota order VERSION --end`"
             );
         }
         let file = OrderFile {
@@ -208,24 +237,62 @@ impl Orders {
         !lock(&self.running).is_empty()
     }
 
-    pub(super) fn packages(&self) -> Vec<ContentAddress> {
-        lock(&self.running).keys().copied().collect()
+    /// Forgets orders whose end is long past, and returns the packages that this node keeps as an origin: those of
+    /// orders that run, and of the `newest` versions of a channel, against which the next one is packed.
+    pub(super) fn sweep(
+        &self,
+        now: UnixSeconds,
+        newest: impl Fn(&ContentAddress) -> Vec<ContentAddress>,
+    ) -> Vec<Kept> {
+        let own = self.key.uid();
+        let mut bases: HashMap<ContentAddress, Vec<ContentAddress>> = HashMap::new();
+        let (mut kept, mut over) = (Vec::new(), Vec::new());
+        for (manifest, running) in lock(&self.running).iter() {
+            let ended = running.ended(now);
+            let channel = running.file.channel;
+            let is_base = ended.is_some()
+                && bases.entry(channel).or_insert_with(|| newest(&channel)).contains(manifest);
+            match ended {
+                Some(at) if !is_base && now.since(at) > ENDED_KEPT_SECONDS => over.push(*manifest),
+                Some(_) if !is_base => {}
+                _ if running.file.origins.contains(&own) => {
+                    kept.push(Kept { manifest: *manifest, matchers: running.file.matchers.clone() });
+                }
+                _ => {}
+            }
+        }
+        for manifest in over {
+            match self.end(&manifest) {
+                Ok(_) => tracing::info!("the order for {manifest} ended long ago and is forgotten"),
+                Err(e) => tracing::warn!("the order for {manifest} cannot be deleted: {e}"),
+            }
+        }
+        kept
     }
 
-    /// What this node is an origin of.
-    pub(super) fn kept(&self) -> Vec<Kept> {
-        let running = lock(&self.running);
-        let own = self.key.uid();
-        let origin_of = running.iter().filter(|(_, running)| running.file.origins.contains(&own));
-        let kept = |(manifest, running): (&ContentAddress, &Running)| Kept {
-            manifest: *manifest,
-            matchers: running.file.matchers.clone(),
-        };
-        origin_of.map(kept).collect()
+    /// Ends an order at once. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When its files cannot be deleted; it begins again at the next start then.
+    pub(super) fn end(&self, manifest: &ContentAddress) -> std::io::Result<bool> {
+        if lock(&self.running).remove(manifest).is_none() {
+            return Ok(false);
+        }
+        let path = self.dir.join(format!("{manifest}.json"));
+        // The first one makes it an order.
+        fs::remove_file(&path)?;
+        for other in ["roster", "log"] {
+            fs::remove_file(path.with_extension(other))?;
+        }
+        Ok(true)
     }
 
     pub(super) fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
         lock(&self.running).get(manifest).is_some_and(|running| running.roster.contains(caller))
+    }
+
+    pub(super) fn on_a_roster(&self, caller: &Uid) -> bool {
+        lock(&self.running).values().any(|running| running.roster.contains(caller))
     }
 
     pub(super) fn matched(&self, caller: &Uid, manifest: &ContentAddress) -> Result<Match, No> {
@@ -275,14 +342,21 @@ impl Orders {
         told.running.parse::<Version>().map_err(|_| No::BadRequest)?;
         let mut line = serde_json::to_vec(&told).map_err(|_| No::BadRequest)?;
         line.push(b'\n');
+        let log = {
+            let all = lock(&self.running);
+            let running = all.get(&report.manifest).ok_or(No::NotFound)?;
+            // Said before: the log does not grow by it.
+            if running.fleet.get(caller).is_some_and(|last| last.says_the_same(&told)) {
+                return Ok(());
+            }
+            running.log.clone()
+        };
+        // Kept until it is noted, so that the log has everything in the order in which it counts.
+        let mut log = lock(&log);
+        log.write_all(&line).and_then(|()| log.sync_data()).map_err(|_| No::Failed)?;
         let mut all = lock(&self.running);
         let running = all.get_mut(&report.manifest).ok_or(No::NotFound)?;
-        // Said before: the log does not grow by it.
-        if running.fleet.get(caller).is_some_and(|last| last.says_the_same(&told)) {
-            return Ok(());
-        }
         let was_stopped = running.is_stopped();
-        running.log.write_all(&line).and_then(|()| running.log.sync_data()).map_err(|_| No::Failed)?;
         running.note(told);
         if !was_stopped && running.is_stopped() {
             tracing::warn!(
@@ -326,10 +400,128 @@ impl Orders {
                 reasons,
                 by_source: bytes,
                 stopped: running.is_stopped(),
+                ended: running.ended(files::now()),
                 expires: running.order.expires,
                 served_bytes: 0,
             }
         };
         lock(&self.running).iter().map(show).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_ota::{matcher::roster_hash, voucher::OrderId};
+
+    use super::*;
+
+    fn key(n: u8) -> NodeKey {
+        NodeKey::from_seed([n; 32])
+    }
+
+    /// Places an order for devices 2 and 3 at node 1, and returns its manifest.
+    fn place(orders: &Orders, dir: &Path, origin: u8, quantity: u32, name: &[u8]) -> ContentAddress {
+        let roster: HashSet<Uid> = [key(2).uid(), key(3).uid()].into();
+        let order = Order {
+            id: OrderId([4; 16]),
+            matcher: key(1).uid(),
+            version: Version([2, 0, 0, 0]),
+            manifest: ContentAddress::of(name),
+            shards: 10,
+            quantity,
+            roster: roster_hash(&roster),
+            expires: files::now().plus(DAY_SECONDS),
+        };
+        let path = dir.join("roster.txt");
+        fs::write(&path, roster.iter().map(|uid| format!("{uid}\n")).collect::<String>()).unwrap();
+        let new = NewOrder {
+            sealed: order.seal(&key(9)),
+            signer: key(9).uid(),
+            channel: ContentAddress::of(b"channel"),
+            roster: path,
+            matchers: vec![key(1).uid()],
+            origins: vec![key(origin).uid()],
+            stop: StopRule { min_results: 2, max_failed_per_myriad: 4_000 },
+        };
+        orders.take(new).unwrap()
+    }
+
+    fn report(manifest: ContentAddress, stage: Stage) -> Report {
+        let (running, reason) = ("2.0".to_owned(), String::new());
+        Report { manifest, stage, running, reason, bytes: [0; 4], receipts: Vec::new() }
+    }
+
+    #[test]
+    fn an_order_ends_by_its_number_or_its_date_and_is_forgotten_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        let none = |_: &ContentAddress| Vec::new();
+        let kept = |now, newest: &[ContentAddress]| {
+            orders.sweep(now, |_| newest.to_vec()).into_iter().map(|kept| kept.manifest).collect::<Vec<_>>()
+        };
+        let (first, second) =
+            (place(&orders, dir.path(), 1, 1, b"first"), place(&orders, dir.path(), 1, 2, b"second"));
+        place(&orders, dir.path(), 8, 2, b"another node's");
+        let now = files::now();
+        let mut both = vec![first, second];
+        both.sort_unstable();
+        assert_eq!(kept(now, &[]), both, "a matcher that is no origin keeps no package");
+        assert_eq!(orders.matched(&key(3).uid(), &first).err(), None);
+        orders.report(&key(2).uid(), report(first, Stage::Fetched)).unwrap();
+        assert_eq!(kept(now, &[]), [second], "as many as ordered have it");
+        assert_eq!(kept(now, &[first]), both, "the next version is packed against it");
+        assert_eq!(orders.matched(&key(3).uid(), &first).err(), Some(No::Paused));
+        assert_eq!(orders.show().iter().filter(|shown| shown.ended.is_some()).count(), 1);
+        let late = now.plus(DAY_SECONDS + 10);
+        assert_eq!(kept(late, &[]), [], "its date");
+        assert_eq!(orders.show().len(), 3, "results are shown for a while");
+        assert_eq!(kept(late.plus(ENDED_KEPT_SECONDS), &[second]), [second]);
+        assert_eq!(orders.show().len(), 1);
+        assert!(orders.end(&second).unwrap() && !orders.end(&second).unwrap());
+        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        assert!(!again.any() && again.sweep(now, none).is_empty());
+        assert_eq!(fs::read_dir(dir.path().join("orders")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn results_are_counted_once_for_each_device_also_after_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        let manifest = place(&orders, dir.path(), 1, 2, b"first");
+        let tell = |n, stage| orders.report(&key(n).uid(), report(manifest, stage)).unwrap();
+        for _ in 0..3 {
+            tell(2, Stage::Failed);
+            tell(2, Stage::Fetching);
+        }
+        tell(2, Stage::Confirmed);
+        let results = |orders: &Orders| lock(&orders.running)[&manifest].results;
+        assert_eq!(results(&orders), Results { done: 1, failed: 0 });
+        assert!(!orders.show()[0].stopped);
+        tell(3, Stage::Failed);
+        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        for orders in [&orders, &again] {
+            assert_eq!(results(orders), Results { done: 1, failed: 1 });
+            assert!(orders.show()[0].stopped);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_holds_up_no_one_whom_the_door_asks_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        let manifest = place(&orders, dir.path(), 1, 2, b"first");
+        let log = lock(&orders.running)[&manifest].log.clone();
+        let slow = lock(&log);
+        std::thread::scope(|scope| {
+            scope.spawn(|| orders.report(&key(2).uid(), report(manifest, Stage::Fetched)));
+            while Arc::strong_count(&log) < 3 {
+                // poll: the other thread tells nobody that it waits
+                std::thread::yield_now();
+            }
+            assert!(orders.on_roster(&manifest, &key(3).uid()));
+            assert!(orders.matched(&key(3).uid(), &manifest).is_ok());
+            drop(slow);
+        });
+        assert_eq!(orders.show()[0].stages["fetched"], 1);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use data_encoding::HEXLOWER;
@@ -11,8 +12,9 @@ use ioex_base::{
     receipt::{Address, Certificate, Domain, ReceiptKey, SIGNED_RECEIPT_MAX_BYTES, SignedReceipt},
     wire,
 };
+use ioex_ota::voucher::Voucher;
 
-use crate::node::files;
+use crate::node::{files, lock};
 
 /// Where receipts are settled. There is no contract yet: the chain's issue gives it its address, and receipts made
 /// before that are for this place, which settles nothing.
@@ -35,12 +37,19 @@ pub(super) struct Receipts {
     dir: PathBuf,
     pub(super) key: ReceiptKey,
     node: NodeKey,
+    /// Two receipts of one voucher may come at once: the larger one stays.
+    keeping: Mutex<()>,
 }
 
 impl Receipts {
     pub(super) fn open(dir: &Path, node: &NodeKey) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), key: ReceiptKey::of(node), node: node.clone() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            key: ReceiptKey::of(node),
+            node: node.clone(),
+            keeping: Mutex::default(),
+        })
     }
 
     /// This node's word on its receipt key.
@@ -53,22 +62,40 @@ impl Receipts {
         Certificate::check(certificate, node, now).ok().map(|certificate| certificate.address)
     }
 
-    /// Keeps the newest receipt of a voucher in the place of the one before.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub(super) fn keep(&self, side: Side, signed: &SignedReceipt) -> io::Result<()> {
+    /// Where the receipt for a voucher lies. Each matcher counts serials for itself; the pair makes the name unlike any
+    /// other.
+    fn path(&self, side: Side, order: &[u8; 16], serial: u64, provider: &Uid, requester: &Uid) -> PathBuf {
         let side = match side {
             Side::Requester => "got",
             Side::Provider => "gave",
         };
-        let receipt = &signed.receipt;
-        let order = HEXLOWER.encode(&receipt.order);
-        // Each matcher counts serials for itself; the pair makes the name unlike any other.
-        let (from, to) = (receipt.provider.short(), receipt.requester.short());
-        let name = format!("{side}-{order}-{}-{from}-{to}.receipt", receipt.serial);
-        files::replace(&self.dir.join(name), &encode(signed))
+        let (order, from, to) = (HEXLOWER.encode(order), provider.short(), requester.short());
+        self.dir.join(format!("{side}-{order}-{serial}-{from}-{to}.receipt"))
     }
+
+    /// Keeps a receipt in the place of a smaller one for the same voucher. A larger one stays.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn keep(&self, side: Side, signed: &SignedReceipt) -> io::Result<()> {
+        let receipt = &signed.receipt;
+        let path = self.path(side, &receipt.order, receipt.serial, &receipt.provider, &receipt.requester);
+        let _turn = lock(&self.keeping);
+        if read(&path).is_some_and(|before| before.receipt.total > receipt.total) {
+            return Ok(());
+        }
+        files::replace(&path, &encode(signed))
+    }
+
+    /// The last receipt that was kept for a voucher.
+    pub(super) fn last(&self, side: Side, voucher: &Voucher) -> Option<SignedReceipt> {
+        let (provider, requester) = (&voucher.provider, &voucher.requester);
+        read(&self.path(side, &voucher.order.0, voucher.serial, provider, requester))
+    }
+}
+
+fn read(path: &Path) -> Option<SignedReceipt> {
+    decode(&fs::read(path).ok()?)
 }
 
 /// A receipt as it travels.
@@ -79,4 +106,39 @@ pub(super) fn encode(signed: &SignedReceipt) -> Vec<u8> {
 /// Reads one that came.
 pub(super) fn decode(bytes: &[u8]) -> Option<SignedReceipt> {
     wire::decode(bytes, SIGNED_RECEIPT_MAX_BYTES).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_base::ContentAddress;
+    use ioex_ota::{receipts::Tab, voucher::OrderId};
+
+    use super::*;
+
+    #[test]
+    fn a_smaller_receipt_takes_no_larger_ones_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeKey::from_seed([1; 32]);
+        let receipts = Receipts::open(&dir.path().join("receipts"), &node).unwrap();
+        let voucher = Voucher {
+            order: OrderId([4; 16]),
+            serial: 1,
+            requester: node.uid(),
+            provider: NodeKey::from_seed([2; 32]).uid(),
+            manifest: ContentAddress::of(b"manifest"),
+            first_shard: 0,
+            shards: 9,
+            expires: files::now(),
+        };
+        let mut tab = Tab::new(voucher.clone(), 9);
+        let signed = [0, 1, 2].map(|shard| {
+            tab.verified(shard, 1_000);
+            tab.receipt(&DOMAIN, &receipts.key, files::now())
+        });
+        for (comes, stays) in [(0, 0), (2, 2), (1, 2), (2, 2)] {
+            receipts.keep(Side::Provider, &signed[comes]).unwrap();
+            assert_eq!(receipts.last(Side::Provider, &voucher).as_ref(), Some(&signed[stays]));
+        }
+        assert_eq!(receipts.last(Side::Requester, &voucher), None, "each side has its own");
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -32,11 +32,13 @@ pub(super) struct DeviceSources {
     device: Arc<Device>,
     release: Release,
     turn: AtomicUsize,
+    /// Whether candidates were looked for before.
+    looked: AtomicBool,
 }
 
 impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
-        Self { ota, device, release, turn: AtomicUsize::new(0) }
+        Self { ota, device, release, turn: AtomicUsize::new(0), looked: AtomicBool::new(false) }
     }
 
     /// Gets the sealed manifest, if it is not here.
@@ -86,7 +88,7 @@ impl DeviceSources {
         asking.join_all().await
     }
 
-    async fn find(&self) -> Vec<Candidate> {
+    async fn find(&self, neighbours: usize) -> Vec<Candidate> {
         let Some(mesh) = self.ota.mesh() else { return Vec::new() };
         let manifest = self.release.manifest;
         let mut candidates = Vec::new();
@@ -108,20 +110,24 @@ impl DeviceSources {
                 Err(e) => tracing::debug!("{} does not match: {e}", matcher.short()),
             }
         }
-        // Without a matcher devices go on among themselves.
-        if candidates.is_empty()
+        // Without a matcher devices go on among themselves; also when none of those whom it named answers.
+        let named: HashSet<Uid> = candidates.iter().map(|candidate| candidate.uid).collect();
+        let looked = self.looked.swap(true, Ordering::Relaxed);
+        if (named.is_empty() || (looked && neighbours == 0))
             && let Ok(directory) = mesh.directory()
         {
             let found = directory.find(manifest).await.unwrap_or_default();
-            candidates.extend(found.into_iter().filter_map(|uid| self.pass_for(uid)));
+            candidates.extend(
+                found.into_iter().filter(|uid| !named.contains(uid)).filter_map(|uid| self.pass_for(uid)),
+            );
         }
         candidates
     }
 }
 
 impl Sources for DeviceSources {
-    fn more(&self) -> Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>> {
-        Box::pin(self.find())
+    fn more(&self, neighbours: usize) -> Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>> {
+        Box::pin(self.find(neighbours))
     }
 
     fn pass_for(&self, uid: Uid) -> Option<Candidate> {
