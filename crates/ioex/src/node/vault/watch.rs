@@ -442,8 +442,9 @@ impl Round<'_> {
         let mut work = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
-            // Only who was told that a copy is to go knows it.
-            if !leaves && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
+            // Only who was told that a copy is to go, or found that it is not there, knows it.
+            let knows = leaves || group.copies.iter().any(|copy| copy.failed);
+            if !knows && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
                 continue;
             }
             self.report.groups += 1;
