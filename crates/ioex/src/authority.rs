@@ -15,6 +15,8 @@ use ioex_base::{
 };
 use zeroize::Zeroizing;
 
+use crate::node::files;
+
 /// Longest key file that is read: 64 digits and a line end, with room for blanks.
 const KEY_FILE_MAX_BYTES: u64 = 256;
 
@@ -142,14 +144,11 @@ pub fn revoke(key: &NodeKey, id: GrantId, path: &Path) -> Result<Revocations, Au
     }
     let bytes = wire::encode(&SignedRevocations::new(&list, key));
     // Whoever reads the list sees the old or the new one.
-    let temporary = path.with_extension("new");
-    let failed = |source| AuthorityError::File { what: "write", path: path.to_owned(), source };
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    write_new(&temporary, &bytes)?;
-    fs::rename(&temporary, path).map_err(failed)?;
+    files::replace_private(path, &bytes).map_err(|source| AuthorityError::File {
+        what: "write",
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(list)
 }
 

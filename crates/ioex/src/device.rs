@@ -5,9 +5,7 @@
 //! file has the last.
 
 use std::{
-    fmt, fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -15,7 +13,7 @@ use std::{
 use ioex_api::{DeviceChanges, When};
 use serde::{Deserialize, Serialize};
 
-use crate::size;
+use crate::{node::files, size};
 
 /// The file, inside the data folder.
 pub const DEVICE_FILE: &str = "device.toml";
@@ -313,20 +311,11 @@ impl DeviceSettings {
     pub fn save(&self, data: &Path) -> Result<(), DeviceError> {
         let path = data.join(DEVICE_FILE);
         let text = self.to_toml().map_err(|why| DeviceError::Form { path: path.clone(), why })?;
-        let temporary = data.join(format!("{DEVICE_FILE}.new"));
-        let write = || {
-            match fs::remove_file(&temporary) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            fs::File::open(data)?.sync_all()
-        };
-        write().map_err(|source| DeviceError::Io { what: "write", path: path.clone(), source })
+        files::replace_private(&path, text.as_bytes()).map_err(|source| DeviceError::Io {
+            what: "write",
+            path: path.clone(),
+            source,
+        })
     }
 
     /// These settings with what `changes` says, but for the moving itself.

@@ -30,8 +30,21 @@ pub struct OpenReport {
     pub foreign: Vec<PathBuf>,
 }
 
-/// Takes the lock that keeps a second process out for as long as the file is open.
-pub(crate) fn lock(layout: &Layout) -> Result<File, StoreError> {
+/// Keeps a second process out for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing would not do: a child that another thread is just about to start has the file open, too,
+    /// until it becomes its own program, and would hold the lock as long.
+    fn drop(&mut self) {
+        // What fails ends with the file.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock.
+pub(crate) fn lock(layout: &Layout) -> Result<Lock, StoreError> {
     let path = layout.lock();
     let file = File::options()
         .create(true)
@@ -40,7 +53,7 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, StoreError> {
         .open(&path)
         .map_err(StoreError::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(layout.root.clone())),
         Err(TryLockError::Error(e)) => Err(StoreError::io("lock", &path)(e)),
     }
@@ -168,4 +181,22 @@ fn check(layout: &Layout, kind: Kind, address: &ContentAddress) -> Result<State,
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child that another thread is just about to start shares all open files, as a duplicate does.
+    #[test]
+    fn a_child_that_is_being_started_does_not_hold_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { root: dir.path().to_owned() };
+        let lock = super::lock(&layout).unwrap();
+        let child = lock.0.try_clone().unwrap();
+        assert!(matches!(super::lock(&layout), Err(StoreError::InUse(_))));
+        drop(lock);
+        assert!(super::lock(&layout).is_ok());
+        drop(child);
+    }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     report: OpenReport,
     /// Held open so that no second process opens the store.
-    _lock: File,
+    _lock: open::Lock,
 }
 
 impl Inner {

@@ -395,7 +395,8 @@ fn mix(seed: u64, address: &[u8; 32], uid: &[u8; 32]) -> u64 {
     [head(address), head(uid)].into_iter().fold(finalise(seed), |state, word| finalise(state ^ word))
 }
 
-fn finalise(state: u64) -> u64 {
+/// SplitMix64's next number.
+pub(crate) fn finalise(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

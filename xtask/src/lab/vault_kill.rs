@@ -16,7 +16,7 @@ const POINTS: &str = "6";
 /// With `--quick`.
 const POINTS_QUICK: &str = "2";
 /// Modules of the tests.
-const TESTS: [&str; 4] = ["kill_super", "kill_device", "stall", "disk_full"];
+const TESTS: [&str; 5] = ["kill_super", "kill_device", "stall", "disk_full", "device_full"];
 /// All of it, with a build, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(3_600);
 

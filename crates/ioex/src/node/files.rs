@@ -69,18 +69,8 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<[u8; 32]>> {
 
 /// Writes the secret whole or not at all: a torn key file would be a lost identity.
 fn write_secret(path: &Path, seed: &[u8; 32]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    // Left over from a crash before the rename: never used.
-    let _ = fs::remove_file(&temporary);
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let text = Zeroizing::new(data_encoding::HEXLOWER.encode(seed) + "\n");
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        fs::File::open(super::parent_of(path))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    let text = Zeroizing::new(data_encoding::HEXLOWER.encode(seed) + "\n");
+    replace_private(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The node's key, made on first run (requirement N2).
@@ -114,6 +104,21 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::write(&new, bytes)?;
     fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, path)
+}
+
+/// The same for a file that its owner alone may read, on disk when this returns.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    // Left over from a crash before the rename: never used.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(super::parent_of(path))?.sync_all()
 }
 
 /// Writes a new file for its owner only; an existing one is not replaced.

@@ -1,7 +1,6 @@
 //! The whole network: bootstraps first, then devices, each told of two bootstraps only.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     authority,
     cli::UpArgs,
+    node::files,
     progress::{self, Show},
     render,
 };
@@ -107,9 +107,7 @@ impl Network {
         let (_, grant) =
             authority::grant_place(authority, node.uid, GRANT_BYTES_PER_DEVICE, render::now(), GRANT_DAYS)?;
         let path = capability_path(node.process.folder());
-        let new = path.with_extension("new");
-        fs::write(&new, wire::encode(&grant))
-            .and_then(|()| fs::rename(&new, &path))
+        files::replace(&path, &wire::encode(&grant))
             .with_context(|| format!("cannot write {}", path.display()))
     }
 

@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use ioex_base::NodeKind;
 use serde::{Deserialize, Serialize};
 
+use crate::node::files;
+
 /// The file in the data folder.
 const FILE_NAME: &str = "network.json";
 /// Version of its format.
@@ -67,7 +69,7 @@ impl Plan {
         // Those that this run does not start keep their places for another one.
         let started = plan.nodes.len();
         plan.nodes.append(&mut unused);
-        write(&path, &serde_json::to_vec_pretty(&plan)?)
+        files::replace(&path, &serde_json::to_vec_pretty(&plan)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
         plan.nodes.truncate(started);
         Ok(plan)
@@ -128,13 +130,6 @@ fn free_row(ip: IpAddr) -> io::Result<u16> {
         }
     }
     Err(last)
-}
-
-/// Whole or not at all: a crash must not leave half a plan.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ fn what_was_lost_is_stored_again_and_found_where_it_is_now() {
 }
 
 /// Whether this machine lets this user mount.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     rustix::process::geteuid().is_root() && fs::File::open("/dev/fuse").is_ok()
 }
 

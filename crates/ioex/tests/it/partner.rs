@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use ioex_base::Uid;
+use ioex_vault::health::responsible;
 use serde_json::Value;
 
 use crate::{
@@ -90,6 +92,45 @@ fn a_partner_repairs_what_a_lost_super_node_stored() {
     other.wait_for(&["backup", "partner", "list"], |l| {
         l["partners"].as_array().unwrap().iter().all(|p| p["watched_groups"] == 0)
     });
+}
+
+/// Whoever finds that a device lost something repairs it, also in groups that another member looks after:
+/// that one does not ask this device.
+#[test]
+fn a_member_repairs_what_it_found_missing_while_the_others_live() {
+    let net = Net::start(4, "200MB");
+    let uid = |node: &Node| uid_of(node).parse::<Uid>().unwrap();
+    let owner = uid(&net.super_node);
+    // Which device falls to whom follows from their names.
+    let part_of = |node: &Node| {
+        let members = [owner, uid(node)];
+        net.peers.iter().find(|peer| responsible(&members, uid(peer).as_bytes()) == Some(members[1]))
+    };
+    let (mut other, loser) = (30..38)
+        .find_map(|place| {
+            let node = net.further_super(&format!("other-{place}"), place);
+            let loser = part_of(&node)?;
+            Some((node, loser))
+        })
+        .unwrap();
+    let tree = net.make_tree("tree");
+    net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"]);
+    join(&net.super_node, &other);
+    let told = |l: &Value| l["partners"][0]["watched_groups"].as_u64() > Some(0);
+    other.wait_for(&["backup", "partner", "list"], told);
+    // It begins anew, so that its first round comes after the loss.
+    other.kill();
+    shard_files(loser).into_iter().for_each(|path| fs::remove_file(path).unwrap());
+    let shards = || net.peers.iter().map(|peer| shard_files(peer).len()).sum::<usize>();
+    let left = shards();
+    other.run();
+    // Nobody asks it to: it does by itself what is its part.
+    other.wait_for(&["id"], |_| shards() > left);
+    // By now it made anew whatever it found missing: a further round repairs what that one finds, no more.
+    let report = other.ask(&["backup", "repair"]);
+    let count = |name: &str| report[name].as_u64().unwrap();
+    assert!(count("repaired_groups") <= count("faults"), "{report}");
+    assert_eq!((count("unrepaired_groups"), count("lost_groups")), (0, 0), "{report}");
 }
 
 #[test]

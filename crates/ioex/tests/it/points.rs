@@ -1,8 +1,11 @@
 //! Finding restore points in a network of real processes: by their source, and when holders are away.
 
-use std::fs;
+use std::{fs, process::Stdio};
 
-use crate::net::{Net, Node, noise, read_updates, same, text, with_input, write};
+use crate::{
+    backup::can_mount,
+    net::{Net, Node, noise, read_updates, same, text, with_input, write},
+};
 
 fn create(node: &Node, path: &std::path::Path, more: &[&str]) -> String {
     let mut args = vec!["backup", "create", path.to_str().unwrap(), "--policy", "replicas=2"];
@@ -123,6 +126,42 @@ fn ranges_from_a_device_that_lies_are_fetched_from_another() {
             String::from_utf8_lossy(&back.stderr)
         );
         good.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    }
+}
+
+/// Each shard of a coded group has one holder. When that one's ranges are wrong, only the whole shard helps,
+/// computed from the others.
+#[test]
+fn ranges_that_only_a_liar_has_are_computed_for_listings_and_mounts() {
+    let net = Net::start(4, "100MB");
+    let tree = net.make_tree("tree");
+    let create = ["backup", "create", tree.to_str().unwrap(), "--policy", "rs=2/3/4/4"];
+    net.super_node.ask(&create);
+    let mounts = can_mount();
+    for (n, peer) in net.peers.iter().enumerate() {
+        let good = damage(peer);
+        assert!(!good.is_empty());
+        // What is kept of the listing is fetched anew.
+        for kept in fs::read_dir(net.super_node.data.join("vault/listings")).unwrap().flatten() {
+            fs::remove_file(kept.path()).unwrap();
+        }
+        let listed = net.super_node.try_ask(&["backup", "ls"]);
+        assert!(listed.status.success(), "{n}: {}", text(&listed));
+        assert!(text(&listed).contains("large"), "{n}: {}", text(&listed));
+        if mounts {
+            let dir = net.path(&format!("points-{n}"));
+            fs::create_dir(&dir).unwrap();
+            let shown = || fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).next();
+            let args = ["backup", "mount", dir.to_str().unwrap()];
+            let mut mount = net.super_node.command(&args).stderr(Stdio::null()).spawn().unwrap();
+            net.super_node.wait_for(&["id"], |_| shown().is_some());
+            let read = fs::read(shown().unwrap().join("tree/text"));
+            mount.kill().unwrap();
+            mount.wait().unwrap();
+            net.super_node.wait_for(&["id"], |_| shown().is_none());
+            assert!(read.unwrap() == fs::read(tree.join("text")).unwrap(), "{n}");
+        }
+        good.iter().for_each(|(path, bytes)| write(path, bytes));
     }
 }
 

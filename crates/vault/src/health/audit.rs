@@ -88,19 +88,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::health::{AUDITS_PER_DEVICE_DAY, Observation};
+    use crate::{
+        health::{AUDITS_PER_DEVICE_DAY, Observation},
+        place::finalise,
+    };
 
     const START: UnixSeconds = UnixSeconds(1_800_000_000);
     const ROUND_SECONDS: u64 = DAY_SECONDS * AUDITS_PER_ROUND as u64 / AUDITS_PER_DEVICE_DAY as u64;
 
-    /// SplitMix64: the sequence is the same on every run.
+    /// The sequence is the same on every run.
     fn numbers(mut state: u64) -> impl FnMut() -> u64 {
         move || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
+            state = finalise(state);
+            state
         }
     }
 

@@ -81,6 +81,20 @@ impl DeviceHealth {
         }
     }
 
+    /// Takes note of what another watcher knows of it; `newer` says that it asked the device last. Faults
+    /// that either saw stay: nobody takes back what another one found. Dates after `now` are not taken.
+    pub fn join(&mut self, other: &Self, newer: bool, now: UnixSeconds) {
+        let past = |at: &UnixSeconds| *at <= now;
+        self.faults.extend(other.faults.iter().copied().filter(past));
+        self.faults.sort_unstable();
+        self.faults.dedup();
+        self.faults.drain(..self.faults.len().saturating_sub(FAULTS_REMEMBERED_MAX));
+        self.failed_since = self.failed_since.into_iter().chain(other.failed_since.filter(past)).min();
+        if newer {
+            self.silent_since = other.silent_since.map(|at| at.min(now));
+        }
+    }
+
     /// What it counts for at `now`. That changes with time alone: who is away becomes gone.
     #[must_use]
     pub fn state(&self, rules: &Rules, now: UnixSeconds) -> DeviceState {
@@ -181,6 +195,37 @@ mod tests {
         device.forgive();
         assert_eq!(device.state(&rules, after(400 * DAY_SECONDS)), DeviceState::Online);
         assert!(!device.is_suspect(&rules, after(400 * DAY_SECONDS)));
+    }
+
+    #[test]
+    fn what_one_watcher_found_another_one_does_not_take_back() {
+        let rules = Rules::default();
+        let mut failed = DeviceHealth::new();
+        for day in 0..3 {
+            failed.observe(&rules, Observation::Fault, after(day * DAY_SECONDS));
+        }
+        let now = after(9 * DAY_SECONDS);
+        // Another one was away meanwhile, and then asked it last.
+        let mut known = failed.clone();
+        known.join(&DeviceHealth::new(), true, now);
+        assert_eq!(known, failed);
+        let mut new = DeviceHealth::new();
+        new.observe(&rules, Observation::Unreachable, now);
+        new.join(&failed, false, now);
+        assert_eq!((new.state(&rules, now), new.silent_since()), (DeviceState::Failed, Some(now)));
+        new.join(&failed, true, now);
+        assert_eq!(new, failed, "what is told twice counts once");
+        // Neither without end nor from the future.
+        let all = |from: u64| DeviceHealth {
+            silent_since: Some(UnixSeconds(u64::MAX)),
+            failed_since: Some(UnixSeconds(u64::MAX)),
+            faults: (from..from + 5_000).map(UnixSeconds).collect(),
+        };
+        let mut told = DeviceHealth::new();
+        told.join(&all(now.0 + 1), true, now);
+        assert_eq!((told.state(&rules, now), told.is_suspect(&rules, now)), (DeviceState::Away, false));
+        told.join(&all(0), true, now);
+        assert!(wire::encode(&told).len() <= DEVICE_HEALTH_MAX_BYTES);
     }
 
     #[test]

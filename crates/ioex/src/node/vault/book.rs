@@ -18,10 +18,19 @@ use ioex_vault::{
     Redundancy, ShardRef,
     repo::{ObjectRef, PointId, Segment},
 };
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::super::files;
+
+mod merge;
+
+pub(crate) use self::merge::Exchanged;
+use self::merge::LEFT_MAX;
+#[cfg(feature = "super")]
+pub(crate) use self::merge::{GROUPS_MAX, Say, Word};
 
 const VERSION: u8 = 1;
 /// Largest value in bytes: a segment, with room.
@@ -57,10 +66,6 @@ const LISTING: &[u8] = b"listing ";
 const MANDATE: &[u8] = b"mandate";
 /// Parts into which the groups are divided when partners compare, by the first byte of their names.
 pub(crate) const BUCKETS: usize = 256;
-
-/// Most copies of a group that are remembered as given up; of more, the oldest are forgotten. One message
-/// between partners holds some 1,900 of them, and a group has 96 shards.
-pub(crate) const LEFT_MAX: usize = 512;
 
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,21 +211,6 @@ fn open_file(path: &Path) -> Result<Database, BookError> {
 /// Changes that become true together.
 pub(crate) struct Changes(WriteTransaction);
 
-/// A group with the copies of it that were given up: shard and device.
-pub(crate) type Exchanged = (Vec<(u16, Uid)>, GroupRecord);
-
-/// What a partner may say about groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Say {
-    /// The owner: which groups there are, and until when.
-    Owner,
-    /// To an owner: where shards lie, and which groups it does not know of, such as what another machine
-    /// with the same words stored.
-    Adopt,
-    /// Whoever watches as well: where the shards of known groups are.
-    Copies,
-}
-
 impl Book {
     /// Opens or makes the file; only its owner may read it.
     pub(crate) fn open(path: &Path) -> Result<Self, BookError> {
@@ -279,6 +269,17 @@ impl Book {
             self.generation.fetch_add(1, Ordering::Relaxed);
             Ok(out)
         })
+    }
+
+    /// Reads or changes much of it off the threads that must not wait.
+    #[cfg(feature = "super")]
+    pub(crate) async fn off<T: Send + 'static>(
+        self: &std::sync::Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, BookError> + Send + 'static,
+    ) -> Result<T, BookError> {
+        let book = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&book)).await;
+        done.unwrap_or_else(|e| Err(BookError::Io(std::io::Error::other(e))))
     }
 
     /// Another number after every change.
@@ -357,6 +358,11 @@ impl Book {
 
     pub(crate) fn group(&self, id: &ContentAddress) -> Result<Option<GroupRecord>, BookError> {
         self.get(GROUPS, id.as_bytes())
+    }
+
+    /// How many groups there are.
+    pub(crate) fn groups(&self) -> Result<u64, BookError> {
+        self.with(ReadableDatabase::begin_read, |read| Ok(read.open_table(GROUPS)?.len()?))
     }
 
     /// Every group, in an order that says nothing.
@@ -602,33 +608,6 @@ impl Changes {
         self.put_group(&group)
     }
 
-    /// Takes a partner's record of a group. Copies that either knows hold, unless one of them gave them
-    /// up: a copy too many harms nobody, one that nobody knows of is lost.
-    pub(crate) fn merge_group(&self, (left, theirs): &Exchanged, say: Say) -> Result<(), BookError> {
-        let Some(id) = theirs.id() else { return Ok(()) };
-        let ours: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
-        let Some(ours) = ours else {
-            let removed = self.known::<UnixSeconds>(REMOVED, id.as_bytes())?.is_some();
-            let takes = say == Say::Owner || (say == Say::Adopt && !removed);
-            return if takes { self.put_group(theirs) } else { Ok(()) };
-        };
-        if ours.data != theirs.data || ours.parity != theirs.parity {
-            return Ok(());
-        }
-        let mut merged = ours.clone();
-        if say == Say::Owner {
-            merged.expires = theirs.expires;
-        }
-        merged.copies.retain(|c| !left.contains(&(c.shard, c.device)));
-        for new in theirs.copies.iter().filter(|c| ours.shard(c.shard.into()).is_some()) {
-            let known = merged.copies.iter().any(|c| c.device == new.device && c.shard == new.shard);
-            if !known && !self.is_left(&id, new)? {
-                merged.copies.push(CopyRecord { failed: false, ..*new });
-            }
-        }
-        self.put_group(&merged)
-    }
-
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
         let (from, to) = left_range(id);
@@ -652,6 +631,11 @@ impl Changes {
 
     pub(crate) fn device<T: DeserializeOwned>(&self, uid: &Uid) -> Result<Option<T>, BookError> {
         self.known(DEVICES, uid.as_bytes())
+    }
+
+    /// How many devices something is known of.
+    pub(crate) fn devices(&self) -> Result<u64, BookError> {
+        Ok(self.0.open_table(DEVICES)?.len()?)
     }
 
     pub(crate) fn put_device<T: Serialize>(&self, uid: &Uid, record: &T) -> Result<(), BookError> {

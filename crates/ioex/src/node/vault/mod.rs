@@ -222,9 +222,9 @@ async fn handle_super(
         }
         VaultRequest::Prune { dry_run, max_unused } => done(prune::prune(node, dry_run, max_unused).await?),
         VaultRequest::Repair => done(watch::now(node).await?),
-        VaultRequest::PartnerAdd { uid } => done(partner::add(node, uid)?),
+        VaultRequest::PartnerAdd { uid } => done(partner::add(node, uid).await?),
         VaultRequest::PartnerRemove { uid } => done(partner::remove(node, uid).await?),
-        VaultRequest::PartnerList => done(partner::list(node)?),
+        VaultRequest::PartnerList => done(partner::list(node).await?),
         VaultRequest::ScheduleAdd(schedule) => done(schedule::add(node, schedule)?),
         VaultRequest::ScheduleList => done(schedule::list(node)?),
         VaultRequest::ScheduleRemove { name } => done(schedule::remove(node, &name)?),

@@ -12,10 +12,13 @@ use ioex_api::{
 };
 use ioex_base::UnixSeconds;
 use ioex_net::Mesh;
-use ioex_vault::repo::{
-    ChunkReader, Index, ObjectRef, PointId, PointRef, Root, Segment,
-    plan::{self, Change},
-    tree::{self, Content, Entry, ListingReader},
+use ioex_vault::{
+    health::WARNING_DAYS,
+    repo::{
+        ChunkReader, Index, ObjectRef, PointId, PointRef, Root, Segment,
+        plan::{self, Change},
+        tree::{self, Content, Entry, ListingReader},
+    },
 };
 
 use super::{
@@ -29,8 +32,6 @@ use super::{
 pub(super) const LISTINGS_DIR: &str = "listings";
 /// Fewest characters of a restore point's name.
 const ID_CHARS_MIN: usize = 4;
-/// Days before its end at which a restore point's owner is warned.
-const WARN_DAYS: [u64; 3] = [14, 7, 1];
 
 /// Numbers listings that are being fetched, so that two of one restore point do not meet.
 static NEW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -134,7 +135,7 @@ pub(super) fn warnings(points: &[PointRef], now: UnixSeconds) -> Vec<String> {
     let mut out = Vec::new();
     for p in points {
         let left = p.expires.since(now).div_ceil(ioex_base::DAY_SECONDS);
-        if WARN_DAYS.first().is_some_and(|most| left <= *most) {
+        if WARNING_DAYS.first().is_some_and(|most| left <= *most) {
             let days = if left == 1 { "1 day".to_owned() } else { format!("{left} days") };
             out.push(format!(
                 "restore point {} ends in {days}: `ioex backup renew {}` keeps it",

@@ -99,10 +99,7 @@ impl Queue {
     fn keep(&self, job: &Job) -> Result<(), ApiError> {
         let write = || {
             fs::create_dir_all(&self.dir)?;
-            let (path, new) = (self.path(job.id), self.path(job.id).with_extension("new"));
-            fs::write(&new, serde_json::to_vec_pretty(job)?)?;
-            fs::File::open(&new)?.sync_all()?;
-            fs::rename(new, path)
+            files::replace(&self.path(job.id), &serde_json::to_vec_pretty(job)?)
         };
         write().map_err(|e| fail(ErrorCode::Io, format!("the queue in {}: {e}", self.dir.display())))
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ioex_api::ApiError;
-use ioex_base::{ContentAddress, Uid, UnixSeconds};
+use ioex_base::{ContentAddress, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use tokio::task::JoinSet;
 
 use super::{
@@ -31,6 +31,13 @@ async fn find_copies(placing: &Placing, group: &mut GroupRecord) {
         found.extend(holders.into_iter().map(|device| CopyRecord { shard: at, device, failed: false }));
     }
     group.copies = found;
+}
+
+/// Until when a lease on something is taken now that is needed until `needed`. A device refuses one that
+/// outlives shards, and with it all that is asked for at once: a date may be later only because a clock was
+/// ahead when it was set.
+pub(super) fn lease_end(needed: UnixSeconds, now: UnixSeconds) -> UnixSeconds {
+    needed.min(now.plus(SHARD_LIFE_SECONDS))
 }
 
 impl GroupRecord {
@@ -97,5 +104,18 @@ impl Repo {
         }
         self.book.change(|c| groups.iter().try_for_each(|g| c.note_group(g)))?;
         Ok(groups.iter().filter(|g| g.is_lost()).filter_map(GroupRecord::id).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_from_a_clock_that_was_ahead_is_no_lease_that_a_device_refuses() {
+        let now = UnixSeconds(1_800_000_000);
+        let longest = now.plus(SHARD_LIFE_SECONDS);
+        assert_eq!(lease_end(now.plus(5), now), now.plus(5));
+        assert_eq!(lease_end(longest.plus(10 * ioex_base::DAY_SECONDS), now), longest);
     }
 }

@@ -31,11 +31,12 @@ use tokio::task::JoinSet;
 use self::charge::{Charge, own_charge, watched_charge};
 use super::{
     super::{Node, files},
-    book::{CopyRecord, GroupRecord, Owed},
+    book::{Book, BookError, CopyRecord, GroupRecord, Owed},
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     partner,
     placing::{Placing, capability, find_holders},
+    renew::lease_end,
     verify::{Ask, Dice, Told, audit},
 };
 
@@ -67,6 +68,17 @@ pub(super) struct DeviceRecord {
     pub(super) asked: Option<UnixSeconds>,
     /// When its leases were last extended to what is needed.
     pub(super) renewed: Option<UnixSeconds>,
+}
+
+impl DeviceRecord {
+    /// This record with what another member says of the device. When this node last extended its own leases
+    /// only this node knows.
+    pub(super) fn told(mut self, theirs: &Self, now: UnixSeconds) -> Self {
+        let asked = theirs.asked.map(|at| at.min(now));
+        self.health.join(&theirs.health, asked >= self.asked, now);
+        self.asked = self.asked.max(asked);
+        self
+    }
 }
 
 /// What a device proved or not, and what it would give back.
@@ -194,20 +206,7 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     let started = Instant::now();
     let grant = capability(node)?;
     let now = files::now();
-    let mut groups = Vec::new();
-    charge.book.each_group(|_, group| groups.push(group))?;
-    let (over, groups): (Vec<_>, Vec<_>) =
-        groups.into_iter().partition(|g| g.expires.plus(LEASE_GRACE_SECONDS) < now);
-    charge.book.change(|c| {
-        over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id))?;
-        c.forget_removed(UnixSeconds(now.0.saturating_sub(REMOVED_KEPT_SECONDS)))
-    })?;
-    let mut devices = HashMap::new();
-    for uid in groups.iter().flat_map(|g| &g.copies).map(|c| c.device) {
-        if let std::collections::hash_map::Entry::Vacant(new) = devices.entry(uid) {
-            new.insert(charge.book.device(&uid)?.unwrap_or_default());
-        }
-    }
+    let (groups, devices) = charge.book.off(move |book| take_stock(book, now)).await?;
     let living = node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members);
     let mut round = Round {
         node,
@@ -233,6 +232,28 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     partner::tell_devices(node, round.charge.repo, &round.charge.members, &round.mine).await;
     round.report.seconds = started.elapsed().as_secs_f64();
     Ok(round.report)
+}
+
+/// What is watched over at `now`, with what is known of the devices that hold it. What is over is forgotten.
+fn take_stock(
+    book: &Book,
+    now: UnixSeconds,
+) -> Result<(Vec<GroupRecord>, HashMap<Uid, DeviceRecord>), BookError> {
+    let mut groups = Vec::new();
+    book.each_group(|_, group| groups.push(group))?;
+    let (over, groups): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|g| g.expires.plus(LEASE_GRACE_SECONDS) < now);
+    book.change(|c| {
+        over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id))?;
+        c.forget_removed(UnixSeconds(now.0.saturating_sub(REMOVED_KEPT_SECONDS)))
+    })?;
+    let mut devices = HashMap::new();
+    for uid in groups.iter().flat_map(|g| &g.copies).map(|c| c.device) {
+        if let std::collections::hash_map::Entry::Vacant(new) = devices.entry(uid) {
+            new.insert(book.device(&uid)?.unwrap_or_default());
+        }
+    }
+    Ok((groups, devices))
 }
 
 impl Round<'_> {
@@ -403,7 +424,8 @@ impl Round<'_> {
             let mut by_end: BTreeMap<(Uid, UnixSeconds), Vec<ContentAddress>> = BTreeMap::new();
             for (at, _, shard) in held {
                 if let Some(group) = self.groups.get(at).filter(|g| g.expires > self.now) {
-                    by_end.entry((group.reader, group.expires)).or_default().push(shard.address);
+                    let end = lease_end(group.expires, self.now);
+                    by_end.entry((group.reader, end)).or_default().push(shard.address);
                 }
             }
             let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
@@ -442,8 +464,9 @@ impl Round<'_> {
         let mut work = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
-            // Only who was told that a copy is to go knows it.
-            if !leaves && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
+            // Only who was told that a copy is to go, or found that it is not there, knows it.
+            let knows = leaves || group.copies.iter().any(|copy| copy.failed);
+            if !knows && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
                 continue;
             }
             self.report.groups += 1;

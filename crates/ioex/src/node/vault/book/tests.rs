@@ -1,4 +1,12 @@
+use ioex_base::limits::SHARD_LIFE_SECONDS;
+
 use super::*;
+
+const NOW: UnixSeconds = UnixSeconds(1_000);
+
+fn word(say: Say) -> Word {
+    Word { say, reader: Uid::from_bytes([9; 32]), now: NOW }
+}
 
 fn group(n: u8) -> GroupRecord {
     let shard = |n| ShardRef { address: ContentAddress::from_bytes([n; 32]), bytes: 16_384 };
@@ -41,7 +49,7 @@ fn partners_agree_about_a_group_and_no_copy_is_lost() {
     let agree = || owner.buckets().unwrap() == other.buckets().unwrap();
     let give = |from: &Book, to: &Book, say| {
         let record = from.exchanged(&id).unwrap().unwrap();
-        to.change(|c| c.merge_group(&record, say)).unwrap();
+        to.change(|c| c.merge_group(&record, word(say))).unwrap();
     };
     owner.change(|c| c.put_group(&base)).unwrap();
     give(&owner, &other, Say::Copies);
@@ -71,10 +79,11 @@ fn partners_agree_about_a_group_and_no_copy_is_lost() {
     assert_eq!(known.expires, UnixSeconds(2_000));
     assert!(known.copies.contains(&copy(0, 6)), "{known:?}");
     assert!(agree());
-    // Only the owner moves the date, and says what is removed.
+    // An older date says nothing.
     other.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5))).unwrap();
     give(&other, &owner, Say::Adopt);
     assert_eq!(owner.group(&id).unwrap().unwrap().expires, UnixSeconds(2_000));
+    // Only the owner says what is removed.
     owner.change(|c| c.remove_group(&id)).unwrap();
     give(&other, &owner, Say::Adopt);
     assert!(owner.was_removed(&id).unwrap() && owner.group(&id).unwrap().is_none());
@@ -96,7 +105,7 @@ fn what_was_given_up_does_not_come_back() {
     a.change(|c| c.update_group(&id, |g| g.copies.clear())).unwrap();
     for (from, to) in [(&b, &a), (&a, &b)] {
         let record = from.exchanged(&id).unwrap().unwrap();
-        to.change(|c| c.merge_group(&record, Say::Copies)).unwrap();
+        to.change(|c| c.merge_group(&record, word(Say::Copies))).unwrap();
     }
     assert!(a.group(&id).unwrap().unwrap().copies.is_empty());
     assert!(b.group(&id).unwrap().unwrap().copies.is_empty());
@@ -188,5 +197,75 @@ fn what_was_given_up_is_not_remembered_without_end() {
     .unwrap();
     let record = book.exchanged(&id).unwrap().unwrap();
     assert_eq!(record.0.len(), LEFT_MAX);
+    assert!(wire::encode(&record).len() < ioex_net::questions::REPLY_MAX_BYTES / 2);
+}
+
+/// Two machines with the same words have a partner in common; one of them renewed what both know.
+#[test]
+fn a_machine_with_an_older_date_does_not_take_a_renewal_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (one, two, partner) = (book("one"), book("two"), book("partner"));
+    let base = group(1);
+    let id = base.id().unwrap();
+    for book in [&one, &two, &partner] {
+        book.change(|c| c.put_group(&base)).unwrap();
+    }
+    let give = |from: &Book, to: &Book, say| {
+        let record = from.exchanged(&id).unwrap().unwrap();
+        to.change(|c| c.merge_group(&record, word(say))).unwrap();
+    };
+    let date = |book: &Book| book.group(&id).unwrap().unwrap().expires;
+    one.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5_000))).unwrap();
+    give(&one, &partner, Say::Owner);
+    give(&two, &partner, Say::Owner);
+    assert_eq!(date(&partner), UnixSeconds(5_000));
+    give(&partner, &two, Say::Adopt);
+    assert_eq!(date(&two), UnixSeconds(5_000), "the other machine learns of it");
+    give(&partner, &one, Say::Copies);
+    assert_eq!(date(&one), UnixSeconds(5_000));
+    // What is being given back is not kept because a partner has not heard of it.
+    one.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(0))).unwrap();
+    give(&partner, &one, Say::Adopt);
+    assert_eq!(date(&one), UnixSeconds(0));
+    give(&one, &partner, Say::Owner);
+    assert_eq!(date(&partner), UnixSeconds(0));
+}
+
+#[test]
+fn a_hostile_partner_cannot_make_the_book_unusable() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    let device = |n: usize| Uid::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    let tell = |left: Vec<(u16, Uid)>, group: &GroupRecord, say| {
+        book.change(|c| c.merge_group(&(left.clone(), group.clone()), word(say))).unwrap();
+    };
+    let good = group(1);
+    let shard = good.data[0];
+    let too_late = NOW.plus(SHARD_LIFE_SECONDS + 4 * ioex_base::DAY_SECONDS);
+    for bad in [
+        GroupRecord { reader: Uid::from_bytes([8; 32]), ..good.clone() },
+        GroupRecord { expires: too_late, ..good.clone() },
+        GroupRecord { parity: vec![shard; 96], ..good.clone() },
+        GroupRecord { parity: vec![ShardRef { bytes: u32::MAX, ..shard }], ..good.clone() },
+        GroupRecord { parity: vec![ShardRef { bytes: 0, ..shard }], ..good.clone() },
+        GroupRecord { copies: vec![good.copies[0]; LEFT_MAX + 1], ..good.clone() },
+    ] {
+        for say in [Say::Owner, Say::Adopt] {
+            tell(Vec::new(), &bad, say);
+            assert!(book.group(&good.id().unwrap()).unwrap().is_none(), "{bad:?}");
+        }
+    }
+    tell(vec![(0, device(0)); LEFT_MAX + 1], &good, Say::Owner);
+    assert!(book.group(&good.id().unwrap()).unwrap().is_none());
+    tell(Vec::new(), &good, Say::Owner);
+    // Ever new copies.
+    for part in 0..4usize {
+        let copy = |n| CopyRecord { shard: 0, device: device(part * 400 + n), failed: false };
+        let more = GroupRecord { copies: (0..400).map(copy).collect(), ..good.clone() };
+        tell(Vec::new(), &more, Say::Copies);
+    }
+    let record = book.exchanged(&good.id().unwrap()).unwrap().unwrap();
+    assert_eq!(record.1.copies.len(), LEFT_MAX);
     assert!(wire::encode(&record).len() < ioex_net::questions::REPLY_MAX_BYTES / 2);
 }

@@ -11,7 +11,7 @@ use ioex_net::{
 use super::{
     super::{
         Repo,
-        book::{BUCKETS, Book, BookError, GroupRecord, Say},
+        book::{BUCKETS, Book, BookError, GroupRecord, Say, Word},
         manage::release,
         placing::capability,
         watch::DeviceRecord,
@@ -20,6 +20,9 @@ use super::{
     wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply, Shown},
 };
 use crate::node::files;
+
+/// Most devices of which something is remembered because a partner told it.
+const DEVICES_KEPT_MAX: u64 = 100_000;
 
 /// Answers partners for as long as the node lives.
 pub(in super::super) struct Answering(pub(in super::super) Weak<Node>);
@@ -53,11 +56,20 @@ enum Place {
 }
 
 impl Place {
-    fn book(&self) -> &Book {
+    fn book(&self) -> &Arc<Book> {
         match self {
             Self::Own(repo) => &repo.book,
             Self::Watched(watched, _) => &watched.book,
         }
+    }
+
+    /// How far the word of one goes that has this say.
+    fn word(&self, say: Say) -> Word {
+        let reader = match self {
+            Self::Own(repo) => repo.keys.reader.uid(),
+            Self::Watched(_, mandate) => mandate.reader,
+        };
+        Word { say, reader, now: files::now() }
     }
 
     /// What `from` may say about it; `None` when it has no say.
@@ -151,7 +163,8 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             let place = place(node, &repo)?;
             let say = place.say(node, from).ok_or(No::NotFound)?;
             // Leases are never given up on another's word, except for what the owner drops.
-            let merged = place.book().change(|c| records.iter().try_for_each(|r| c.merge_group(r, say)));
+            let word = place.word(say);
+            let merged = place.book().change(|c| records.iter().try_for_each(|r| c.merge_group(r, word)));
             merged.map_err(failed)?;
             done(Reply::Done)
         }
@@ -203,11 +216,10 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             let part = |uid: &Uid| ioex_vault::health::responsible(&living, uid.as_bytes()) == Some(from);
             let put = place.book().change(|c| {
                 for (uid, record) in devices.iter().filter(|(uid, _)| part(uid)) {
-                    // When this node last extended its own leases only this node knows.
                     let known: Option<DeviceRecord> = c.device(uid)?;
-                    let asked = record.asked.map(|at| at.min(now));
-                    let renewed = known.and_then(|known| known.renewed);
-                    c.put_device(uid, &DeviceRecord { asked, renewed, ..record.clone() })?;
+                    if known.is_some() || c.devices()? < DEVICES_KEPT_MAX {
+                        c.put_device(uid, &known.unwrap_or_default().told(record, now))?;
+                    }
                 }
                 Ok(())
             });

@@ -65,7 +65,7 @@ struct Kept {
 /// The repository of another owner that this node watches over as well.
 pub(super) struct Watched {
     pub(super) repo: Uid,
-    pub(super) book: Book,
+    pub(super) book: Arc<Book>,
     /// Held by whatever looks after it: one at a time.
     pub(super) work: tokio::sync::Mutex<()>,
 }
@@ -196,7 +196,7 @@ impl Partners {
         }
         let folder = self.dir.join(WATCHED_DIR);
         files::private_dir(&folder).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
-        let book = Book::open(&self.path_of(&repo))?;
+        let book = Arc::new(Book::open(&self.path_of(&repo))?);
         let watched = Arc::new(Watched { repo, book, work: tokio::sync::Mutex::new(()) });
         open.insert(repo, watched.clone());
         Ok(watched)
@@ -227,7 +227,7 @@ fn only_super(node: &Node) -> Result<(), ApiError> {
 }
 
 /// See [`ioex_api::vault::VaultRequest::PartnerAdd`].
-pub(super) fn add(node: &Node, uid: Uid) -> Result<PartnerList, ApiError> {
+pub(super) async fn add(node: &Node, uid: Uid) -> Result<PartnerList, ApiError> {
     only_super(node)?;
     if !node.mesh.friends().iter().any(|f| f.uid == uid) {
         return Err(fail(
@@ -245,7 +245,7 @@ pub(super) fn add(node: &Node, uid: Uid) -> Result<PartnerList, ApiError> {
         partners.write(list)?;
     }
     node.vault.wake.notify_one();
-    self::list(node)
+    self::list(node).await
 }
 
 /// See [`ioex_api::vault::VaultRequest::PartnerRemove`].
@@ -271,12 +271,11 @@ pub(super) async fn remove(node: &Node, uid: Uid) -> Result<Empty, ApiError> {
 }
 
 /// See [`ioex_api::vault::VaultRequest::PartnerList`].
-pub(super) fn list(node: &Node) -> Result<PartnerList, ApiError> {
+pub(super) async fn list(node: &Node) -> Result<PartnerList, ApiError> {
     let partners = &node.vault.partners;
     let mut watched = Vec::new();
     for w in partners.watched() {
-        let mut groups = 0;
-        w.book.each_digest(None, |_, _| groups += 1)?;
+        let groups = w.book.off(Book::groups).await?;
         watched.extend(w.mandate()?.map(|m| (m.owner, groups)));
     }
     let own = node.vault.existing().map(|repo| repo.keys.repo());

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ioex_api::ApiError;
@@ -11,13 +12,18 @@ use ioex_net::questions::QuestionError;
 
 use super::{
     super::{
+        super::files,
         Node,
-        book::{BUCKETS, Book, Say},
+        book::{BUCKETS, Book, Exchanged, Say, Word},
         watch::DeviceRecord,
     },
     locked, mandate_for,
     wire::{self, DEVICES_MAX, NAMES_MAX, Question, Reply, Shown},
 };
+
+/// The books of one repository are compared with one partner for so long; what is left comes the next time.
+/// A partner that is slow, or hostile, must not keep this node from its own rounds.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why an exchange did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,8 @@ enum SyncError {
     WrongAnswer,
     #[error(transparent)]
     Book(#[from] super::super::book::BookError),
+    #[error("it took too long")]
+    TooLong,
     #[error("{0}")]
     Own(String),
 }
@@ -50,14 +58,23 @@ struct Side<'a> {
     node: &'a Node,
     partner: Uid,
     repo: Uid,
-    book: &'a Book,
+    book: &'a Arc<Book>,
+    /// Public reader key of the repository.
+    reader: Uid,
     /// What the partner may say about this repository.
     theirs: Say,
 }
 
 impl Side<'_> {
+    /// Compares all, in the time that there is.
     async fn compare(&self, mandate: Option<Shown>) -> Result<(), SyncError> {
-        let question = Question::Compare { repo: self.repo, mandate, buckets: self.book.buckets()? };
+        let compared = tokio::time::timeout(EXCHANGE_TIMEOUT, self.compare_all(mandate)).await;
+        compared.unwrap_or(Err(SyncError::TooLong))
+    }
+
+    async fn compare_all(&self, mandate: Option<Shown>) -> Result<(), SyncError> {
+        let buckets = self.book.off(Book::buckets).await?;
+        let question = Question::Compare { repo: self.repo, mandate, buckets };
         let Reply::Buckets(mut differ) = ask(self.node, self.partner, &question).await? else {
             return Err(SyncError::WrongAnswer);
         };
@@ -66,12 +83,16 @@ impl Side<'_> {
         if differ.is_empty() {
             return Ok(());
         }
-        let mut own: Vec<HashMap<ContentAddress, u64>> = vec![HashMap::new(); BUCKETS];
-        self.book.each_digest(None, |id, digest| {
-            if let Some(bucket) = own.get_mut(usize::from(id.as_bytes()[0])) {
-                bucket.insert(id, digest);
-            }
-        })?;
+        let digests = |book: &Book| {
+            let mut own: Vec<HashMap<ContentAddress, u64>> = vec![HashMap::new(); BUCKETS];
+            book.each_digest(None, |id, digest| {
+                if let Some(bucket) = own.get_mut(usize::from(id.as_bytes()[0])) {
+                    bucket.insert(id, digest);
+                }
+            })?;
+            Ok(own)
+        };
+        let mut own = self.book.off(digests).await?;
         for bucket in differ {
             let ours = own.get_mut(usize::from(bucket)).map(std::mem::take).unwrap_or_default();
             self.bucket(bucket, ours).await?;
@@ -104,24 +125,30 @@ impl Side<'_> {
         }
         while !get.is_empty() {
             let groups: Vec<ContentAddress> = get.iter().copied().take(NAMES_MAX).collect();
-            let Reply::Records(records) = ask(node, self.partner, &Question::Get { repo, groups }).await?
+            let asked: HashSet<ContentAddress> = groups.iter().copied().collect();
+            let Reply::Records(mut records) =
+                ask(node, self.partner, &Question::Get { repo, groups }).await?
             else {
                 return Err(SyncError::WrongAnswer);
             };
+            // Nobody slips in what was not asked for.
+            records.retain(|(_, r)| r.id().is_some_and(|id| asked.contains(&id)));
             let before = get.len();
             let came: HashSet<ContentAddress> = records.iter().filter_map(|(_, r)| r.id()).collect();
             get.retain(|id| !came.contains(id));
-            let theirs = self.theirs;
-            self.book.change(|c| records.iter().try_for_each(|r| c.merge_group(r, theirs)))?;
+            let word = Word { say: self.theirs, reader: self.reader, now: files::now() };
+            let take =
+                move |book: &Book| book.change(|c| records.iter().try_for_each(|r| c.merge_group(r, word)));
+            self.book.off(take).await?;
             if get.len() == before {
                 // What it does not have any more it dropped meanwhile.
                 break;
             }
         }
-        let mut records = Vec::new();
-        for id in put {
-            records.extend(self.book.exchanged(&id)?);
-        }
+        let read = move |book: &Book| -> Result<Vec<Exchanged>, _> {
+            put.iter().filter_map(|id| book.exchanged(id).transpose()).collect()
+        };
+        let records = self.book.off(read).await?;
         for page in wire::pages(records) {
             tell(node, self.partner, &Question::Put { repo, records: page }).await?;
         }
@@ -147,7 +174,8 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
                 let (repo_uid, book) = (repo.keys.repo(), &repo.book);
                 // A machine that took the recovery key over learns from its partners what was stored.
                 let theirs = Say::Adopt;
-                let side = Side { node, partner: *partner, repo: repo_uid, book, theirs };
+                let reader = repo.keys.reader.uid();
+                let side = Side { node, partner: *partner, repo: repo_uid, book, reader, theirs };
                 side.compare(Some(mandate)).await
             };
             if !note(node, *partner, done.await) {
@@ -164,8 +192,11 @@ pub(in super::super) async fn exchange(node: &Node, all: bool) {
                 continue;
             }
             let theirs = if *member == mandate.owner { Say::Owner } else { Say::Copies };
-            let side = Side { node, partner: *member, repo: watched.repo, book: &watched.book, theirs };
-            note(node, *member, side.compare(None).await);
+            let (repo, book, reader) = (watched.repo, &watched.book, mandate.reader);
+            let side = Side { node, partner: *member, repo, book, reader, theirs };
+            if !note(node, *member, side.compare(None).await) {
+                partners.retain(|uid| uid != member);
+            }
         }
     }
 }

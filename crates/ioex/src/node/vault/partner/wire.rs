@@ -2,9 +2,13 @@
 
 use ioex_base::{ContentAddress, Sealed, SignedGrant, Uid, wire};
 use ioex_net::questions::{QUESTION_MAX_BYTES, REPLY_MAX_BYTES};
+use ioex_vault::health::DEVICE_HEALTH_MAX_BYTES;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{book::Exchanged, watch::DeviceRecord};
+use super::super::{
+    book::{BUCKETS, Exchanged, GROUPS_MAX},
+    watch::DeviceRecord,
+};
 
 /// Version of these messages.
 const VERSION: u8 = 1;
@@ -18,6 +22,13 @@ pub(super) const NAMES_MAX: usize = 1_024;
 pub(super) const BUCKET_MAX: usize = REPLY_MAX_BYTES / 42;
 /// Devices in one question.
 pub(super) const DEVICES_MAX: usize = 1_024;
+/// Longest device with its record in bytes: a name, two optional dates, and its health.
+const DEVICE_RECORD_MAX_BYTES: usize = 32 + 2 * 11 + DEVICE_HEALTH_MAX_BYTES;
+
+const _: () = {
+    assert!(GROUPS_MAX <= (BUCKETS * BUCKET_MAX) as u64, "all groups of a book can be compared");
+    assert!(DEVICES_MAX * DEVICE_RECORD_MAX_BYTES + 64 < QUESTION_MAX_BYTES, "any records fit");
+};
 
 /// What the owner of a repository gives to a partner with the first question. Signed by the repository.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What is watched over: a repository, and on whose behalf.
 
+use std::sync::Arc;
+
 use ioex_api::ApiError;
 use ioex_base::{SignedGrant, Uid};
 
@@ -8,7 +10,7 @@ use super::super::{super::Node, Repo, book::Book, fetch::fetch_grant, partner};
 /// What is watched over: the own repository, or a partner's.
 pub(super) struct Charge<'a> {
     pub(super) repo: Uid,
-    pub(super) book: &'a Book,
+    pub(super) book: &'a Arc<Book>,
     /// Lets this node read the shards.
     pub(super) read: SignedGrant,
     /// Public reader key of the repository.
