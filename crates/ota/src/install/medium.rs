@@ -44,6 +44,14 @@ impl FileMedium {
         Ok(Self(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
+    /// Opens what exists, for reading alone.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn open_to_read(path: &Path) -> io::Result<Self> {
+        Ok(Self(File::open(path)?))
+    }
+
     /// Opens a file, or makes one of `length` bytes. An existing shorter one is lengthened.
     ///
     /// # Errors

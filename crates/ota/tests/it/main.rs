@@ -6,3 +6,4 @@ mod fleet;
 mod interop;
 mod power;
 mod swap;
+mod swap_power;
