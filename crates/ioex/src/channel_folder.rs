@@ -264,6 +264,7 @@ impl ChannelFolder {
             model: self.model.clone(),
             root: String::from_utf8(self.first_root())?,
             package_key: seed_hex(&self.key("package")?),
+            pack_key: Some(self.pack_key()?),
             matchers,
             built,
         };

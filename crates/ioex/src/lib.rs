@@ -7,6 +7,7 @@
 //! ([`out`]), for people or as JSON; progress goes to stderr ([`progress`]); failures have
 //! documented exit codes ([`exit`]).
 
+mod archive;
 pub mod authority;
 #[cfg(feature = "super")]
 pub mod channel_folder;

@@ -65,6 +65,7 @@ mod manifest;
 mod name;
 mod owner;
 mod pack;
+mod parts;
 mod place;
 pub mod proof;
 mod rank;
@@ -87,6 +88,7 @@ pub use manifest::{
 pub use name::{NameError, safe_file_name};
 pub use owner::OwnerKey;
 pub use pack::{PackError, Packer};
+pub use parts::{Parts, Place};
 pub use place::{HOLDERS_MAX, Holder, Placement, Placer, Replacement, Shortfall, place, replace};
 pub use rank::{Provider, rank};
 pub use redundancy::{

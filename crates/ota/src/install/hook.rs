@@ -99,14 +99,28 @@ impl Hook {
     /// # Errors
     /// [`HookError`].
     pub fn run(&self, phase: Phase, package: Option<&PathBuf>, version: Version) -> Result<(), HookError> {
-        let program = self.program.display().to_string();
-        let timeout = self.timeout.min(Duration::from_secs(HOOK_TIMEOUT_MAX_SECONDS));
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(phase.name());
         command.env("IOEX_OTA_VERSION", version.to_string());
         if let Some(package) = package {
             command.env("IOEX_OTA_PACKAGE", package);
         }
+        self.finish(command, phase.name())
+    }
+
+    /// Runs a command that is not told what for, such as one that restarts the device.
+    ///
+    /// # Errors
+    /// [`HookError`].
+    pub fn run_as_is(&self) -> Result<(), HookError> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        self.finish(command, "restart")
+    }
+
+    fn finish(&self, mut command: Command, phase: &'static str) -> Result<(), HookError> {
+        let program = self.program.display().to_string();
+        let timeout = self.timeout.min(Duration::from_secs(HOOK_TIMEOUT_MAX_SECONDS));
         // A group of its own, so that children of a script end with it.
         command.stdin(Stdio::null()).process_group(0);
         let mut child =
@@ -119,7 +133,7 @@ impl Hook {
             Ok(true) => {}
             Ok(false) => {
                 let seconds = timeout.as_secs();
-                return Err(HookError::Timeout { program, phase: phase.name(), seconds });
+                return Err(HookError::Timeout { program, phase, seconds });
             }
             Err(error) => return Err(HookError::Wait { program, error }),
         }
@@ -127,7 +141,7 @@ impl Hook {
         if status.success() {
             return Ok(());
         }
-        Err(HookError::Failed { program, phase: phase.name(), status: status.to_string() })
+        Err(HookError::Failed { program, phase, status: status.to_string() })
     }
 }
 
@@ -186,7 +200,9 @@ mod tests {
             move || std::fs::read(fifo).unwrap()
         });
         let script = format!("(exec > {}; echo here; exec tail -f /dev/null) & wait", fifo.display());
-        let result = shell(&script, Duration::from_secs(1));
+        let arguments = vec!["-c".to_owned(), script];
+        let hook = Hook { program: "/bin/sh".into(), arguments, timeout: Duration::from_secs(1) };
+        let result = hook.run_as_is();
         assert!(matches!(result, Err(HookError::Timeout { .. })), "{result:?}");
         assert_eq!(reader.join().unwrap(), b"here\n");
     }

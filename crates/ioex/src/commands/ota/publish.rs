@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use super::channel::{hand_over, told};
 use crate::{
+    archive::archive_folder,
     channel_folder::{ChannelFolder, read_roster},
     cli::{OrderArgs, PublishArgs, RolloutArgs},
     commands::{Context, absolute},
@@ -88,33 +89,6 @@ impl Drop for Archive {
     }
 }
 
-/// Puts what is in a folder into an archive: in order of name, with kind and permission bits as they are, and without
-/// owners and dates, so that the same folder is the same archive.
-fn archive_folder(builder: &mut tar::Builder<fs::File>, folder: &Path, inside: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mut entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let (path, name) = (entry.path(), inside.join(entry.file_name()));
-        let meta = path.symlink_metadata()?;
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(meta.mode() & 0o7777);
-        header.set_size(0);
-        if meta.is_dir() {
-            header.set_entry_type(tar::EntryType::Directory);
-            builder.append_data(&mut header, &name, std::io::empty())?;
-            archive_folder(builder, &path, &name)?;
-        } else if meta.is_symlink() {
-            header.set_entry_type(tar::EntryType::Symlink);
-            builder.append_link(&mut header, &name, fs::read_link(&path)?)?;
-        } else {
-            header.set_size(meta.len());
-            builder.append_data(&mut header, &name, fs::File::open(&path)?)?;
-        }
-    }
-    Ok(())
-}
-
 /// Files as they are, folders as archives with their digests.
 fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec<Archive>)> {
     let (mut images, mut archives) = (Vec::new(), Vec::new());
@@ -130,9 +104,7 @@ fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec
         let (path, tree) = if meta.is_dir() {
             let archive = absolute(&dir.join(format!(".{name}.tar")))?;
             let digest = tree_digest(&path).with_context(|| path.display().to_string())?;
-            let mut builder = tar::Builder::new(fs::File::create(&archive)?);
-            archive_folder(&mut builder, &path, Path::new("")).with_context(|| path.display().to_string())?;
-            builder.into_inner()?.sync_all()?;
+            archive_folder(&path, &archive).with_context(|| path.display().to_string())?;
             archives.push(Archive(archive.clone()));
             (archive, Some(digest))
         } else {

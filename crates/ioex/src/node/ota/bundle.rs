@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use ioex_base::{ContentAddress, NodeKey, Uid, UnixSeconds};
 use ioex_ota::{Trust, channel_address};
+use ioex_vault::OwnerKey;
 use serde::{Deserialize, Serialize};
 
 /// Largest file in bytes.
@@ -26,6 +27,10 @@ pub(crate) struct BundleFile {
     /// The private half of the key that packages are sealed to, in hexadecimal. It is in every device
     /// of the model, so it keeps packages from the nodes that pass them on, not from owners.
     pub(crate) package_key: String,
+    /// The key under which packages are cut, in hexadecimal: with it a device finds the parts of an update in what it
+    /// runs. Without it the first update of a device is fetched whole. Who has the key above reads packages anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pack_key: Option<String>,
     /// Super nodes to ask first. Others are found under the channel's address.
     pub(crate) matchers: Vec<Uid>,
     /// When the firmware was made: its date is not earlier.
@@ -38,6 +43,8 @@ pub(crate) struct Bundle {
     pub(crate) model: String,
     pub(crate) channel: ContentAddress,
     pub(crate) key: NodeKey,
+    /// With what packages are cut.
+    pub(crate) cut: Option<OwnerKey>,
     pub(crate) matchers: Vec<Uid>,
     pub(crate) trust: Trust,
     /// The first root, for those who begin with it.
@@ -75,11 +82,13 @@ impl Bundle {
             read.format
         );
         let seed = key_bytes(&read.package_key).context("its key is no key")?;
+        let cut = read.pack_key.as_deref().map(|key| key_bytes(key).context("its packing key is no key"));
         let root = read.root.into_bytes();
         Ok(Self {
             channel: channel_address(&root),
             trust: Trust::first(&root, read.built)?,
             key: NodeKey::from_seed(seed),
+            cut: cut.transpose()?.map(OwnerKey::from_bytes),
             brand: read.brand,
             model: read.model,
             matchers: read.matchers,

@@ -29,6 +29,7 @@ use super::{
     bundle::Bundle,
     host::{Host, Moment},
     installer::Installer,
+    own::Own,
 };
 use crate::{
     config::{Consent, OtaConfig},
@@ -176,6 +177,20 @@ pub(crate) struct Device {
     pub(super) host: Host,
     /// Who ends a trial: its health, or somebody's word.
     turn: tokio::sync::Mutex<()>,
+    /// Parts of the package that is coming, in what runs.
+    own: Mutex<OwnParts>,
+}
+
+/// What of a package lies in what runs.
+#[derive(Default)]
+enum OwnParts {
+    /// Nobody looked.
+    #[default]
+    Unknown,
+    /// Looked at for this package.
+    Found(ContentAddress, Arc<Own>),
+    /// Of no use for this package: it cannot be read, or changes.
+    Useless(ContentAddress),
 }
 
 /// The first day of the month of `now`, in days since 1970.
@@ -232,6 +247,7 @@ impl Device {
             signed: Mutex::default(),
             host: Host::default(),
             turn: tokio::sync::Mutex::default(),
+            own: Mutex::default(),
         })
     }
 
@@ -484,6 +500,9 @@ impl Device {
     /// Runs until `stop`.
     pub(super) async fn run(self: Arc<Self>, ota: Arc<Ota>, stop: CancellationToken) {
         self.tell_standing();
+        if let Err(e) = self.count_start().await {
+            tracing::warn!("update: {e:#}");
+        }
         // After a cut the installer knows better than the state's file.
         if let Err(e) = self.reconcile().await {
             tracing::warn!("update: {e:#}");

@@ -166,7 +166,7 @@ enum Dialled {
 }
 
 impl Download {
-    /// Prepares one; `budget` bounds what may come over the network, in bytes.
+    /// Prepares one; `budget` bounds what may come over the network, in bytes. Shards in `spared` are not needed.
     ///
     /// # Errors
     /// [`DownloadError::Package`].
@@ -175,10 +175,13 @@ impl Download {
         live: Arc<Live>,
         shelf: Shelf,
         receipts: Arc<Receipts>,
+        spared: &Bits,
         budget: u64,
         seed: u64,
     ) -> Result<Arc<Self>, DownloadError> {
-        let swarm = Swarm::new(&live.package.sizes(), &live.have(), budget, seed);
+        let mut done = live.have();
+        done.add(spared);
+        let swarm = Swarm::new(&live.package.sizes(), &done, budget, seed);
         let swarm = Mutex::new(swarm.map_err(|e| DownloadError::Package(e.to_string()))?);
         let (relayed, broken) = (Mutex::default(), Mutex::default());
         let (wake, tabs) = (Notify::new(), Mutex::default());

@@ -11,6 +11,7 @@ use ioex_ota::{
 };
 
 use super::{
+    own::{Own, Stream, Streams},
     package::{Package, PackageError},
     shelf::Shelf,
 };
@@ -22,6 +23,13 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(120);
 /// The file that says what a hook installed, in the node's folder.
 const HOOK_STATE: &str = "hook.json";
+/// The archive of a folder that runs, in the node's folder, while parts of it are taken.
+const OWN_ARCHIVE: &str = "own.tar";
+/// How much of a slot is looked at for parts of a new image: so many times the new one's length. What lies behind
+/// the image in a large slot is not worth the time.
+const LOOKED_AT_TIMES: u64 = 2;
+/// How long the command that starts a version may take: to ask for a restart takes seconds.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
 /// The package for a hook, in the node's folder.
 const HOOK_PACKAGE: &str = "package";
 
@@ -100,7 +108,52 @@ pub(crate) struct Installer {
 
 impl Installer {
     pub(crate) fn new(config: &OtaConfig, dir: PathBuf) -> Self {
+        // What a crash left.
+        let _ = fs::remove_file(dir.join(OWN_ARCHIVE));
         Self { config: config.clone(), dir }
+    }
+
+    /// What runs, where parts of a release may lie. Of what a hook installed nobody knows where it is.
+    ///
+    /// # Errors
+    /// When it cannot be found or read.
+    pub(crate) fn runs(&self, release: &Release) -> Result<Streams, InstallFailure> {
+        let mut streams = Streams::default();
+        match &self.config.install {
+            InstallTarget::Pair { slots, running, .. } => {
+                let slot = running_slot(running)?;
+                for image in &release.images {
+                    let Some(pair) = slots.iter().find(|pair| pair.name == image.name) else { continue };
+                    let path = if slot == Slot::A { pair.a.clone() } else { pair.b.clone() };
+                    let max_bytes = image.length.saturating_mul(LOOKED_AT_TIMES);
+                    streams.all.push(Stream { path, max_bytes });
+                }
+            }
+            InstallTarget::Swap { path } if path.is_dir() => {
+                let archive = self.dir.join(OWN_ARCHIVE);
+                streams.archive = Some(archive.clone());
+                crate::archive::archive_folder(path, &archive).map_err(at(path))?;
+                streams.all.push(Stream { path: archive, max_bytes: u64::MAX });
+            }
+            InstallTarget::Swap { path } if path.is_file() => {
+                streams.all.push(Stream { path: path.clone(), max_bytes: u64::MAX });
+            }
+            InstallTarget::Swap { .. } | InstallTarget::Hook { .. } => {}
+        }
+        Ok(streams)
+    }
+
+    /// Counts a start of what lies at the target, while it is on trial; a boot loader does that for slots. Returns
+    /// whether its starts were used up, and the version before is back.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn count_start(&self) -> Result<bool, InstallFailure> {
+        let InstallTarget::Swap { path } = &self.config.install else { return Ok(false) };
+        let mut swap = Swap::open(path, self.config.installed)?;
+        let was_on_trial = swap.on_trial();
+        swap.start()?;
+        Ok(was_on_trial && !swap.on_trial())
     }
 
     /// Sets up what is set up once, and says how the device stands.
@@ -165,6 +218,7 @@ impl Installer {
         &self,
         shelf: &Shelf,
         package: &Package,
+        own: Option<&Own>,
         release: &Release,
         device: &Device,
         progress: impl Fn(u64),
@@ -173,7 +227,7 @@ impl Installer {
             InstallTarget::Pair { state, slots, .. } => {
                 let mut pair = self.pair(state, slots)?;
                 let mut writer = pair.begin(release, device)?;
-                package.join(shelf, writer.at(), |bytes| {
+                package.join(shelf, own, writer.at(), |bytes| {
                     writer.write(bytes)?;
                     progress(writer.at());
                     Ok::<(), InstallFailure>(())
@@ -187,9 +241,9 @@ impl Installer {
                 let executable = is_executable(path);
                 let mut writer = swap.begin(release, device)?;
                 if is_folder {
-                    self.unpack(shelf, package, &new, progress)?;
+                    self.unpack(shelf, package, own, &new, progress)?;
                 } else {
-                    package.join(shelf, writer.at(), |bytes| {
+                    package.join(shelf, own, writer.at(), |bytes| {
                         writer.write(bytes)?;
                         progress(writer.at());
                         Ok::<(), InstallFailure>(())
@@ -204,7 +258,7 @@ impl Installer {
                     return Err(InstallFailure::FailedBefore);
                 }
                 let path = self.dir.join(HOOK_PACKAGE);
-                self.whole(shelf, package, release, &path, progress)
+                self.whole(shelf, package, own, release, &path, progress)
             }
         }
     }
@@ -214,6 +268,7 @@ impl Installer {
         &self,
         shelf: &Shelf,
         package: &Package,
+        own: Option<&Own>,
         release: &Release,
         path: &PathBuf,
         progress: impl Fn(u64),
@@ -223,7 +278,7 @@ impl Installer {
         let (mut written, mut images) = (0_u64, release.images.iter());
         let mut image = images.next();
         let (mut hasher, mut left) = (blake3::Hasher::new(), image.map_or(0, |image| image.length));
-        package.join(shelf, 0, |mut bytes| {
+        package.join(shelf, own, 0, |mut bytes| {
             file.write_all(bytes).map_err(at(path))?;
             written += bytes.len() as u64;
             progress(written);
@@ -254,6 +309,7 @@ impl Installer {
         &self,
         shelf: &Shelf,
         package: &Package,
+        own: Option<&Own>,
         new: &PathBuf,
         progress: impl Fn(u64),
     ) -> Result<(), InstallFailure> {
@@ -262,7 +318,7 @@ impl Installer {
             use io::Write as _;
             let mut file = io::BufWriter::new(fs::File::create(&archive).map_err(at(&archive))?);
             let mut written = 0;
-            package.join(shelf, 0, |bytes| {
+            package.join(shelf, own, 0, |bytes| {
                 file.write_all(bytes).map_err(at(&archive))?;
                 written += bytes.len() as u64;
                 progress(written);
@@ -406,21 +462,15 @@ impl Installer {
         }
     }
 
-    /// Starts the device, or what was replaced, anew.
+    /// Starts the device, or what was replaced, anew. False when there is no command for it.
     ///
     /// # Errors
-    /// When there is no command for it, or it fails.
-    pub(crate) fn restart(&self) -> io::Result<bool> {
-        let Some((program, arguments)) = self.config.restart.split_first() else { return Ok(false) };
-        let status = std::process::Command::new(program)
-            .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .status()?;
-        if status.success() {
-            Ok(true)
-        } else {
-            Err(io::Error::other(format!("{program} ended with {status}")))
+    /// When the command fails, or takes too long; it is ended then.
+    pub(crate) fn restart(&self) -> Result<bool, HookError> {
+        if self.config.restart.is_empty() {
+            return Ok(false);
         }
+        hook(&self.config.restart, RESTART_TIMEOUT).run_as_is().map(|()| true)
     }
 }
 

@@ -2,7 +2,7 @@
 //! updates it, the device's own.
 //!
 //! [`shelf`] has the files, [`package`] what they mean, [`live`] who is served just now, [`download`] gets
-//! one from many ([`sources`] says from whom), [`installer`] puts it where it belongs, [`device`] decides when, and a program in
+//! one from many ([`sources`] says from whom) but for what the device runs already ([`own`]), [`installer`] puts it where it belongs, [`device`] decides when, and a program in
 //! which the node runs is told and asked ([`host`]). A maker's
 //! super node also packs ([`maker`]), matches devices with providers, and hears how it went ([`orders`]).
 
@@ -17,6 +17,7 @@ mod live;
 mod maker;
 #[cfg(feature = "super")]
 mod orders;
+mod own;
 mod package;
 mod receipts;
 mod shelf;

@@ -6,7 +6,7 @@ use ioex_base::{ContentAddress, NodeKey, Uid};
 use ioex_ota::swarm::Bits;
 use ioex_vault::{JoinError, Joiner, Manifest, ManifestError, ShardRef, open_manifest};
 
-use super::shelf::Shelf;
+use super::{own::Own, shelf::Shelf};
 
 /// Why a package's manifest is of no use here.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub(crate) enum PackageError {
     /// It cannot be opened with the channel's key, or makes no sense.
     #[error("the package's manifest cannot be used: {0}")]
     Manifest(#[from] ManifestError),
+    /// It runs, and changed since it was looked at.
+    #[error("what runs changed while parts of it were taken for the package")]
+    Changed,
     /// Its shards do not fit together.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -74,13 +77,14 @@ impl Package {
         held
     }
 
-    /// The package from byte `at` on, chunk by chunk, to `write`.
+    /// The package from byte `at` on, chunk by chunk, to `write`: from shards, and where these are not here from `own`.
     ///
     /// # Errors
     /// [`PackageError`], or what `write` says.
     pub(crate) fn join<E: From<PackageError>>(
         &self,
         shelf: &Shelf,
+        own: Option<&Own>,
         at: u64,
         mut write: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -89,8 +93,16 @@ impl Package {
             let known = self.shards().get(shard as usize).ok_or(io::ErrorKind::InvalidData)?;
             shelf.read(&known.address, range)
         };
-        while let Some(plain) = joiner.next(read).map_err(PackageError::from)? {
-            write(plain)?;
+        while let Some((chunk, skip)) = joiner.coming() {
+            let shard = self.shards().get(chunk.shard as usize);
+            let own = own.filter(|_| shard.is_some_and(|shard| !shelf.has(&shard.address, shard.bytes)));
+            if let Some(own) = own {
+                let plain = own.read(chunk).map_err(PackageError::from)?.ok_or(PackageError::Changed)?;
+                write(plain.get(skip..).unwrap_or_default())?;
+                joiner.pass();
+            } else if let Some(plain) = joiner.next(read).map_err(PackageError::from)? {
+                write(plain)?;
+            }
         }
         Ok(())
     }

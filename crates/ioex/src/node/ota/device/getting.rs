@@ -8,16 +8,19 @@ use ioex_ota::{
     Release,
     policy::{Attempt, Hold},
     rollout::{Admission, Results},
+    swarm::Bits,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, Step, random};
+use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, OwnParts, Step, random};
 use crate::node::{
     files, lock,
     ota::{
         Ota,
         download::{Came, Download, DownloadError},
         host::Moment,
+        live::Live,
+        own::Own,
         sources::DeviceSources,
     },
 };
@@ -170,8 +173,12 @@ impl Device {
         });
         noted.map_err(|e| package(format!("{e:#}")))?;
         let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
-        let download = Download::new(mesh, live, ota.shelf().clone(), ota.receipts.clone(), budget, seed)
-            .map_err(fail)?;
+        let mut spared = Bits::none(live.package.shards().len());
+        if let Some(own) = self.own_parts(&live, release).await {
+            spared.add(own.spared());
+        }
+        let (shelf, receipts) = (ota.shelf().clone(), ota.receipts.clone());
+        let download = Download::new(mesh, live, shelf, receipts, &spared, budget, seed).map_err(fail)?;
         let total = release.length();
         let tell = |came: Came| {
             *lock(&self.progress) = Some(OtaProgress {
@@ -186,5 +193,36 @@ impl Device {
         let result = download.run(sources, tell, stop).await;
         *lock(&self.signed) = download.receipts();
         result.map_err(|e| (download.came(), e))
+    }
+
+    /// What of a package lies in what runs. Looked at once, and only when a shard is missing.
+    pub(super) async fn own_parts(&self, live: &Arc<Live>, release: &Release) -> Option<Arc<Own>> {
+        let address = live.package.address;
+        match &*lock(&self.own) {
+            OwnParts::Found(of, own) if *of == address => return Some(own.clone()),
+            OwnParts::Useless(of) if *of == address => return None,
+            _ => {}
+        }
+        let key = self.bundle.cut.clone()?;
+        if live.have().is_full() {
+            return None;
+        }
+        let (installer, live, release) = (self.installer.clone(), live.clone(), release.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let streams = installer.runs(&release).map_err(|e| e.to_string())?;
+            Own::find(&key, &live.package.manifest, streams).map_err(|e| e.to_string())
+        });
+        let found = match looked.await.map_err(|e| e.to_string()) {
+            Ok(Ok(own)) => Some(Arc::new(own)),
+            Ok(Err(why)) | Err(why) => {
+                tracing::info!("what runs is not looked at for parts of the update: {why}");
+                None
+            }
+        };
+        *lock(&self.own) = match &found {
+            Some(own) => OwnParts::Found(address, own.clone()),
+            None => OwnParts::Useless(address),
+        };
+        found
     }
 }

@@ -9,12 +9,12 @@ use ioex_net::{
 };
 use ioex_ota::{Release, policy::Effort};
 
-use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, Step};
+use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, Step};
 use crate::{
     config::Confirm,
     node::{
         files, lock,
-        ota::{Ota, host::Moment, installer::InstallFailure},
+        ota::{Ota, host::Moment, installer::InstallFailure, package::PackageError},
     },
 };
 
@@ -29,33 +29,38 @@ impl Device {
         self.hold(None);
         let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
         let live = ota.live(&kept, &self.bundle.key, false).await.map_err(anyhow::Error::msg)?;
-        if !live.have().is_full() {
+        let own = self.own_parts(&live, &release).await;
+        let mut here = live.have();
+        if let Some(own) = &own {
+            here.add(own.spared());
+        }
+        if !here.is_full() {
             // What was here is damaged or gone.
             self.change(|state| state.step = Step::Offered)?;
             self.wake.notify_one();
             return Ok(());
         }
-        let (own, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
+        let (node, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
         let wanted = release.clone();
         let written = tokio::task::spawn_blocking(move || {
             let total = wanted.length();
             let tell = |written| {
-                *lock(&own.progress) = Some(OtaProgress {
+                *lock(&node.progress) = Some(OtaProgress {
                     done_bytes: written,
                     total_bytes: total,
                     package_bytes: total,
                     by_source: [0; 4],
                     neighbours: 0,
                 });
-                own.changed();
+                node.changed();
             };
-            own.installer.write(&shelf, &live.package, &wanted, &device, tell)?;
+            node.installer.write(&shelf, &live.package, own.as_deref(), &wanted, &device, tell)?;
             // Noted before anything changes place: after a cut the device asks the installer.
-            own.change(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
+            node.change(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
                 what: "the device's state".to_owned(),
                 error: std::io::Error::other(format!("{e:#}")),
             })?;
-            own.installer.activate(&wanted)
+            node.installer.activate(&wanted)
         })
         .await?;
         *lock(&self.progress) = None;
@@ -87,8 +92,13 @@ impl Device {
         if e.is_final() {
             return self.ended(Err(&why));
         }
-        // A disk that is full, a shard that went bad: tried again later, with what is on the disk read anew.
+        // A disk that is full, a shard that went bad: tried again later, with what is on the disk read anew. What runs
+        // and changes meanwhile is not relied on again.
         lock(&ota.lives).remove(&release.manifest);
+        *lock(&self.own) = match e {
+            InstallFailure::Package(PackageError::Changed) => OwnParts::Useless(release.manifest),
+            _ => OwnParts::Unknown,
+        };
         self.change(|state| {
             state.effort = state.effort.after(0, 0, true, files::now());
             (state.step, state.problem) = (Step::Offered, Some(why));
@@ -108,6 +118,19 @@ impl Device {
             self.change(|state| state.step = Step::Installed)?;
         }
         Ok(on_trial)
+    }
+
+    /// Counts this start, when what runs is on trial and no boot loader counts. Goes back when it was started too often.
+    ///
+    /// # Errors
+    /// When the installer's state cannot be read or written.
+    pub(super) async fn count_start(&self) -> anyhow::Result<()> {
+        let installer = self.installer.clone();
+        if tokio::task::spawn_blocking(move || installer.count_start()).await?? {
+            // `settle` tells why; the program that runs is still the new one.
+            self.restart("going back").await;
+        }
+        Ok(())
     }
 
     /// Runs the restart command; true when there is one and it worked.
@@ -230,6 +253,7 @@ impl Device {
         let running = *lock(&self.running);
         self.host.answered();
         self.hold(None);
+        *lock(&self.own) = OwnParts::Unknown;
         let (version, rolled_back) = self.read(|state| {
             let version = state.release.as_ref().map_or(running, |release| release.version);
             (version.to_string(), state.step == Step::Installed)

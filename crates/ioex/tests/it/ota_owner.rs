@@ -1,0 +1,203 @@
+//! What a device's owner, and the device by itself, decide: real processes.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    net::{Node, noise, text, uid_of, write},
+    ota::Fleet,
+};
+
+fn script(path: &Path, text: &str) {
+    write(path, format!("#!/bin/sh\n{text}\n").as_bytes());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A device with further lines in its section; `consent` as it says.
+fn device(fleet: &Fleet, consent: &str, more: &str) -> Node {
+    let mut device = fleet.device(0, more);
+    let config = fleet.path("device-0.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("consent = \"auto\"", &format!("consent = {consent:?}"))).unwrap();
+    device.kill();
+    device.run();
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    device
+}
+
+fn holds(state: &Value, why: &str) -> bool {
+    state["holding"].as_str().is_some_and(|holding| holding.contains(why))
+}
+
+fn got(state: &Value) -> u64 {
+    state["by_source"].as_array().unwrap()[..3].iter().map(|n| n.as_u64().unwrap()).sum()
+}
+
+/// Lines of a section for a version that the host has to confirm.
+const HOST: &str = "confirm = \"host\"\nconfirm_minutes = 1";
+
+#[test]
+fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
+    for consent in ["install", "both"] {
+        let fleet = Fleet::start(0);
+        let device = device(&fleet, consent, "");
+        fleet.publish("1.1", b"new", &[]);
+        device.ask(&["ota", "check"]);
+        if consent == "both" {
+            device.wait_for(&["ota", "state"], |s| s["stage"] == "offered" && holds(s, "asked"));
+            device.ask(&["ota", "install"]);
+        }
+        device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" && holds(s, "asked"));
+        assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0", "{consent}");
+        let installed = device.try_ask(&["ota", "install", "--wait"]);
+        assert!(installed.status.success(), "{consent}: {}", text(&installed));
+        assert_eq!(fs::read(fleet.app(0)).unwrap(), b"new", "{consent}");
+    }
+}
+
+#[test]
+fn an_owner_declines_a_version_and_takes_the_next() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "ask", "");
+    fleet.publish("1.1", b"unwanted", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["stage"] == "offered");
+    device.ask(&["ota", "decline"]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| holds(s, "said no") && !s["last_check"].is_null());
+    fleet.publish("1.2", b"wanted", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["offered"] == "1.2.0" && holds(s, "asked"));
+    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    assert!(installed.status.success(), "{}", text(&installed));
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"wanted");
+}
+
+#[test]
+fn a_version_is_confirmed_or_rolled_back_by_hand() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "auto", HOST);
+    let early = device.try_ask(&["ota", "confirm"]);
+    assert!(!early.status.success() && text(&early).contains("nothing is on trial"), "{}", text(&early));
+    fleet.publish("1.1", b"good", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| holds(s, "has to confirm"));
+    device.ask(&["ota", "confirm"]);
+    device.wait_for(&["ota", "state"], |s| s["running"] == "1.1.0" && s["stage"] == "idle");
+    fleet.publish("1.2", b"disliked", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| holds(s, "has to confirm"));
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"disliked");
+    let state = device.ask(&["ota", "roll-back"]);
+    assert_eq!(
+        (state["running"].as_str(), state["stage"].as_str()),
+        (Some("1.1.0"), Some("idle")),
+        "{state}"
+    );
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"good");
+    let again = device.try_ask(&["ota", "roll-back"]);
+    assert!(!again.status.success(), "{}", text(&again));
+}
+
+#[test]
+fn a_version_that_nobody_confirms_goes_back_after_its_minutes() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "auto", HOST);
+    fleet.publish("1.1", b"mute", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| holds(s, "has to confirm"));
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"mute");
+    let gone =
+        |s: &Value| s["problem"].as_str().is_some_and(|why| why.contains("not confirmed within 1 min"));
+    let state = device.wait_for(&["ota", "state"], gone);
+    assert!(state["running"] == "1.0.0", "{state}");
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0");
+}
+
+/// A version that resets the device before it is found unhealthy.
+#[test]
+fn a_program_that_is_started_too_often_on_trial_goes_back() {
+    let fleet = Fleet::start(0);
+    let (health, asked) = (fleet.path("health"), fleet.path("asked"));
+    // It never answers; it ends with the node that asked.
+    let loops = "while kill -0 $PPID 2>/dev/null; do sleep 1; done";
+    script(&health, &format!("echo x >> {}\n{loops}", asked.display()));
+    let mut device = device(&fleet, "auto", &format!("health = [{health:?}]"));
+    fleet.publish("1.1", b"resets", &[]);
+    device.ask(&["ota", "check"]);
+    // The first start is that of its activation.
+    for start in 1..=ioex_ota::install::TRIAL_STARTS {
+        device.wait_for(&["ota", "state"], |_| {
+            fs::read(&asked).is_ok_and(|lines| lines.len() >= 2 * usize::from(start))
+        });
+        assert_eq!(fs::read(fleet.app(0)).unwrap(), b"resets", "start {start}");
+        device.kill();
+        device.run();
+    }
+    let state = device.wait_for(&["ota", "state"], |s| s["stage"] == "idle" && !s["problem"].is_null());
+    assert_eq!(state["running"], "1.0.0", "{state}");
+    assert!(state["problem"].as_str().unwrap().contains("went back by itself"), "{state}");
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0");
+}
+
+/// A device that never downloaded anything takes what did not change from what it came with.
+#[test]
+fn a_factory_fresh_device_downloads_only_what_changed() {
+    let mut fleet = Fleet::start(0);
+    let first = noise(12 << 20, 5);
+    let mut second = first.clone();
+    second[5 << 20..(5 << 20) + 200_000].copy_from_slice(&noise(200_000, 6));
+    second.splice(1000..1000, *b"inserted");
+    let mut device = fleet.device(0, "");
+    device.kill();
+    let _ = fs::remove_dir_all(fleet.app(0).with_file_name(".app.ota"));
+    write(&fleet.app(0), &first);
+    device.run();
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    let published = fleet.publish("1.1", &second, &[]);
+    let full = published["stored_bytes"].as_u64().unwrap();
+    fleet.devices.push(device);
+    fleet.update_to("1.1.0");
+    assert!(fs::read(fleet.app(0)).unwrap() == second);
+    let came = got(&fleet.devices[0].ask(&["ota", "state"]));
+    assert!(came > 0 && came * 100 < full * 20, "{came} of {full}");
+
+    // The next one, too: what it lacks of the shards lies in what it runs.
+    let mut third = second.clone();
+    third[9 << 20..(9 << 20) + 100_000].copy_from_slice(&noise(100_000, 7));
+    fleet.publish("1.2", &third, &[]);
+    fleet.update_to("1.2.0");
+    assert!(fs::read(fleet.app(0)).unwrap() == third);
+    let came = got(&fleet.devices[0].ask(&["ota", "state"]));
+    assert!(came > 0 && came * 100 < full * 15, "{came} of {full}");
+}
+
+/// The same for a folder, by the archive in which it travels.
+#[test]
+fn a_factory_fresh_folder_is_a_source_too() {
+    let mut fleet = Fleet::start(0);
+    let mut device = fleet.device(0, "");
+    device.kill();
+    let app = fleet.app(0);
+    fs::remove_file(&app).unwrap();
+    let _ = fs::remove_dir_all(app.with_file_name(".app.ota"));
+    let new = fleet.path("new");
+    for folder in [&app, &new] {
+        for n in 0..40 {
+            write(&folder.join(format!("lib/part-{n}")), &noise(200_000, n));
+        }
+    }
+    write(&new.join("bin"), b"new");
+    device.run();
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    let image = format!("app={}", new.display());
+    let published = fleet.maker(&["ota", "publish", &image, "--version", "1.1"]);
+    let full = published["stored_bytes"].as_u64().unwrap();
+    fleet.devices.push(device);
+    fleet.update_to("1.1.0");
+    crate::net::same(&new, &app);
+    let came = got(&fleet.devices[0].ask(&["ota", "state"]));
+    assert!(came > 0 && came * 100 < full * 20, "{came} of {full}");
+    assert!(!fleet.devices[0].data.join("ota/own.tar").exists());
+}
