@@ -31,7 +31,7 @@ const STARVED_MS: u64 = 1_000;
 /// After so long without a shard, an origin that leaves one to others is told which one is needed.
 const PATIENCE_MS: u64 = 10_000;
 /// An origin that leaves to others what no neighbour has, is told so after this time.
-const INSIST_MS: u64 = 3_000;
+const INSIST_MS: u64 = 6_000;
 
 impl Swarm {
     /// The next ask: what nobody was asked for, what others owe for too long, what only an origin has.
