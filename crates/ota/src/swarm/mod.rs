@@ -73,7 +73,7 @@ pub const WAIT_MAX_MS: u64 = 30_000;
 pub const LOST_AFTER_MS: u64 = 10_000;
 
 /// What an origin sends beyond one copy to devices that otherwise have nobody free: this share of the package,
-pub const SPARE_PERCENT: u64 = 8;
+pub const SPARE_PERCENT: u64 = 5;
 
 /// and this share of the package for each device connected: one more copy for a hundred devices,
 pub const SPARE_PERCENT_PER_DEVICE: u64 = 1;
