@@ -69,11 +69,16 @@ impl Fleet {
 
     /// A device whose program is one file. `more` are further lines of its section.
     pub(crate) fn device(&self, n: u32, more: &str) -> Node {
+        self.device_that(n, "auto", more)
+    }
+
+    /// One whose owner is asked as `consent` says.
+    pub(crate) fn device_that(&self, n: u32, consent: &str, more: &str) -> Node {
         let app = self.app(n as usize);
         write(&app, b"version 1.0");
         let (bundle, config) = (self.path("bundle"), self.path(&format!("device-{n}.toml")));
         let section = format!(
-            "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = \"auto\"\n{more}\n\
+            "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = {consent:?}\n{more}\n\
              [ota.install.swap]\npath = {app:?}\n[ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n"
         );
         fs::write(&config, section).unwrap();

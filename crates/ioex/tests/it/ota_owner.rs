@@ -16,12 +16,7 @@ fn script(path: &Path, text: &str) {
 
 /// A device with further lines in its section; `consent` as it says.
 fn device(fleet: &Fleet, consent: &str, more: &str) -> Node {
-    let mut device = fleet.device(0, more);
-    let config = fleet.path("device-0.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("consent = \"auto\"", &format!("consent = {consent:?}"))).unwrap();
-    device.kill();
-    device.run();
+    let device = fleet.device_that(0, consent, more);
     fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
     device
 }
