@@ -40,8 +40,8 @@ const WINDOW_MAX_BYTES: u32 = 16 * 1024 * 1024;
 /// Window per millisecond of round trip: 1 Gbit/s.
 const WINDOW_BYTES_PER_MS: u32 = 128 * 1024;
 /// A receiver acknowledges every so many packets (draft-ietf-quic-ack-frequency), and what is less after its usual
-/// delay; QUIC without the extension acknowledges every second one. An acknowledgement costs both sides as much as a
-/// packet with data, and as many as leave in one system call at the sender need no more than one.
+/// delay; QUIC without the extension acknowledges every second one. So many are what a sender hands to the system at
+/// once.
 const ACK_AFTER_PACKETS: u32 = 10;
 /// When both sides dial at once, two connections come up this close to each other at most.
 const CROSSED: Duration = Duration::from_secs(5);

@@ -106,24 +106,13 @@ impl Manifest {
 
 #[cfg(test)]
 mod tests {
-    use ioex_base::{NodeKey, UnixSeconds, limits::SHARD_LIFE_SECONDS};
-
     use super::*;
-    use crate::{BackupDetails, OwnerKey, Packer, Policy, ReaderSeed, Shard};
+    use crate::{OwnerKey, Packer, Shard, testing::package_details};
 
     fn packed(bytes: &[u8]) -> (Vec<Shard>, Manifest) {
         let mut packer = Packer::for_package(&OwnerKey::from_bytes([1; 32]), bytes).unwrap();
         let shards: Vec<Shard> = packer.by_ref().collect::<Result<_, _>>().unwrap();
-        let created = UnixSeconds(1_800_000_000);
-        let details = BackupDetails {
-            name: "package".to_owned(),
-            created,
-            expires: created.plus(SHARD_LIFE_SECONDS),
-            policy: Policy::Replicas(1),
-            placer: NodeKey::from_seed([2; 32]).uid(),
-            reader_seed: ReaderSeed([3; 32]),
-        };
-        let manifest = packer.finish(details).unwrap();
+        let manifest = packer.finish(package_details()).unwrap();
         (shards, manifest)
     }
 

@@ -82,24 +82,16 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use ioex_base::{NodeKey, UnixSeconds, limits::SHARD_LIFE_SECONDS};
-
     use super::*;
-    use crate::{BackupDetails, Packer, Policy, ReaderSeed, testing::noise};
+    use crate::{
+        Packer,
+        testing::{noise, package_details},
+    };
 
     fn packed(bytes: &[u8], key: u8) -> Manifest {
         let mut packer = Packer::for_package(&OwnerKey::from_bytes([key; 32]), bytes).unwrap();
         assert!(packer.by_ref().all(|shard| shard.is_ok()));
-        let created = UnixSeconds(1_800_000_000);
-        let details = BackupDetails {
-            name: "package".to_owned(),
-            created,
-            expires: created.plus(SHARD_LIFE_SECONDS),
-            policy: Policy::Replicas(1),
-            placer: NodeKey::from_seed([2; 32]).uid(),
-            reader_seed: ReaderSeed([3; 32]),
-        };
-        packer.finish(details).unwrap()
+        packer.finish(package_details()).unwrap()
     }
 
     #[test]

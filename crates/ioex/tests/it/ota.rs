@@ -85,6 +85,15 @@ impl Fleet {
         self.net.device(&format!("device-{n}"), n, &["--config", config.to_str().unwrap()])
     }
 
+    /// Stops the first device and takes its program away; returns where that lay.
+    pub(crate) fn without_program(&self, device: &mut Node) -> PathBuf {
+        device.kill();
+        let app = self.app(0);
+        fs::remove_file(&app).unwrap();
+        let _ = fs::remove_dir_all(app.with_file_name(".app.ota"));
+        app
+    }
+
     /// A maker's command.
     pub(crate) fn maker(&self, args: &[&str]) -> Value {
         let output = self.try_maker(args);
@@ -249,11 +258,8 @@ fn a_rollout_reaches_a_share_and_can_be_held() {
 fn a_folder_changes_places_with_its_successor_and_keeps_its_modes() {
     let mut fleet = Fleet::start(0);
     let mut device = fleet.device(0, "");
-    device.kill();
     // Its program is a folder.
-    let app = fleet.app(0);
-    fs::remove_file(&app).unwrap();
-    let _ = fs::remove_dir_all(app.with_file_name(".app.ota"));
+    let app = fleet.without_program(&mut device);
     write(&app.join("bin"), b"old");
     device.run();
     fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);

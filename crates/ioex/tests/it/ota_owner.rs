@@ -173,10 +173,7 @@ fn a_factory_fresh_device_downloads_only_what_changed() {
 fn a_factory_fresh_folder_is_a_source_too() {
     let mut fleet = Fleet::start(0);
     let mut device = fleet.device(0, "");
-    device.kill();
-    let app = fleet.app(0);
-    fs::remove_file(&app).unwrap();
-    let _ = fs::remove_dir_all(app.with_file_name(".app.ota"));
+    let app = fleet.without_program(&mut device);
     let new = fleet.path("new");
     for folder in [&app, &new] {
         for n in 0..40 {

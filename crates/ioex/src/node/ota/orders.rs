@@ -245,20 +245,27 @@ impl Orders {
         newest: impl Fn(&ContentAddress) -> Vec<ContentAddress>,
     ) -> Vec<Kept> {
         let own = self.key.uid();
-        let mut bases: HashMap<ContentAddress, Vec<ContentAddress>> = HashMap::new();
-        let (mut kept, mut over) = (Vec::new(), Vec::new());
+        // `newest` reads files: not under the lock at which the door asks.
+        let (mut kept, mut ended) = (Vec::new(), Vec::new());
         for (manifest, running) in lock(&self.running).iter() {
-            let ended = running.ended(now);
-            let channel = running.file.channel;
-            let is_base = ended.is_some()
-                && bases.entry(channel).or_insert_with(|| newest(&channel)).contains(manifest);
-            match ended {
-                Some(at) if !is_base && now.since(at) > ENDED_KEPT_SECONDS => over.push(*manifest),
-                Some(_) if !is_base => {}
-                _ if running.file.origins.contains(&own) => {
-                    kept.push(Kept { manifest: *manifest, matchers: running.file.matchers.clone() });
-                }
-                _ => {}
+            let file = &running.file;
+            let package = Kept { manifest: *manifest, matchers: file.matchers.clone() };
+            let is_origin = file.origins.contains(&own);
+            match running.ended(now) {
+                Some(at) => ended.push((file.channel, at, package, is_origin)),
+                None if is_origin => kept.push(package),
+                None => {}
+            }
+        }
+        let mut bases: HashMap<ContentAddress, Vec<ContentAddress>> = HashMap::new();
+        let mut over = Vec::new();
+        for (channel, at, package, is_origin) in ended {
+            let is_base =
+                bases.entry(channel).or_insert_with(|| newest(&channel)).contains(&package.manifest);
+            if is_base && is_origin {
+                kept.push(package);
+            } else if !is_base && now.since(at) > ENDED_KEPT_SECONDS {
+                over.push(package.manifest);
             }
         }
         for manifest in over {
@@ -457,7 +464,10 @@ mod tests {
         let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
         let none = |_: &ContentAddress| Vec::new();
         let kept = |now, newest: &[ContentAddress]| {
-            orders.sweep(now, |_| newest.to_vec()).into_iter().map(|kept| kept.manifest).collect::<Vec<_>>()
+            let kept = orders.sweep(now, |_| newest.to_vec()).into_iter();
+            let mut manifests: Vec<ContentAddress> = kept.map(|kept| kept.manifest).collect();
+            manifests.sort_unstable();
+            manifests
         };
         let (first, second) =
             (place(&orders, dir.path(), 1, 1, b"first"), place(&orders, dir.path(), 1, 2, b"second"));

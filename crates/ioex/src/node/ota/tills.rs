@@ -33,6 +33,15 @@ struct Log {
     lines: usize,
 }
 
+fn lines(events: &[Event]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for event in events {
+        text.extend(serde_json::to_vec(event)?);
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
 /// All of them. The book alone is locked where the door asks; who writes takes the log's lock first.
 pub(super) struct Counter {
     book: Mutex<Tills>,
@@ -66,12 +75,7 @@ impl Counter {
 
     fn write_anew(&self, log: &mut Log) -> io::Result<()> {
         let events: Vec<Event> = self.book().events().collect();
-        let mut text = Vec::new();
-        for event in &events {
-            text.extend(serde_json::to_vec(event)?);
-            text.push(b'\n');
-        }
-        files::replace(&log.path, &text)?;
+        files::replace(&log.path, &lines(&events)?)?;
         log.file = File::options().append(true).open(&log.path)?;
         log.lines = events.len();
         Ok(())
@@ -80,12 +84,7 @@ impl Counter {
     /// Keeps what changed. A disk that fails does not end the exchange: single use then holds until the next start.
     fn keep(&self, log: &mut Log, events: &[Event]) {
         let mut write = || {
-            let mut text = Vec::new();
-            for event in events {
-                text.extend(serde_json::to_vec(event)?);
-                text.push(b'\n');
-            }
-            log.file.write_all(&text)?;
+            log.file.write_all(&lines(events)?)?;
             log.lines += events.len();
             let needed = self.book().len();
             if log.lines > 2 * needed + SPARE_LINES { self.write_anew(log) } else { Ok(()) }
