@@ -20,10 +20,13 @@ static SAMPLE: LazyLock<Head> = LazyLock::new(|| {
         created: UnixSeconds(1_800_000_000 + u64::from(n)),
         expires: UnixSeconds(1_807_000_000),
         label: "host /home #daily".into(),
+        origin: None,
+        tags: Vec::new(),
         totals: Totals::default(),
         root: seal_object(&KEYS, &[n; 100]).unwrap().0,
+        rewritten: None,
     };
-    Head { points: (0..3).map(point).collect() }
+    Head { points: (0..3).map(point).collect(), forgotten: Vec::new() }
 });
 
 static BODY: LazyLock<Vec<u8>> = LazyLock::new(|| SAMPLE.seal(&KEYS).unwrap());
@@ -48,7 +51,7 @@ fn listed(plain: &[u8]) {
         assert_eq!(Head::open(&again, &KEYS).unwrap(), head);
     }
     let mut merged = head.clone();
-    merged.merge(&SAMPLE, &[]);
+    merged.merge(&SAMPLE);
     merged.expire(UnixSeconds(1_800_000_000));
     assert!(merged.points.len() <= POINTS_MAX);
 }
