@@ -10,8 +10,8 @@ use ioex_base::{Uid, wire::WireError};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, TransportAddr,
     endpoint::{
-        AckFrequencyConfig, ConnectOptions, Connection, ConnectionError, QuicTransportConfig,
-        QuicTransportConfigBuilder, RecvStream, SendStream, VarInt,
+        ConnectOptions, Connection, ConnectionError, QuicTransportConfig, QuicTransportConfigBuilder,
+        RecvStream, SendStream, VarInt,
     },
 };
 use serde::de::DeserializeOwned;
@@ -39,10 +39,6 @@ const WINDOW_MIN_BYTES: u32 = 1024 * 1024;
 const WINDOW_MAX_BYTES: u32 = 16 * 1024 * 1024;
 /// Window per millisecond of round trip: 1 Gbit/s.
 const WINDOW_BYTES_PER_MS: u32 = 128 * 1024;
-/// A receiver acknowledges every so many packets (draft-ietf-quic-ack-frequency), and what is less after its usual
-/// delay; QUIC without the extension acknowledges every second one. So many are what a sender hands to the system at
-/// once.
-const ACK_AFTER_PACKETS: u32 = 10;
 /// When both sides dial at once, two connections come up this close to each other at most.
 const CROSSED: Duration = Duration::from_secs(5);
 /// Close code of an orderly end.
@@ -127,12 +123,15 @@ pub(crate) fn transport_config() -> QuicTransportConfig {
 }
 
 /// The settings of a connection for a short question: it is over before larger packets pay for the
-/// probes that find out whether they pass.
+/// probes that find out whether they pass, and before there is enough to send that bundles of packets pay. In a bundle all
+/// are as small as the first, also smaller than what noq 1.4 writes without looking; see [`transport`].
 pub(crate) fn brief_config() -> QuicTransportConfig {
-    transport().mtu_discovery_config(None).build()
+    transport().mtu_discovery_config(None).enable_segmentation_offload(false).build()
 }
 
 fn transport() -> QuicTransportConfigBuilder {
+    // Without `ack_frequency_config`: noq 1.4 writes that frame also into a packet that has no room for it, as small ones
+    // at the end of a handshake often have not. That panics, and takes the whole process with it.
     QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -140,14 +139,6 @@ fn transport() -> QuicTransportConfigBuilder {
         .receive_window(VarInt::from_u32(WINDOW_MIN_BYTES))
         .send_window(u64::from(WINDOW_MAX_BYTES))
         .datagram_receive_buffer_size(Some(256 * 1024))
-        .ack_frequency_config(Some(ack_frequency()))
-}
-
-/// See [`ACK_AFTER_PACKETS`].
-fn ack_frequency() -> AckFrequencyConfig {
-    let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_PACKETS - 1));
-    config
 }
 
 /// The receive window that fits a round-trip time.
