@@ -384,6 +384,9 @@ impl Links {
 /// Whoever was asked something has answered within this. Proofs take longest: the device may
 /// have to read some hundred megabytes for them, from a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Opening a stream and writing its first frame takes no longer: that of a device on a bad line has some ten kilobytes.
+/// Who keeps the connection alive and lets nobody open a stream is not waited for.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits for an answer, not for ever: who keeps the connection alive and says nothing must
 /// not hold up whoever looks after all the others.
@@ -394,9 +397,12 @@ pub(crate) async fn in_time<T>(
 }
 
 async fn open_on(conn: &Connection, open: &Open) -> Result<(SendStream, RecvStream), LinkError> {
-    let (mut send, recv) = conn.open_bi().await?;
-    frame::write(&mut send, open).await.map_err(|e| broken(conn, e))?;
-    Ok((send, recv))
+    let opening = async {
+        let (mut send, recv) = conn.open_bi().await?;
+        frame::write(&mut send, open).await.map_err(|e| broken(conn, e))?;
+        Ok((send, recv))
+    };
+    tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(LinkError::Timeout))
 }
 
 /// Turns a stream's error into the reason why its connection ended, if it did.

@@ -37,7 +37,10 @@ pub(crate) const SINGLES: Table = Table(TableDefinition::new("singles"));
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file is used by another process, or is damaged.
-    #[error("the node's state cannot be opened: {0}")]
+    #[error(
+        "the node's state cannot be opened: {0}. When no other process uses the node's folder, the file mesh.redb in it \
+         is damaged: restore it from a copy, or move it away, which loses friends and messages but not the node's key"
+    )]
     Open(#[from] redb::DatabaseError),
     /// Reading or writing failed; a full disk shows here.
     #[error("the node's state cannot be read or written: {0}")]
@@ -108,6 +111,26 @@ fn open_file(path: &Path) -> Result<Database, StateError> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
+/// Makes the file. It gets its name when it is whole: what a node that was killed here leaves is no database, and the
+/// next start would refuse it.
+fn make(path: &Path, opener: Opener) -> Result<(), StateError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    // redb would make the file with the umask's permissions.
+    std::fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(&new)?;
+    drop(opener(&new)?);
+    std::fs::rename(&new, path)?;
+    // What is written to it later is promised to be there.
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend(wire::encode(value));
@@ -129,9 +152,9 @@ impl State {
     }
 
     fn open_with(path: &Path, opener: Opener) -> Result<Self, StateError> {
-        use std::os::unix::fs::OpenOptionsExt;
-        // redb would make the file with the umask's permissions.
-        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        if path.metadata().map_or(0, |meta| meta.len()) == 0 {
+            make(path, opener)?;
+        }
         let state = Self { path: path.to_owned(), opener, db: RwLock::new(Handle::Open(opener(path)?)) };
         state.write(|write| {
             for table in [FRIENDS, MESSAGES, TRANSFERS, SINGLES] {

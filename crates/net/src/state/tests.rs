@@ -118,3 +118,70 @@ fn after_a_full_disk_it_takes_things_again() {
     full.store(false, Ordering::SeqCst);
     assert!(matches!(state.get::<u32>(MESSAGES, b"before"), Err(StateError::Closed)));
 }
+
+thread_local! {
+    /// How many more changes of a file go through before the power is gone.
+    static CHANGES_LEFT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// A disk that is cut off.
+#[derive(Debug)]
+struct Cut(FileBackend);
+
+impl Cut {
+    fn open(path: &Path) -> Result<Database, StateError> {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Database::builder().create_with_backend(Self(FileBackend::new(file)?))?)
+    }
+
+    fn power(&self) -> std::io::Result<()> {
+        let left = CHANGES_LEFT.get();
+        CHANGES_LEFT.set(left.saturating_sub(1));
+        if left == 0 { Err(ErrorKind::Other.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Cut {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.power()?;
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.power()?;
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.power()?;
+        self.0.write(offset, data)
+    }
+}
+
+#[test]
+fn a_node_that_was_killed_while_it_made_its_state_starts_again() {
+    let mut cuts = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.redb");
+        CHANGES_LEFT.set(cuts);
+        let made = State::open_with(&path, Cut::open).is_ok();
+        let state = State::open(&path).unwrap_or_else(|e| panic!("after {cuts} changes: {e}"));
+        state.put(SINGLES, b"key", &1_u8).unwrap();
+        drop(state);
+        assert_eq!(State::open(&path).unwrap().get::<u8>(SINGLES, b"key").unwrap(), Some(1));
+        if made {
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts > 5, "only {cuts} cuts");
+}
