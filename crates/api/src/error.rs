@@ -28,6 +28,8 @@ pub enum ErrorCode {
     NotFound,
     /// The target exists already.
     Exists,
+    /// It is about something that has changed since: look again.
+    Outdated,
     /// Disk full or the lent space used up.
     NoSpace,
     /// A wrong pairing code.

@@ -15,8 +15,13 @@ pub enum OtaRequest {
     Follow,
     /// At a device: look at the channel at once. → [`OtaState`].
     Check,
-    /// At a device: its owner's word on what is offered. → [`OtaState`].
+    /// At a device: its owner's word on what is offered. → [`OtaState`]. An answer about something else than what is
+    /// offered now is [`crate::ErrorCode::Outdated`].
     Consent {
+        /// Which version the owner was shown, such as `1.2`.
+        version: String,
+        /// Its manifest, when that was shown, too.
+        manifest: Option<ContentAddress>,
         /// Whether it may be fetched and installed.
         yes: bool,
         /// Install it whatever the hour.

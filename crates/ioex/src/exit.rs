@@ -19,7 +19,7 @@ pub const INCOMPLETE: u8 = 4;
 pub const INTERRUPTED: u8 = 130;
 
 /// Each failure that a node reports: its kind, its exit code and what it means.
-pub const NODE_FAILURES: [(ErrorCode, u8, &str); 20] = [
+pub const NODE_FAILURES: [(ErrorCode, u8, &str); 21] = [
     (ErrorCode::BadRequest, 10, "the request makes no sense"),
     (ErrorCode::MessageTooLong, 11, "the message is too long: send it as a file"),
     (ErrorCode::MessageEmpty, 12, "the message is empty"),
@@ -40,6 +40,7 @@ pub const NODE_FAILURES: [(ErrorCode, u8, &str); 20] = [
     (ErrorCode::Io, 27, "reading or writing a file failed"),
     (ErrorCode::Timeout, 28, "took too long"),
     (ErrorCode::Internal, 29, "a bug or an unforeseen state in the node"),
+    (ErrorCode::Outdated, 30, "it is about something that has changed since: look again"),
 ];
 
 /// Exit codes that do not come from a node: name, code and meaning.

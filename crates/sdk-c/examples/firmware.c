@@ -39,7 +39,14 @@ struct told {
     bool asks, rolled_back;
     uint64_t done, total, from_maker, from_devices;
     char version[48];
+    char manifest[96];
     char text[320];
+};
+
+/* What the owner was asked about last: an answer is about that, whatever the maker published meanwhile. */
+struct asked {
+    char version[48];
+    char manifest[96];
 };
 
 struct options {
@@ -65,6 +72,7 @@ static void on_event(const ioex_event *event, void *user)
     told.from_maker = event->from_maker;
     told.from_devices = event->from_local + event->from_others;
     copy(told.version, sizeof told.version, event->version);
+    copy(told.manifest, sizeof told.manifest, event->manifest);
     copy(told.text, sizeof told.text, event->uid ? event->uid : event->reason);
     while (write(out, &told, sizeof told) < 0 && errno == EINTR) {
     }
@@ -100,7 +108,7 @@ static void complain(const char *what, ioex_status status)
 }
 
 /* Returns the exit code, or -1 to go on. */
-static int heed(ioex_node *node, const struct told *told, const struct options *options)
+static int heed(ioex_node *node, const struct told *told, const struct options *options, struct asked *asked)
 {
     switch (told->kind) {
     case IOEX_EVENT_KIND_STARTED:
@@ -109,10 +117,13 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
     case IOEX_EVENT_KIND_OFFERED:
     case IOEX_EVENT_KIND_READY:
         printf("%s %s\n", told->kind == IOEX_EVENT_KIND_READY ? "ready" : "offered", told->version);
-        if (told->asks && options->yes)
-            complain("consent", ioex_node_consent(node, true, false));
-        else if (told->asks)
+        if (told->asks && options->yes) {
+            complain("consent", ioex_node_consent(node, told->version, told->manifest, true, false));
+        } else if (told->asks) {
+            copy(asked->version, sizeof asked->version, told->version);
+            copy(asked->manifest, sizeof asked->manifest, told->manifest);
             printf("install it? yes or no\n");
+        }
         break;
     case IOEX_EVENT_KIND_PROGRESS:
         printf("progress %llu of %llu (from the maker %llu, from devices %llu)\n",
@@ -151,12 +162,13 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
 }
 
 /* Returns the exit code, or -1 to go on. */
-static int obey(ioex_node *node, const char *line)
+static int obey(ioex_node *node, const char *line, const struct asked *asked)
 {
-    if (!strncmp(line, "yes", 3))
-        complain("consent", ioex_node_consent(node, true, true));
-    else if (!strncmp(line, "no", 2))
-        complain("consent", ioex_node_consent(node, false, false));
+    bool yes = !strncmp(line, "yes", 3);
+    if ((yes || !strncmp(line, "no", 2)) && !asked->version[0])
+        printf("nothing was asked\n");
+    else if (yes || !strncmp(line, "no", 2))
+        complain("consent", ioex_node_consent(node, asked->version, asked->manifest, yes, yes));
     else if (!strncmp(line, "check", 5))
         complain("check", ioex_node_check(node));
     else if (!strncmp(line, "quit", 4))
@@ -167,6 +179,7 @@ static int obey(ioex_node *node, const char *line)
 static int loop(ioex_node *node, int events, const struct options *options)
 {
     struct pollfd wait[2] = {{.fd = events, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+    struct asked asked = {0};
     char line[256];
     size_t have = 0;
     for (;;) {
@@ -176,7 +189,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
         if (wait[0].revents & POLLIN) {
             struct told told;
             if (read(events, &told, sizeof told) == (ssize_t)sizeof told)
-                code = heed(node, &told, options);
+                code = heed(node, &told, options, &asked);
         }
         if (code < 0 && wait[1].revents & (POLLIN | POLLHUP)) {
             ssize_t got = read(STDIN_FILENO, line + have, sizeof line - 1 - have);
@@ -187,7 +200,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
                 have += (size_t)got;
                 line[have] = 0;
                 for (; code < 0 && (end = strchr(begin, '\n')); begin = end + 1)
-                    code = obey(node, begin);
+                    code = obey(node, begin, &asked);
                 have = strlen(begin);
                 memmove(line, begin, have + 1);
                 if (have == sizeof line - 1)

@@ -88,6 +88,10 @@ typedef enum ioex_status {
    * A fault of the library.
    */
   IOEX_STATUS_PANIC = 9,
+  /**
+   * The answer is about another version, or another package of it, than the one that is offered now.
+   */
+  IOEX_STATUS_OUTDATED = 10,
 } ioex_status;
 
 /**
@@ -113,7 +117,7 @@ typedef enum ioex_event_kind {
    */
   IOEX_EVENT_KIND_PROGRESS = 3,
   /**
-   * All of it is here and verified: `version`. With `asks`, it is installed only after
+   * All of it is here and verified: `version`, `manifest`. With `asks`, it is installed only after
    * `ioex_node_consent`.
    */
   IOEX_EVENT_KIND_READY = 4,
@@ -410,13 +414,16 @@ enum ioex_status ioex_node_take(const struct ioex_node *node,
                                 const struct ioex_channel_files *files);
 
 /**
- * The owner's word on what is offered or ready. `now` passes over the hours for installing. Short: it writes a
- * small file.
+ * The owner's word on what is offered or ready: `version` and `manifest` are those of the event that is answered.
+ * When something else is offered by now, nothing happens and the answer is `IOEX_STATUS_OUTDATED`: another event
+ * tells what. `now` passes over the hours for installing. Short: it writes a small file.
  *
  * The caller's word:
- * `node` came from `ioex_node_start` and was not freed.
+ * `node` came from `ioex_node_start` and was not freed; `version` and `manifest` end with a zero byte.
  */
 enum ioex_status ioex_node_consent(const struct ioex_node *node,
+                                   const char *version,
+                                   const char *manifest,
                                    bool yes,
                                    bool now);
 

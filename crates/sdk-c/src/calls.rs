@@ -6,7 +6,7 @@ use std::{
     sync::mpsc,
 };
 
-use ioex_sdk::{Error, Event, blocking::Node};
+use ioex_sdk::{Answer, ContentAddress, Error, Event, blocking::Node};
 
 use crate::{
     error::{guard, ioex_status},
@@ -153,15 +153,30 @@ pub unsafe extern "C" fn ioex_node_take(
     unsafe { with(node, |node| node.take(files::read(files)?)) }
 }
 
-/// The owner's word on what is offered or ready. `now` passes over the hours for installing. Short: it writes a
-/// small file.
+/// The owner's word on what is offered or ready: `version` and `manifest` are those of the event that is answered.
+/// When something else is offered by now, nothing happens and the answer is `IOEX_STATUS_OUTDATED`: another event
+/// tells what. `now` passes over the hours for installing. Short: it writes a small file.
 ///
 /// # Safety
-/// `node` came from `ioex_node_start` and was not freed.
+/// `node` came from `ioex_node_start` and was not freed; `version` and `manifest` end with a zero byte.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioex_node_consent(node: *const ioex_node, yes: bool, now: bool) -> ioex_status {
+pub unsafe extern "C" fn ioex_node_consent(
+    node: *const ioex_node,
+    version: *const c_char,
+    manifest: *const c_char,
+    yes: bool,
+    now: bool,
+) -> ioex_status {
     // SAFETY: the caller's word.
-    unsafe { with(node, |node| node.consent(yes, now)) }
+    unsafe {
+        with(node, |node| {
+            let version = text::read(version, "the version")?;
+            let manifest = text::read(manifest, "the manifest")?.parse::<ContentAddress>();
+            let manifest =
+                manifest.map_err(|e| Error::Config(format!("the manifest's address is mistyped: {e}")))?;
+            node.consent(&Answer { version, manifest: Some(manifest), yes, now })
+        })
+    }
 }
 
 /// What is on trial is healthy, and stays. Returns at once; then comes `IOEX_EVENT_KIND_CONFIRMED`, or, when

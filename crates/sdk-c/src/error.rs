@@ -35,6 +35,8 @@ pub enum ioex_status {
     InCallback = 8,
     /// A fault of the library.
     Panic = 9,
+    /// The answer is about another version, or another package of it, than the one that is offered now.
+    Outdated = 10,
 }
 
 thread_local! {
@@ -52,6 +54,7 @@ fn status_of(error: &Error) -> ioex_status {
         Error::NotReady => ioex_status::NotReady,
         Error::Stopped => ioex_status::Stopped,
         Error::NothingOffered(_) => ioex_status::NothingOffered,
+        Error::Outdated(_) => ioex_status::Outdated,
         Error::Refused(_) => ioex_status::Refused,
         Error::Io(_) => ioex_status::Io,
         Error::InCallback => ioex_status::InCallback,

@@ -24,7 +24,7 @@ pub enum ioex_event_kind {
     /// A package is being fetched or written (`stage`): `version`, `done_bytes` of `total_bytes`, and where
     /// they came from.
     Progress = 3,
-    /// All of it is here and verified: `version`. With `asks`, it is installed only after
+    /// All of it is here and verified: `version`, `manifest`. With `asks`, it is installed only after
     /// `ioex_node_consent`.
     Ready = 4,
     /// `version` is written, and put in charge or ready for the device's next start.
@@ -137,9 +137,12 @@ impl ioex_event {
                 neighbours: progress.neighbours,
                 ..of(Kind::Progress)
             },
-            Event::Ready { version, consent } => {
-                Self { version: texts.keep(version), asks: *consent, ..of(Kind::Ready) }
-            }
+            Event::Ready { version, manifest, consent } => Self {
+                version: texts.keep(version),
+                manifest: texts.keep(&manifest.to_string()),
+                asks: *consent,
+                ..of(Kind::Ready)
+            },
             Event::Installed { version } => Self { version: texts.keep(version), ..of(Kind::Installed) },
             Event::Trial { version, confirm } => {
                 Self { version: texts.keep(version), asks: *confirm, ..of(Kind::Trial) }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Call, Error, Event, node};
+use crate::{Answer, Call, Error, Event, node};
 
 /// Events that wait for a program that is behind, before the node's own queue fills.
 const EVENTS_QUEUED: usize = 64;
@@ -119,7 +119,7 @@ impl Node {
     /// # Errors
     /// [`Error::NotReady`], [`Error::Stopped`], [`Error::Io`].
     pub fn check(&self) -> Result<(), Error> {
-        self.with(|node, _, _| node.check())?
+        self.with(|node, _, _| node.updates().check())?.map_err(Error::from)
     }
 
     /// As [`crate::Node::take`], but returns at once.
@@ -133,9 +133,10 @@ impl Node {
     /// As [`crate::Node::consent`].
     ///
     /// # Errors
-    /// [`Error::NotReady`], [`Error::Stopped`], [`Error::NothingOffered`], [`Error::Io`].
-    pub fn consent(&self, yes: bool, now: bool) -> Result<(), Error> {
-        self.with(|node, _, _| node.consent(yes, now))?
+    /// [`Error::NotReady`], [`Error::Stopped`], [`Error::NothingOffered`], [`Error::Outdated`], [`Error::Config`],
+    /// [`Error::Io`].
+    pub fn consent(&self, answer: &Answer) -> Result<(), Error> {
+        self.with(|node, _, _| node.updates().consent(answer))?.map_err(Error::from)
     }
 
     /// As [`crate::Node::confirm`], but returns at once; then comes [`Event::Confirmed`].
@@ -166,7 +167,7 @@ impl Node {
     /// # Errors
     /// [`Error::NotReady`], [`Error::Stopped`], [`Error::Io`].
     pub fn forgive(&self) -> Result<(), Error> {
-        self.with(|node, _, _| node.forgive())?
+        self.with(|node, _, _| node.updates().forgive())?.map_err(Error::from)
     }
 
     /// Tells the node to end, and returns at once; then comes [`Event::Stopped`].

@@ -31,6 +31,9 @@ pub enum Error {
     /// No version is offered.
     #[error("{0}")]
     NothingOffered(String),
+    /// The answer is about another version, or another package of it, than the one that is offered now.
+    #[error("{0}")]
+    Outdated(String),
     /// Metadata does not hold.
     #[error("the metadata does not hold: {0}")]
     Refused(String),
@@ -48,6 +51,8 @@ impl From<ApiError> for Error {
     fn from(e: ApiError) -> Self {
         match e.code {
             ErrorCode::NotFound => Self::NothingOffered(e.message),
+            ErrorCode::Outdated => Self::Outdated(e.message),
+            ErrorCode::BadRequest => Self::Config(e.message),
             ErrorCode::Refused => Self::Refused(e.message),
             _ => Self::Io(e.message),
         }

@@ -43,6 +43,8 @@ pub enum Event {
     Ready {
         /// Which.
         version: String,
+        /// The address list (manifest).
+        manifest: ContentAddress,
         /// Whether it is installed only after [`consent`](crate::Node::consent).
         consent: bool,
     },
@@ -126,7 +128,7 @@ impl From<Moment> for Event {
             Moment::Offered { version, manifest, bytes, consent } => {
                 Self::Offered { version, manifest, bytes, consent }
             }
-            Moment::Fetched { version, consent } => Self::Ready { version, consent },
+            Moment::Fetched { version, manifest, consent } => Self::Ready { version, manifest, consent },
             Moment::Installed { version } => Self::Installed { version },
             Moment::Trial { version, confirm } => Self::Trial { version, confirm },
             Moment::Confirmed { version } => Self::Confirmed { version },

@@ -12,7 +12,7 @@
 //! package goes, and who is asked. Nothing is written to stdout, no signal is heeded, no logger is set.
 //!
 //! ```no_run
-//! use ioex_sdk::{Event, blocking::Node};
+//! use ioex_sdk::{Answer, Event, blocking::Node};
 //!
 //! let text = std::fs::read_to_string("/etc/ioex.toml")?;
 //! let (tell, told) = std::sync::mpsc::channel();
@@ -20,9 +20,9 @@
 //! let node = Node::start(ioex_sdk::config(&text)?, move |event| drop(tell.send(event)))?;
 //! for event in told {
 //!     match event {
-//!         Event::Offered { version, consent: true, .. } => {
+//!         Event::Offered { version, manifest, consent: true, .. } => {
 //!             println!("version {version} is there");
-//!             node.consent(true, false)?;
+//!             node.consent(&Answer { version, manifest: Some(manifest), yes: true, now: false })?;
 //!         }
 //!         Event::Trial { confirm: true, .. } => node.confirm()?,
 //!         Event::Confirmed { .. } => break,
@@ -44,7 +44,7 @@ use std::path::PathBuf;
 
 pub use ioex::{
     config::NodeConfig,
-    node::{CHANNEL_MAX_BYTES, ChannelFiles, log_to_stderr},
+    node::{Answer, CHANNEL_MAX_BYTES, ChannelFiles, log_to_stderr},
 };
 pub use ioex_api::{OtaStage as Stage, OtaState as State};
 pub use ioex_base::{ContentAddress, Uid};

@@ -2,9 +2,9 @@
 
 use ioex::{
     config::NodeConfig,
-    node::{ChannelFiles, DeviceUpdates},
+    node::{Answer, ChannelFiles, DeviceUpdates},
 };
-use ioex_api::OtaState;
+use ioex_api::{ApiError, OtaState};
 use ioex_base::Uid;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -91,8 +91,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Io`] when the disk fails.
-    pub fn check(&self) -> Result<(), Error> {
-        Ok(self.updates.check()?)
+    pub async fn check(&self) -> Result<(), Error> {
+        self.on_disk(DeviceUpdates::check).await
     }
 
     /// The maker's own centre, or its Monitor, handed over the channel's files. They are verified as if a mirror
@@ -105,12 +105,14 @@ impl Node {
         Ok(self.updates.take(files).await?)
     }
 
-    /// The owner's word on what is offered or ready. `now` passes over the hours for installing.
+    /// The owner's word on what is offered or ready. It names the version, and best the manifest, of the event that
+    /// the owner answers, so that a yes never meets another version that came meanwhile.
     ///
     /// # Errors
-    /// [`Error::NothingOffered`]; [`Error::Io`] when the disk fails.
-    pub fn consent(&self, yes: bool, now: bool) -> Result<(), Error> {
-        Ok(self.updates.consent(yes, now)?)
+    /// [`Error::NothingOffered`]; [`Error::Outdated`] when it is about something else than what is offered now;
+    /// [`Error::Config`] when its version is none; [`Error::Io`] when the disk fails.
+    pub async fn consent(&self, answer: Answer) -> Result<(), Error> {
+        self.on_disk(move |updates| updates.consent(&answer)).await
     }
 
     /// What is on trial is healthy, and stays.
@@ -133,8 +135,18 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Io`] when the disk fails.
-    pub fn forgive(&self) -> Result<(), Error> {
-        Ok(self.updates.forgive()?)
+    pub async fn forgive(&self) -> Result<(), Error> {
+        self.on_disk(DeviceUpdates::forgive).await
+    }
+
+    /// A call that waits for the disk, on a thread for that.
+    async fn on_disk(
+        &self,
+        call: impl FnOnce(&DeviceUpdates) -> Result<(), ApiError> + Send + 'static,
+    ) -> Result<(), Error> {
+        let updates = self.updates.clone();
+        let done = tokio::task::spawn_blocking(move || call(&updates)).await;
+        Ok(done.map_err(|e| Error::Io(e.to_string()))??)
     }
 
     /// Ends the node and waits for it; for a package that is just being written, too.

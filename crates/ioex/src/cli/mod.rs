@@ -25,7 +25,7 @@ pub use backup::{
 };
 pub use device::{DeviceCommand, DeviceDeleteArgs, DeviceSetArgs};
 pub use node::NodeArgs;
-pub use ota::{BootArgs, InstallArgs, OtaCommand};
+pub use ota::{BootArgs, InstallArgs, OtaCommand, Shown};
 #[cfg(feature = "super")]
 pub use ota_maker::{
     ChannelCommand, ChannelDir, OrderArgs, PublishArgs, RoleArg, RolloutArgs, RosterCommand,

@@ -60,9 +60,11 @@ pub enum OtaCommand {
         wait: bool,
     },
     /// At a device: agree to what is offered
+    #[command(disable_version_flag = true)]
     Install(InstallArgs),
     /// At a device: do without what is offered; a download under way ends
-    Decline,
+    #[command(disable_version_flag = true)]
+    Decline(Shown),
     /// At a device: what runs on trial is healthy
     Confirm,
     /// At a device: go back to the version before
@@ -73,9 +75,22 @@ pub enum OtaCommand {
     Boot(BootArgs),
 }
 
+/// What the owner was shown, and answers about.
+#[derive(Debug, Args)]
+pub struct Shown {
+    /// The version, as `ioex ota state` shows it; refused when another one is offered by now
+    pub version: Version,
+    /// Its manifest: also refused when another package of this version is offered by now
+    #[arg(long, value_name = "ADDRESS")]
+    pub manifest: Option<ContentAddress>,
+}
+
 /// Arguments of `ota install`.
 #[derive(Debug, Args)]
 pub struct InstallArgs {
+    /// What the owner agrees to
+    #[command(flatten)]
+    pub shown: Shown,
     /// Whatever the hour
     #[arg(long)]
     pub now: bool,

@@ -31,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::lent::{clear_old, relocate};
-pub use self::ota::{DeviceUpdates, Moment};
+pub use self::ota::{Answer, DeviceUpdates, Moment};
 use self::{
     lent::{Lent, Sense},
     vault::Vault,

@@ -127,7 +127,7 @@ fn permit(boot: &Node, super_node: &Node, key: &Path, capability: &Path) {
 pub(crate) struct Net {
     pub(crate) dir: TempDir,
     /// Runs as long as the network.
-    boot: Node,
+    pub(crate) boot: Node,
     pub(crate) peers: Vec<Node>,
     pub(crate) super_node: Node,
     pub(crate) seed: String,

@@ -76,10 +76,15 @@ impl Fleet {
     pub(crate) fn device_that(&self, n: u32, consent: &str, more: &str) -> Node {
         let app = self.app(n as usize);
         write(&app, b"version 1.0");
+        self.device_with(n, consent, more, &format!("[ota.install.swap]\npath = {app:?}"))
+    }
+
+    /// One with an installer of its own.
+    pub(crate) fn device_with(&self, n: u32, consent: &str, more: &str, install: &str) -> Node {
         let (bundle, config) = (self.path("bundle"), self.path(&format!("device-{n}.toml")));
         let section = format!(
-            "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = {consent:?}\n{more}\n\
-             [ota.install.swap]\npath = {app:?}\n[ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n"
+            "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = {consent:?}\n{more}\n{install}\n\
+             [ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n"
         );
         fs::write(&config, section).unwrap();
         self.net.device(&format!("device-{n}"), n, &["--config", config.to_str().unwrap()])
@@ -213,7 +218,7 @@ fn an_owner_is_asked_and_an_unhealthy_version_goes_back() {
     let state = device.wait_for(&["ota", "state"], |s| s["stage"] == "offered");
     assert_eq!((state["consent"].as_bool(), state["offered"].as_str()), (Some(false), Some("2.0.0")));
     device.wait_for(&["ota", "state"], |s| s["holding"].as_str().is_some_and(|h| h.contains("asked")));
-    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    let installed = device.try_ask(&["ota", "install", "2.0", "--wait"]);
     assert_eq!(installed.status.code(), Some(4), "{}", text(&installed));
     assert_eq!(fs::read(&app).unwrap(), b"version 1.0");
     let state = device.ask(&["ota", "state"]);
@@ -226,7 +231,7 @@ fn an_owner_is_asked_and_an_unhealthy_version_goes_back() {
     fleet.publish("2.1", b"good", &[]);
     device.ask(&["ota", "check"]);
     device.wait_for(&["ota", "state"], |s| s["offered"] == "2.1.0");
-    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    let installed = device.try_ask(&["ota", "install", "2.1", "--wait"]);
     assert!(installed.status.success(), "{}", text(&installed));
     assert_eq!(fs::read(&app).unwrap(), b"good");
     fleet.devices.push(device);

@@ -9,7 +9,7 @@ use crate::{
     ota::Fleet,
 };
 
-fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     write(path, format!("#!/bin/sh\n{text}\n").as_bytes());
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -25,12 +25,57 @@ fn holds(state: &Value, why: &str) -> bool {
     state["holding"].as_str().is_some_and(|holding| holding.contains(why))
 }
 
-fn got(state: &Value) -> u64 {
+pub(crate) fn got(state: &Value) -> u64 {
     state["by_source"].as_array().unwrap()[..3].iter().map(|n| n.as_u64().unwrap()).sum()
 }
 
+/// Devices that start at once, and how often each is killed.
+const DEVICES: u32 = 8;
+const KILLS: usize = 3;
+
 /// Lines of a section for a version that the host has to confirm.
 const HOST: &str = "confirm = \"host\"\nconfirm_minutes = 1";
+
+/// Killed before they joined the network for the first time, again and again, and all at once: many handshakes with one
+/// bootstrap are under way, and end halfway.
+#[test]
+fn devices_killed_right_after_their_first_start_look_at_their_channel() {
+    let fleet = Fleet::start(0);
+    let start = |n: u32| {
+        let mut device = fleet.device(n, "");
+        for _ in 0..KILLS {
+            device.kill();
+            device.run();
+        }
+        device
+    };
+    let start = &start;
+    let devices: Vec<Node> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..DEVICES).map(|n| scope.spawn(move || start(n))).collect();
+        all.into_iter().map(|device| device.join().unwrap()).collect()
+    });
+    for device in &devices {
+        fleet.maker(&["ota", "roster", "add", &uid_of(device)]);
+    }
+    fleet.publish("1.1", b"new", &[]);
+    for (n, device) in devices.iter().enumerate() {
+        device.ask(&["ota", "check"]);
+        device.wait_for(&["ota", "state"], |s| s["running"] == "1.1.0" && s["stage"] == "idle");
+        assert_eq!(fs::read(fleet.app(n)).unwrap(), b"new");
+    }
+}
+
+/// A device that cannot look says why.
+#[test]
+fn a_device_that_is_not_in_the_network_says_so() {
+    let mut fleet = Fleet::start(0);
+    fleet.net.boot.kill();
+    let mut device = fleet.device(0, "");
+    device.wait_for(&["ota", "state"], |s| holds(s, "not in the network") && s["last_check"].is_null());
+    fleet.net.boot.run();
+    device.wait_for(&["ota", "state"], |s| s["holding"].is_null() && !s["last_check"].is_null());
+    device.kill();
+}
 
 #[test]
 fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
@@ -41,11 +86,11 @@ fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
         device.ask(&["ota", "check"]);
         if consent == "both" {
             device.wait_for(&["ota", "state"], |s| s["stage"] == "offered" && holds(s, "asked"));
-            device.ask(&["ota", "install"]);
+            device.ask(&["ota", "install", "1.1"]);
         }
         device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" && holds(s, "asked"));
         assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0", "{consent}");
-        let installed = device.try_ask(&["ota", "install", "--wait"]);
+        let installed = device.try_ask(&["ota", "install", "1.1", "--wait"]);
         assert!(installed.status.success(), "{consent}: {}", text(&installed));
         assert_eq!(fs::read(fleet.app(0)).unwrap(), b"new", "{consent}");
     }
@@ -58,15 +103,47 @@ fn an_owner_declines_a_version_and_takes_the_next() {
     fleet.publish("1.1", b"unwanted", &[]);
     device.ask(&["ota", "check"]);
     device.wait_for(&["ota", "state"], |s| s["stage"] == "offered");
-    device.ask(&["ota", "decline"]);
+    device.ask(&["ota", "decline", "1.1"]);
     device.ask(&["ota", "check"]);
     device.wait_for(&["ota", "state"], |s| holds(s, "said no") && !s["last_check"].is_null());
     fleet.publish("1.2", b"wanted", &[]);
     device.ask(&["ota", "check"]);
     device.wait_for(&["ota", "state"], |s| s["offered"] == "1.2.0" && holds(s, "asked"));
-    let installed = device.try_ask(&["ota", "install", "--wait"]);
+    let installed = device.try_ask(&["ota", "install", "1.2", "--wait"]);
     assert!(installed.status.success(), "{}", text(&installed));
     assert_eq!(fs::read(fleet.app(0)).unwrap(), b"wanted");
+}
+
+/// An owner who was shown one version answers when another one is there already.
+#[test]
+fn an_answer_counts_only_for_the_version_that_was_shown() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "ask", "");
+    fleet.publish("1.1", b"shown", &[]);
+    device.ask(&["ota", "check"]);
+    let shown = device.wait_for(&["ota", "state"], |s| s["offered"] == "1.1.0" && holds(s, "asked"));
+    let manifest = shown["manifest"].as_str().unwrap();
+    fleet.publish("1.2", b"never shown", &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["offered"] == "1.2.0" && holds(s, "asked"));
+    let answers: [&[&str]; 3] = [
+        &["install", "1.1"],
+        &["decline", "1.1"],
+        // The right version, of which another package was shown.
+        &["install", "1.2", "--manifest", manifest],
+    ];
+    for answer in answers {
+        let late = device.try_ask(&[&["ota"][..], answer].concat());
+        assert_eq!(late.status.code(), Some(30), "{answer:?}: {}", text(&late));
+        assert!(text(&late).contains("is offered now"), "{answer:?}: {}", text(&late));
+    }
+    let state = device.ask(&["ota", "state"]);
+    assert!(state["consent"] == false && holds(&state, "asked"), "{state}");
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0");
+    let manifest = state["manifest"].as_str().unwrap();
+    let installed = device.try_ask(&["ota", "install", "1.2", "--manifest", manifest, "--wait"]);
+    assert!(installed.status.success(), "{}", text(&installed));
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"never shown");
 }
 
 #[test]

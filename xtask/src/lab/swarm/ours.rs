@@ -133,8 +133,9 @@ impl Program for Ours {
 
     fn tell(&mut self) -> Result<()> {
         let nodes = self.devices.iter().map(|device| &device.node);
+        let version = Maker::name(self.version);
         thread::scope(|scope| {
-            let agree = |node: &Node| node.call(&["ota", "install", "--now"]).map(drop);
+            let agree = |node: &Node| node.call(&["ota", "install", &version, "--now"]).map(drop);
             let calls: Vec<_> = nodes.map(|node| scope.spawn(move || agree(node))).collect();
             calls.into_iter().try_for_each(|call| call.join().unwrap_or_else(|_| bail!("a call panicked")))
         })

@@ -5,7 +5,7 @@ use ioex_ota::install::Slot;
 use serde::Serialize;
 
 use crate::{
-    cli::{BootArgs, OtaCommand},
+    cli::{BootArgs, OtaCommand, Shown},
     commands::Context,
     exit::Incomplete,
     node::ota::boot as open_state,
@@ -24,14 +24,14 @@ pub(super) async fn run(context: &Context, command: OtaCommand) -> anyhow::Resul
             return follow(context, Some(Until::Looked)).await;
         }
         OtaCommand::Install(args) => {
-            let before = ask(context, OtaRequest::State).await?;
-            let state = ask(context, OtaRequest::Consent { yes: true, now: args.now }).await?;
+            let version = args.shown.version.to_string();
+            let state = ask(context, answer(&args.shown, true, args.now)).await?;
             if !args.wait {
                 return Ok(context.out.result(&state, human)?);
             }
-            return follow(context, before.offered.map(Until::Runs)).await;
+            return follow(context, Some(Until::Runs(version))).await;
         }
-        OtaCommand::Decline => OtaRequest::Consent { yes: false, now: false },
+        OtaCommand::Decline(shown) => answer(&shown, false, false),
         OtaCommand::Confirm => OtaRequest::Confirm,
         OtaCommand::RollBack => OtaRequest::RollBack,
         OtaCommand::Forgive => OtaRequest::Forgive,
@@ -39,6 +39,10 @@ pub(super) async fn run(context: &Context, command: OtaCommand) -> anyhow::Resul
     };
     let state = ask(context, request).await?;
     Ok(context.out.result(&state, human)?)
+}
+
+fn answer(shown: &Shown, yes: bool, now: bool) -> OtaRequest {
+    OtaRequest::Consent { version: shown.version.to_string(), manifest: shown.manifest, yes, now }
 }
 
 async fn ask(context: &Context, request: OtaRequest) -> anyhow::Result<OtaState> {
@@ -122,16 +126,14 @@ fn human(state: &OtaState) -> String {
         ("offered", state.offered.clone().unwrap_or_default()),
         ("size", state.bytes.map(size::human).unwrap_or_default()),
         ("progress", progress.unwrap_or_default()),
+        ("manifest", state.manifest.map(|manifest| manifest.to_string()).unwrap_or_default()),
         (
             "agreed",
-            if state.offered.is_none() {
-                ""
-            } else if state.consent {
-                "yes"
-            } else {
-                "no: ioex ota install"
-            }
-            .to_owned(),
+            match &state.offered {
+                None => String::new(),
+                Some(_) if state.consent => "yes".to_owned(),
+                Some(version) => format!("no: ioex ota install {version}"),
+            },
         ),
         ("waits", state.holding.clone().unwrap_or_default()),
         ("problem", state.problem.clone().unwrap_or_default()),

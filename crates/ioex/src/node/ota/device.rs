@@ -8,7 +8,10 @@ mod look;
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Ota,
     bundle::Bundle,
-    host::{Host, Moment},
+    host::{Answer, Host, Moment},
     installer::Installer,
     own::Own,
 };
@@ -47,6 +50,11 @@ const KEPT_PACKAGES: usize = 2;
 const REPORTS_MAX: usize = 16;
 /// Mirrors that are asked for the channel in one look.
 const MIRRORS_MAX: usize = 6;
+/// How long asking one mirror for the channel may take: long enough for its few files over a bad line, and no mirror
+/// that sends a byte now and then holds up the others.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long telling matchers how it went may take, in one step; what is left is told in the next.
+const REPORTS_TIMEOUT: Duration = Duration::from_secs(120);
 /// What a package counts at least where its length bounds what is fetched, in bytes: shards of small ones are
 /// padded.
 const EFFORT_MIN_BYTES: u64 = 1024 * 1024;
@@ -58,6 +66,10 @@ const HEALTH_TRIES: u32 = 5;
 const HEALTH_PAUSE: Duration = Duration::from_secs(2);
 /// First pause after no mirror answered, in seconds; a look at the channel costs little.
 const LOOK_AGAIN_SECONDS: u64 = 30;
+
+/// What a device says that would look at its channel, and is not in the network.
+const ALONE: &str =
+    "the node is not in the network, so its channel is not looked at: `ioex status` shows its bootstraps";
 
 /// Where an update stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +101,7 @@ pub(super) struct HeldPass {
     pub(super) bytes: String,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Waiting {
     stage: OtaStage,
     manifest: ContentAddress,
@@ -160,6 +172,12 @@ pub(crate) struct Device {
     pub(crate) installer: Installer,
     dir: PathBuf,
     state: Mutex<State>,
+    /// Held while the state's file is written: one change at a time, and nobody who reads waits for the disk.
+    writing: Mutex<()>,
+    /// Why the last step broke off, when it did.
+    trouble: Mutex<Option<String>>,
+    /// Whether the node was not in the network at the last step.
+    alone: AtomicBool,
     sense: Sense,
     running: Mutex<Version>,
     /// What is under way, for whoever looks.
@@ -214,7 +232,7 @@ impl Device {
             Ok(bytes) => {
                 let state: State = serde_json::from_slice(&bytes).with_context(|| {
                     format!(
-                        "{} is damaged; without it the device begins anew with the bundle's root",
+                        "{} is damaged: remove it, and the device begins anew with the bundle's root",
                         path.display()
                     )
                 })?;
@@ -237,6 +255,9 @@ impl Device {
             installer,
             dir,
             state: Mutex::new(state),
+            writing: Mutex::default(),
+            trouble: Mutex::default(),
+            alone: AtomicBool::new(false),
             sense: Sense::default(),
             running: Mutex::new(running),
             progress: Mutex::default(),
@@ -255,17 +276,32 @@ impl Device {
         look(&lock(&self.state))
     }
 
-    /// Changes the state and makes it durable.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> anyhow::Result<T> {
+    /// Changes the state and makes it durable. A disk may take its time for that, so a thread for files does it, and
+    /// does all of it also when whoever asked no longer waits.
+    ///
+    /// # Errors
+    /// When the file cannot be written: the state is as it was.
+    async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let own = self.clone();
+        tokio::task::spawn_blocking(move || own.change_here(change)).await?
+    }
+
+    /// The same on this thread, which waits for the disk.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    fn change_here<T>(&self, change: impl FnOnce(&mut State) -> T) -> anyhow::Result<T> {
         use anyhow::Context as _;
-        let mut state = lock(&self.state);
-        let mut next = state.clone();
+        let _turn = lock(&self.writing);
+        let mut next = self.read(State::clone);
         let result = change(&mut next);
         let path = self.dir.join(STATE_FILE);
         let bytes = serde_json::to_vec_pretty(&next)?;
         files::replace(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
-        *state = next;
-        drop(state);
+        *lock(&self.state) = next;
         self.changed();
         Ok(result)
     }
@@ -297,9 +333,9 @@ impl Device {
     }
 
     /// Remembers a matcher's word.
-    pub(super) fn keep_pass(&self, manifest: ContentAddress, issuer: Uid, bytes: &[u8]) {
+    pub(super) async fn keep_pass(self: &Arc<Self>, manifest: ContentAddress, issuer: Uid, bytes: &[u8]) {
         let pass = HeldPass { manifest, issuer, bytes: BASE64.encode(bytes) };
-        if let Err(e) = self.change(|state| state.pass = Some(pass)) {
+        if let Err(e) = self.change(|state| state.pass = Some(pass)).await {
             tracing::warn!("{e:#}");
         }
     }
@@ -349,9 +385,9 @@ impl Device {
     }
 
     /// Counts what others got.
-    pub(super) fn sent(&self, bytes: u64) {
+    pub(super) async fn sent(self: &Arc<Self>, bytes: u64) {
         if bytes > 0
-            && let Err(e) = self.change(|state| Self::count(state, bytes))
+            && let Err(e) = self.change(move |state| Self::count(state, bytes)).await
         {
             tracing::warn!("{e:#}");
         }
@@ -362,6 +398,8 @@ impl Device {
         let running = *lock(&self.running);
         let progress = lock(&self.progress).clone();
         let holding = lock(&self.holding).clone();
+        let trouble = lock(&self.trouble).clone();
+        let alone = self.is_due() && self.alone.load(Ordering::Relaxed);
         let busy = progress.is_some();
         let stage = |state: &State| match (state.step, busy) {
             (Step::Offered, true) => OtaStage::Fetching,
@@ -382,8 +420,8 @@ impl Device {
             manifest: state.release.as_ref().map(|release| release.manifest),
             bytes: state.release.as_ref().map(Release::length),
             consent: !self.asks(state),
-            holding,
-            problem: state.problem.clone(),
+            holding: holding.clone().or_else(|| alone.then(|| ALONE.to_owned())),
+            problem: trouble.or_else(|| state.problem.clone()),
             last_check: state.last_check,
             progress,
             by_source: state.by_source,
@@ -414,7 +452,7 @@ impl Device {
                     let (manifest, bytes) = (release.manifest, release.length());
                     Some(Moment::Offered { version, manifest, bytes, consent })
                 }
-                Step::Fetched => Some(Moment::Fetched { version, consent }),
+                Step::Fetched => Some(Moment::Fetched { version, manifest: release.manifest, consent }),
                 // What failed, or is on trial.
                 Step::Idle | Step::Installed => None,
             }
@@ -422,13 +460,14 @@ impl Device {
         moment.into_iter().for_each(|moment| self.host.tell(moment));
     }
 
-    /// The owner's word on what is offered. `now` passes over the hours for installing.
+    /// The owner's word on what is offered. Waits for the disk.
     ///
     /// # Errors
-    /// When nothing is offered, or the disk fails.
-    pub(crate) fn consent(&self, yes: bool, now: bool) -> Result<(), ApiError> {
-        let told = self.change(|state| {
-            let Some(release) = &state.release else { return false };
+    /// When nothing is offered, or something else than what was answered about, or the disk fails.
+    pub(crate) fn consent(&self, answer: &Answer) -> Result<(), ApiError> {
+        let Answer { yes, now, .. } = *answer;
+        let told = self.change_here(|state| {
+            let release = answer.met_by(state.release.as_ref())?;
             if yes {
                 (state.consented, state.declined) = (true, None);
                 state.agreed |= state.step == Step::Fetched || self.config.consent == Consent::Install;
@@ -439,37 +478,30 @@ impl Device {
                 state.declined = Some(release.version);
                 (state.consented, state.agreed, state.now) = (false, false, false);
             }
-            true
+            Ok::<(), ApiError>(())
         });
-        match told {
-            Ok(true) if !yes => lock(&self.stop).cancel(),
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(ApiError::new(
-                    ErrorCode::NotFound,
-                    "no version is offered to this device: `ioex ota check` looks for one",
-                ));
-            }
-            Err(e) => return Err(ApiError::new(ErrorCode::Io, format!("{e:#}"))),
+        told.map_err(|e| ApiError::new(ErrorCode::Io, format!("{e:#}")))??;
+        if !yes {
+            lock(&self.stop).cancel();
         }
         self.wake.notify_one();
         Ok(())
     }
 
-    /// Looks at the channel at the next opportunity.
+    /// Looks at the channel at the next opportunity. Waits for the disk.
     pub(crate) fn check_now(&self) -> anyhow::Result<()> {
-        self.change(|state| state.last_check = None)?;
+        self.change_here(|state| state.last_check = None)?;
         self.wake.notify_one();
         Ok(())
     }
 
-    /// Lets what failed be tried again.
+    /// Lets what failed be tried again. Waits for the disk.
     ///
     /// # Errors
     /// When the installer's state cannot be written.
     pub(crate) fn forgive(&self) -> anyhow::Result<()> {
         self.installer.forgive()?;
-        self.change(|state| {
+        self.change_here(|state| {
             (state.effort, state.problem, state.failed) = (Effort::default(), None, None);
         })?;
         self.wake.notify_one();
@@ -508,10 +540,11 @@ impl Device {
             tracing::warn!("update: {e:#}");
         }
         loop {
-            if let Err(e) = self.step(&ota, &stop).await {
-                tracing::warn!("update: {e:#}");
-                let text = format!("{e:#}");
-                lock(&self.state).problem = Some(text);
+            let trouble = self.step(&ota, &stop).await.err().map(|e| format!("{e:#}"));
+            if let Some(why) = &trouble {
+                tracing::warn!("update: {why}");
+            }
+            if std::mem::replace(&mut *lock(&self.trouble), trouble.clone()) != trouble {
                 self.changed();
             }
             tokio::select! {
@@ -526,23 +559,28 @@ impl Device {
         if self.read(|state| state.step) == Step::Installed {
             self.settle().await?;
         }
-        self.send_reports(ota).await;
+        // Silent matchers cost time; the rest of the step does not depend on them.
+        let told = stop.run_until_cancelled(self.send_reports(ota)).await;
         if self.read(|state| state.step) != Step::Installed
             && let Some((files, answer)) = self.host.brought()
         {
             // Who brought it may not wait for the answer.
-            let _ = answer.send(self.take(ota, &files)?);
+            let _ = answer.send(self.take(ota, &files).await?);
         }
-        if self.is_due() && ota.mesh().is_some_and(ioex_net::Mesh::joined) {
-            self.look(ota).await?;
+        let alone = !ota.mesh().is_some_and(ioex_net::Mesh::joined);
+        if self.is_due() && !alone {
+            stop.run_until_cancelled(self.look(ota)).await.unwrap_or(Ok(()))?;
+        }
+        if self.alone.swap(alone, Ordering::Relaxed) != alone {
+            self.changed();
         }
         let (step, release) = self.read(|state| (state.step, state.release.clone()));
-        let Some(release) = release else { return Ok(()) };
-        match step {
-            Step::Offered => self.fetch(ota, release, stop).await,
-            Step::Fetched => self.install(ota, release).await,
-            Step::Idle | Step::Installed => Ok(()),
+        match (step, release) {
+            (Step::Offered, Some(release)) => self.fetch(ota, release, stop).await?,
+            (Step::Fetched, Some(release)) => self.install(ota, release).await?,
+            (Step::Idle | Step::Installed, _) | (_, None) => {}
         }
+        told.unwrap_or(Ok(()))
     }
 
     fn is_due(&self) -> bool {
@@ -566,3 +604,6 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(all(test, feature = "super"))]
+mod tests;

@@ -9,6 +9,7 @@ use std::{
 use ioex_api::{ApiError, ErrorCode, OtaState};
 use ioex_base::ContentAddress;
 use ioex_net::proto::ChannelFiles;
+use ioex_ota::{Release, Version};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::{Ota, device::Device};
@@ -35,6 +36,8 @@ pub enum Moment {
     Fetched {
         /// Which.
         version: String,
+        /// The address list (manifest).
+        manifest: ContentAddress,
         /// Whether the owner has to agree before it is installed.
         consent: bool,
     },
@@ -64,6 +67,48 @@ pub enum Moment {
         /// Whether it was in charge, or about to be, and the version before is again.
         rolled_back: bool,
     },
+}
+
+/// The owner's word on a version that was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which version was shown, such as `1.2`.
+    pub version: String,
+    /// Its manifest, when that was shown, too.
+    pub manifest: Option<ContentAddress>,
+    /// Whether it may be fetched and installed.
+    pub yes: bool,
+    /// Whether it may be installed whatever the hour.
+    pub now: bool,
+}
+
+impl Answer {
+    /// The release that is offered, when the answer is about that one.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] when nothing is offered, [`ErrorCode::Outdated`] when it is another one,
+    /// [`ErrorCode::BadRequest`] when the version is none.
+    pub(super) fn met_by<'a>(&self, offered: Option<&'a Release>) -> Result<&'a Release, ApiError> {
+        let Some(release) = offered else {
+            let why = "no version is offered to this device: `ioex ota check` looks for one";
+            return Err(ApiError::new(ErrorCode::NotFound, why));
+        };
+        let version = self.version.parse::<Version>().map_err(|e| {
+            ApiError::new(ErrorCode::BadRequest, format!("{:?} is no version: {e}", self.version))
+        })?;
+        let now = release.version;
+        let what = if version != now {
+            format!("the answer is about version {version}, and {now} is offered now")
+        } else if self.manifest.is_some_and(|manifest| manifest != release.manifest) {
+            format!("the answer is about another package of version {now} than the one that is offered now")
+        } else {
+            return Ok(release);
+        };
+        Err(ApiError::new(
+            ErrorCode::Outdated,
+            format!("{what}: look at it (`ioex ota state`) and answer again"),
+        ))
+    }
 }
 
 /// Metadata that the program brought, and where the answer goes.
@@ -141,7 +186,7 @@ impl DeviceUpdates {
         lock(&self.0.host.first).take().unwrap_or_else(|| self.0.host.moments.subscribe())
     }
 
-    /// Looks at the channel at the next opportunity.
+    /// Looks at the channel at the next opportunity. Writes a small file: not for an asynchronous thread.
     ///
     /// # Errors
     /// When the disk fails.
@@ -175,12 +220,12 @@ impl DeviceUpdates {
         }
     }
 
-    /// The owner's word on what is offered or fetched. `now` passes over the hours for installing.
+    /// The owner's word on what is offered or fetched. Writes a small file: not for an asynchronous thread.
     ///
     /// # Errors
-    /// When nothing is offered, or the disk fails.
-    pub fn consent(&self, yes: bool, now: bool) -> Result<(), ApiError> {
-        self.0.consent(yes, now)
+    /// When nothing is offered, or something else than what was answered about, or the disk fails.
+    pub fn consent(&self, answer: &Answer) -> Result<(), ApiError> {
+        self.0.consent(answer)
     }
 
     /// Makes what is on trial what runs.
@@ -199,7 +244,7 @@ impl DeviceUpdates {
         self.0.go_back(why).await.map_err(io)
     }
 
-    /// Lets what failed be tried again.
+    /// Lets what failed be tried again. Writes small files: not for an asynchronous thread.
     ///
     /// # Errors
     /// When the installer's state cannot be written.

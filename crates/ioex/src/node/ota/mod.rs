@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "super")]
 pub(crate) use self::bundle::{BundleFile, FORMAT as BUNDLE_FORMAT};
-pub use self::host::{DeviceUpdates, Moment};
+pub use self::host::{Answer, DeviceUpdates, Moment};
 pub(crate) use self::installer::boot;
 use self::{
     channels::Channels,
@@ -67,6 +67,8 @@ use crate::config::NodeConfig;
 const DIR: &str = "ota";
 /// How often the owner's policy for serving is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How long the directory may take to say who has something: its own questions take six seconds, one after another.
+const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// When who finds no room for its voucher is to ask again, in ms: some end meanwhile.
 const VOUCHERS_WAIT_MS: u32 = 60_000;
 /// Shards that a super node sends at once, for each package: few, so that each is soon at a device that passes it on.
@@ -133,6 +135,18 @@ impl Ota {
         #[cfg(not(feature = "super"))]
         let orders = false;
         self.device.is_some() || orders || !lock(&self.lives).is_empty()
+    }
+
+    /// Who says in the directory that it has this; nobody when the directory does not answer in time.
+    async fn holders(&self, address: ContentAddress) -> Vec<Uid> {
+        let Some(Ok(directory)) = self.mesh().map(Mesh::directory) else { return Vec::new() };
+        match tokio::time::timeout(FIND_TIMEOUT, directory.find(address)).await {
+            Ok(found) => found.unwrap_or_default(),
+            Err(_) => {
+                tracing::warn!("the directory did not answer within {} s", FIND_TIMEOUT.as_secs());
+                Vec::new()
+            }
+        }
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -279,7 +293,7 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
             live.set_slots(slots);
             let now = live.sent_bytes();
             let before = sent.insert(live.package.address, now).unwrap_or(0);
-            device.sent(now.saturating_sub(before));
+            device.sent(now.saturating_sub(before)).await;
         }
     }
 }
@@ -463,9 +477,12 @@ pub(super) async fn handle(
                 )
             })?;
             match request {
-                OtaRequest::Check => device.check()?,
-                OtaRequest::Consent { yes, now } => device.consent(yes, now)?,
-                OtaRequest::Forgive => device.forgive()?,
+                OtaRequest::Check => on_disk(&device, DeviceUpdates::check).await?,
+                OtaRequest::Consent { version, manifest, yes, now } => {
+                    let answer = Answer { version, manifest, yes, now };
+                    on_disk(&device, move |device| device.consent(&answer)).await?;
+                }
+                OtaRequest::Forgive => on_disk(&device, DeviceUpdates::forgive).await?,
                 OtaRequest::Confirm => device.confirm().await?,
                 OtaRequest::RollBack => device.roll_back("its owner went back").await?,
                 OtaRequest::Follow => {
@@ -486,4 +503,14 @@ pub(super) async fn handle(
             super::api::done(device.state())
         }
     }
+}
+
+/// A call that waits for the disk, on a thread for that.
+async fn on_disk(
+    device: &DeviceUpdates,
+    call: impl FnOnce(&DeviceUpdates) -> Result<(), ApiError> + Send + 'static,
+) -> Result<(), ApiError> {
+    let device = device.clone();
+    let done = tokio::task::spawn_blocking(move || call(&device)).await;
+    done.unwrap_or_else(|e| Err(ApiError::new(ErrorCode::Internal, e.to_string())))
 }

@@ -7,10 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ioex_base::Uid;
-use ioex_net::{Mesh, proto::Match, transfer::FetchError};
+use ioex_net::{LinkError, Mesh, proto::Match, transfer::FetchError};
 use ioex_ota::{Release, pass::Pass, policy::Hold};
 use tokio::task::JoinSet;
 
@@ -23,6 +24,8 @@ use crate::node::files;
 
 /// Holders from the directory that are asked for a manifest.
 const MANIFEST_HOLDERS_MAX: usize = 8;
+/// How long one node may take for the manifest of a package: of a very large one it has megabytes.
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Matchers that are asked at once.
 const MATCHERS_AT_ONCE: usize = 2;
 
@@ -52,16 +55,14 @@ impl DeviceSources {
         }
         let Some(mesh) = self.ota.mesh() else { return Err(DownloadError::Alone) };
         let mut nodes = self.release.matchers.clone();
-        if let Ok(directory) = mesh.directory() {
-            let found = directory.find(address).await.unwrap_or_default();
-            nodes.extend(found.into_iter().take(MANIFEST_HOLDERS_MAX));
-        }
+        nodes.extend(self.ota.holders(address).await.into_iter().take(MANIFEST_HOLDERS_MAX));
         let mut asked = HashSet::from([mesh.uid()]);
         for node in nodes {
             if !asked.insert(node) {
                 continue;
             }
-            match mesh.package_fetch(node, address).await {
+            let asked = tokio::time::timeout(MANIFEST_TIMEOUT, mesh.package_fetch(node, address)).await;
+            match asked.unwrap_or(Err(LinkError::Timeout.into())) {
                 Ok(sealed) => {
                     self.ota.shelf().put_manifest(&sealed)?;
                     mesh.announce(address);
@@ -98,7 +99,7 @@ impl DeviceSources {
                     let own = mesh.uid();
                     let good = Pass::check(&told.pass, &matcher, &own, &manifest, files::now()).is_ok();
                     if good && self.device.pass(&manifest).is_none_or(|(issuer, _)| issuer == matcher) {
-                        self.device.keep_pass(manifest, matcher, &told.pass);
+                        self.device.keep_pass(manifest, matcher, &told.pass).await;
                     }
                     candidates.extend(told.providers.into_iter().map(|provider| Candidate {
                         uid: provider.uid,
@@ -113,10 +114,8 @@ impl DeviceSources {
         // Without a matcher devices go on among themselves; also when none of those whom it named answers.
         let named: HashSet<Uid> = candidates.iter().map(|candidate| candidate.uid).collect();
         let looked = self.looked.swap(true, Ordering::Relaxed);
-        if (named.is_empty() || (looked && neighbours == 0))
-            && let Ok(directory) = mesh.directory()
-        {
-            let found = directory.find(manifest).await.unwrap_or_default();
+        if named.is_empty() || (looked && neighbours == 0) {
+            let found = self.ota.holders(manifest).await;
             candidates.extend(
                 found.into_iter().filter(|uid| !named.contains(uid)).filter_map(|uid| self.pass_for(uid)),
             );

@@ -12,7 +12,7 @@ use ioex_ota::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, OwnParts, Step, random};
+use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, OwnParts, State, Step, random};
 use crate::node::{
     files, lock,
     ota::{
@@ -101,8 +101,9 @@ impl Device {
         let first = effort.fetched_bytes == 0 && effort.failures == 0;
         if first {
             let running = *lock(&self.running);
-            self.change(|state| Self::queue_report(state, OtaStage::Fetching, running, ""))?;
-            self.send_reports(ota).await;
+            self.change(move |state| Self::queue_report(state, OtaStage::Fetching, running, "")).await?;
+            // When it takes too long, the next step says so.
+            let _ = self.send_reports(ota).await;
         }
         let cancel = stop.child_token();
         *lock(&self.stop) = cancel.clone();
@@ -115,8 +116,8 @@ impl Device {
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
         let why = failed.as_ref().map(|e| format!("{e}"));
-        let mut given_up = false;
-        self.change(|state| {
+        let reason = why.clone();
+        let change = move |state: &mut State| {
             let verified: u64 = came.by_source[..3].iter().sum();
             Self::count(state, came.fetched());
             for (all, new) in state.by_source.iter_mut().zip(came.by_source) {
@@ -124,18 +125,22 @@ impl Device {
             }
             if held {
                 state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(came.fetched());
-                return;
+                return false;
             }
-            state.effort = state.effort.after(came.fetched(), verified, why.is_some(), files::now());
-            state.problem.clone_from(&why);
-            if why.is_none() {
+            state.effort = state.effort.after(came.fetched(), verified, reason.is_some(), files::now());
+            state.problem.clone_from(&reason);
+            let Some(reason) = reason else {
                 state.step = Step::Fetched;
                 Self::queue_report(state, OtaStage::Fetched, running, "");
-            } else if state.effort.next(length, random, files::now()) == Attempt::Never {
-                given_up = true;
-                Self::queue_report(state, OtaStage::Failed, running, why.as_deref().unwrap_or_default());
+                return false;
+            };
+            let given_up = state.effort.next(length, random, files::now()) == Attempt::Never;
+            if given_up {
+                Self::queue_report(state, OtaStage::Failed, running, &reason);
             }
-        })?;
+            given_up
+        };
+        let given_up = self.change(change).await?;
         match why {
             None => self.tell_standing(),
             Some(reason) if given_up => {
@@ -159,19 +164,20 @@ impl Device {
         let fail = |e| (Came::default(), e);
         let package = |text: String| fail(DownloadError::Package(text));
         let Some(mesh) = ota.mesh().cloned() else { return Err(fail(DownloadError::Alone)) };
-        sources.manifest().await.map_err(fail)?;
+        let manifest = stop.run_until_cancelled(sources.manifest()).await;
+        manifest.unwrap_or(Err(DownloadError::Stopped)).map_err(fail)?;
         let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
         let live = ota.live(&kept, &self.bundle.key, false).await.map_err(package)?;
         if live.package.manifest.size_bytes != release.length() {
             return Err(package("the manifest is not that of the release".to_owned()));
         }
-        let noted = self.change(|state| {
+        let noted = self.change(move |state| {
             state.kept.retain(|other| other.manifest != kept.manifest);
             state.kept.insert(0, kept);
             // What runs, what comes, and one more.
             state.kept.truncate(KEPT_PACKAGES + 1);
         });
-        noted.map_err(|e| package(format!("{e:#}")))?;
+        noted.await.map_err(|e| package(format!("{e:#}")))?;
         let seed = u64::from_le_bytes(random().map_err(|e| package(e.to_string()))?);
         let mut spared = Bits::none(live.package.shards().len());
         if let Some(own) = self.own_parts(&live, release).await {

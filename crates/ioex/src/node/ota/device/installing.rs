@@ -9,7 +9,9 @@ use ioex_net::{
 };
 use ioex_ota::{Release, policy::Effort};
 
-use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, Step};
+use super::{
+    Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, REPORTS_TIMEOUT, State, Step,
+};
 use crate::{
     config::Confirm,
     node::{
@@ -36,7 +38,7 @@ impl Device {
         }
         if !here.is_full() {
             // What was here is damaged or gone.
-            self.change(|state| state.step = Step::Offered)?;
+            self.change(|state| state.step = Step::Offered).await?;
             self.wake.notify_one();
             return Ok(());
         }
@@ -56,7 +58,7 @@ impl Device {
             };
             node.installer.write(&shelf, &live.package, own.as_deref(), &wanted, &device, tell)?;
             // Noted before anything changes place: after a cut the device asks the installer.
-            node.change(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
+            node.change_here(|state| state.step = Step::Installed).map_err(|e| InstallFailure::Io {
                 what: "the device's state".to_owned(),
                 error: std::io::Error::other(format!("{e:#}")),
             })?;
@@ -67,12 +69,14 @@ impl Device {
         let running = *lock(&self.running);
         match written {
             Ok(_) => {
-                self.change(|state| {
+                self.change(move |state| {
                     state.problem = None;
                     Self::queue_report(state, OtaStage::Installed, running, "");
-                })?;
+                })
+                .await?;
                 self.host.tell(Moment::Installed { version: release.version.to_string() });
-                self.send_reports(ota).await;
+                // When it takes too long, the next step says so.
+                let _ = self.send_reports(ota).await;
                 if !self.restart("starting the new version").await {
                     self.hold(Some("it starts with the device's next start".to_owned()));
                 }
@@ -83,14 +87,19 @@ impl Device {
     }
 
     /// A package could not be put in place.
-    async fn not_installed(&self, ota: &Ota, release: &Release, e: &InstallFailure) -> anyhow::Result<()> {
+    async fn not_installed(
+        self: &Arc<Self>,
+        ota: &Ota,
+        release: &Release,
+        e: &InstallFailure,
+    ) -> anyhow::Result<()> {
         // Where only the last step failed, the installer has it on trial already, and that goes on.
         if self.reconcile().await? {
             return Ok(());
         }
         let why = format!("it could not be installed: {e}");
         if e.is_final() {
-            return self.ended(Err(&why));
+            return self.ended(Err(&why)).await;
         }
         // A disk that is full, a shard that went bad: tried again later, with what is on the disk read anew. What runs
         // and changes meanwhile is not relied on again.
@@ -103,6 +112,7 @@ impl Device {
             state.effort = state.effort.after(0, 0, true, files::now());
             (state.step, state.problem) = (Step::Offered, Some(why));
         })
+        .await
     }
 
     /// Asks the installer whether something is on trial that the state's file does not know of, as after a cut
@@ -110,12 +120,12 @@ impl Device {
     ///
     /// # Errors
     /// When the installer's state, or the device's, cannot be read or written.
-    pub(super) async fn reconcile(&self) -> anyhow::Result<bool> {
+    pub(super) async fn reconcile(self: &Arc<Self>) -> anyhow::Result<bool> {
         let installer = self.installer.clone();
         let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
         let on_trial = standing.on_trial || standing.waits_for_start;
         if on_trial && self.read(|state| state.step) != Step::Installed {
-            self.change(|state| state.step = Step::Installed)?;
+            self.change(|state| state.step = Step::Installed).await?;
         }
         Ok(on_trial)
     }
@@ -147,7 +157,7 @@ impl Device {
     }
 
     /// Finds out what became of what was installed.
-    pub(super) async fn settle(&self) -> anyhow::Result<()> {
+    pub(super) async fn settle(self: &Arc<Self>) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         if self.read(|state| state.step) != Step::Installed {
             return Ok(());
@@ -163,9 +173,10 @@ impl Device {
         self.hold(None);
         if !standing.on_trial {
             if Some(standing.running) == wanted {
-                return self.ended(Ok(()));
+                return self.ended(Ok(())).await;
             }
-            return self.ended(Err("the new version did not stay up, and the device went back by itself"));
+            let why = "the new version did not stay up, and the device went back by itself";
+            return self.ended(Err(why)).await;
         }
         let version = standing.running.to_string();
         let host_confirms = self.config.confirm == Confirm::Host;
@@ -204,7 +215,7 @@ impl Device {
             None => {
                 let installer = self.installer.clone();
                 tokio::task::spawn_blocking(move || installer.confirm()).await??;
-                self.ended(Ok(()))
+                self.ended(Ok(())).await
             }
             Some(why) => {
                 let why = format!("version {} is unhealthy: {why}", standing.running);
@@ -229,27 +240,27 @@ impl Device {
     ///
     /// # Errors
     /// When there is nothing to go back from, or the installer's state cannot be written.
-    pub(crate) async fn go_back(&self, why: &str) -> anyhow::Result<()> {
+    pub(crate) async fn go_back(self: &Arc<Self>, why: &str) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         self.back(why).await
     }
 
     /// See [`go_back`](Self::go_back); by whoever has the turn.
-    pub(super) async fn back(&self, why: &str) -> anyhow::Result<()> {
+    pub(super) async fn back(self: &Arc<Self>, why: &str) -> anyhow::Result<()> {
         let installer = self.installer.clone();
         let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
         if !starts_anew {
             let installer = self.installer.clone();
             *lock(&self.running) = tokio::task::spawn_blocking(move || installer.standing()).await??.running;
         }
-        self.ended(Err(why))?;
+        self.ended(Err(why)).await?;
         // Without a command the old version comes with the device's next start.
         self.restart("going back").await;
         Ok(())
     }
 
     /// An update is over.
-    pub(super) fn ended(&self, how: Result<(), &str>) -> anyhow::Result<()> {
+    pub(super) async fn ended(self: &Arc<Self>, how: Result<(), &str>) -> anyhow::Result<()> {
         let running = *lock(&self.running);
         self.host.answered();
         self.hold(None);
@@ -258,32 +269,48 @@ impl Device {
             let version = state.release.as_ref().map_or(running, |release| release.version);
             (version.to_string(), state.step == Step::Installed)
         });
-        self.change(|state| {
-            match how {
-                Ok(()) => Self::queue_report(state, OtaStage::Confirmed, running, ""),
-                Err(why) => {
+        let failed = how.err().map(str::to_owned);
+        let reason = failed.clone();
+        self.change(move |state| {
+            match &reason {
+                None => {
+                    Self::queue_report(state, OtaStage::Confirmed, running, "");
+                    state.release = None;
+                }
+                Some(why) => {
                     Self::queue_report(state, OtaStage::Failed, running, why);
                     state.failed = state.release.as_ref().map(|release| release.version);
                 }
             }
-            state.problem = how.err().map(str::to_owned);
+            state.problem = reason;
             (state.step, state.consented, state.agreed, state.now) = (Step::Idle, false, false, false);
-            if how.is_ok() {
-                state.release = None;
-            }
             state.effort = Effort::default();
             state.kept.truncate(KEPT_PACKAGES);
-        })?;
-        self.host.tell(match how {
-            Ok(()) => Moment::Confirmed { version },
-            Err(why) => Moment::Failed { version, reason: why.to_owned(), rolled_back },
+        })
+        .await?;
+        self.host.tell(match failed {
+            None => Moment::Confirmed { version },
+            Some(reason) => Moment::Failed { version, reason, rolled_back },
         });
         self.wake.notify_one();
         Ok(())
     }
 
     /// Tells matchers what waits to be told.
-    pub(super) async fn send_reports(&self, ota: &Arc<Ota>) {
+    ///
+    /// # Errors
+    /// When that takes too long; what is left is told later.
+    pub(super) async fn send_reports(self: &Arc<Self>, ota: &Arc<Ota>) -> anyhow::Result<()> {
+        tokio::time::timeout(REPORTS_TIMEOUT, self.tell_matchers(ota)).await.map_err(|_| {
+            anyhow::anyhow!(
+                "telling the maker how it went took longer than {} s and is tried again; while that repeats, its \
+                 matchers or the network are at fault: `ioex status` shows the connections",
+                REPORTS_TIMEOUT.as_secs()
+            )
+        })
+    }
+
+    async fn tell_matchers(self: &Arc<Self>, ota: &Arc<Ota>) {
         let Some(mesh) = ota.mesh().cloned() else { return };
         loop {
             let Some(next) = self.read(|state| state.reports.first().cloned()) else { return };
@@ -318,7 +345,13 @@ impl Device {
             if !told {
                 return;
             }
-            if let Err(e) = self.change(|state| drop(state.reports.remove(0))) {
+            let told = move |state: &mut State| {
+                // Others may have been queued, and the oldest given up for them.
+                if state.reports.first() == Some(&next) {
+                    state.reports.remove(0);
+                }
+            };
+            if let Err(e) = self.change(told).await {
                 tracing::warn!("{e:#}");
                 return;
             }

@@ -4,31 +4,33 @@ use std::{collections::HashSet, sync::Arc};
 
 use data_encoding::BASE64;
 use ioex_base::UnixSeconds;
-use ioex_net::proto::{ChannelAsk, ChannelFiles};
+use ioex_net::{
+    LinkError,
+    proto::{ChannelAsk, ChannelFiles},
+};
 use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, policy::Effort};
 
-use super::{Device, LOOK_AGAIN_SECONDS, MIRRORS_MAX, Step};
+use super::{Device, LOOK_AGAIN_SECONDS, MIRROR_TIMEOUT, MIRRORS_MAX, State, Step};
 use crate::node::{files, lock, ota::Ota};
 
 impl Device {
     /// Asks mirrors for the channel until one has something that holds.
-    pub(super) async fn look(&self, ota: &Arc<Ota>) -> anyhow::Result<()> {
+    pub(super) async fn look(self: &Arc<Self>, ota: &Arc<Ota>) -> anyhow::Result<()> {
         let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
         let mut mirrors = self.bundle.matchers.clone();
         mirrors.extend(self.read(|state| {
             state.release.iter().flat_map(|release| release.matchers.clone()).collect::<Vec<_>>()
         }));
-        if let Ok(directory) = mesh.directory() {
-            mirrors.extend(directory.find(self.bundle.channel).await.unwrap_or_default());
-        }
+        mirrors.extend(ota.holders(self.bundle.channel).await);
         let mut seen = HashSet::from([mesh.uid()]);
         mirrors.retain(|uid| seen.insert(*uid));
         let mut problem = None;
         for mirror in mirrors.into_iter().take(MIRRORS_MAX) {
             let trust = self.trust()?;
             let ask = ChannelAsk { channel: self.bundle.channel, root_version: trust.root_version() };
-            match mesh.channel_fetch(mirror, ask).await {
-                Ok(files) => match self.take(ota, &files)? {
+            let asked = tokio::time::timeout(MIRROR_TIMEOUT, mesh.channel_fetch(mirror, ask)).await;
+            match asked.unwrap_or(Err(LinkError::Timeout.into())) {
+                Ok(files) => match self.take(ota, &files).await? {
                     Ok(()) => return Ok(()),
                     Err(why) => {
                         problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
@@ -39,12 +41,13 @@ impl Device {
         }
         let why = problem.unwrap_or_else(|| "no node that carries the channel was found".to_owned());
         let minutes = u64::from(self.config.check_minutes);
-        self.change(|state| {
+        self.change(move |state| {
             // Soon again, but not at once.
             let ago = (minutes * 60).saturating_sub(LOOK_AGAIN_SECONDS);
             state.last_check = Some(UnixSeconds(files::now().0.saturating_sub(ago)));
             state.problem = Some(why);
         })
+        .await
     }
 
     pub(super) fn trust(&self) -> anyhow::Result<Trust> {
@@ -65,7 +68,11 @@ impl Device {
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) fn take(&self, ota: &Ota, files: &ChannelFiles) -> anyhow::Result<Result<(), String>> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        ota: &Ota,
+        files: &ChannelFiles,
+    ) -> anyhow::Result<Result<(), String>> {
         let roots: Vec<&[u8]> = files.roots.iter().map(Vec::as_slice).collect();
         let metadata = Metadata {
             roots: &roots,
@@ -78,10 +85,11 @@ impl Device {
         let outcome = ioex_ota::check(&self.trust()?, &self.device(), clock, &metadata);
         let trust = BASE64.encode(&outcome.trust.to_bytes());
         let now = files::now();
-        let mut is_new = false;
-        let refused = self.change(|state| {
+        let verdict = outcome.verdict;
+        let change = move |state: &mut State| {
             state.trust = trust;
-            match outcome.verdict {
+            let mut is_new = false;
+            match verdict {
                 Verdict::Refuse(why) => {
                     // The metadata holds, and what was offered is not in it any more for this device.
                     let gone = matches!(
@@ -95,7 +103,7 @@ impl Device {
                         (state.step, state.release) = (Step::Idle, None);
                     }
                     state.problem = Some(why.to_string());
-                    return Some(why.to_string());
+                    return Err(why.to_string());
                 }
                 Verdict::NothingNew => {
                     if matches!(state.step, Step::Offered | Step::Fetched) {
@@ -115,13 +123,12 @@ impl Device {
                 }
             }
             (state.last_check, state.problem) = (Some(now), None);
-            None
-        })?;
-        if let Some(why) = refused {
-            return Ok(Err(why));
-        }
-        if is_new {
-            self.tell_standing();
+            Ok(is_new)
+        };
+        match self.change(change).await? {
+            Err(why) => return Ok(Err(why)),
+            Ok(true) => self.tell_standing(),
+            Ok(false) => {}
         }
         ota.carry_copy(&self.bundle, files);
         Ok(Ok(()))
