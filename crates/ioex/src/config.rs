@@ -153,6 +153,10 @@ pub enum InstallTarget {
     Hook {
         /// The command and its first arguments.
         command: Vec<String>,
+        /// Where what it installed lies: a file, a folder or a block device, which is only read. What of an update
+        /// lies there is not downloaded. With a folder, the command gets a folder.
+        #[serde(default)]
+        path: Option<PathBuf>,
     },
 }
 
@@ -286,7 +290,7 @@ impl NodeConfig {
         }
         if let Some(ota) = &self.ota {
             let hook = |install: &InstallTarget| match install {
-                InstallTarget::Hook { command } => command.is_empty(),
+                InstallTarget::Hook { command, .. } => command.is_empty(),
                 InstallTarget::Pair { slots, .. } => slots.is_empty(),
                 InstallTarget::Swap { .. } => false,
             };

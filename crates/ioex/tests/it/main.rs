@@ -13,6 +13,7 @@ mod kill_super;
 mod net;
 mod ota;
 mod ota_attacks;
+mod ota_hook;
 mod ota_owner;
 mod partner;
 mod points;

@@ -2,12 +2,20 @@
 //!
 //! Each call opens the installer's state anew: between two of them a boot loader may have written it.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ioex_base::ContentAddress;
 use ioex_ota::{
     Device, Release, Version,
-    install::{FileMedium, Hook, HookError, InstallError, Pair, Phase, Slot, SlotPair, Swap},
+    install::{
+        FileMedium, Hook, HookError, InstallError, Pair, Phase, Slot, SlotPair, Swap, TRIAL_STARTS,
+        tree_digest,
+    },
 };
 
 use super::{
@@ -25,12 +33,14 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(120);
 const HOOK_STATE: &str = "hook.json";
 /// The archive of a folder that runs, in the node's folder, while parts of it are taken.
 const OWN_ARCHIVE: &str = "own.tar";
+/// The archive of a folder that comes, in the node's folder, until it is unpacked.
+const NEW_ARCHIVE: &str = "new.tar";
 /// How much of a slot is looked at for parts of a new image: so many times the new one's length. What lies behind
 /// the image in a large slot is not worth the time.
 const LOOKED_AT_TIMES: u64 = 2;
 /// How long the command that starts a version may take: to ask for a restart takes seconds.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
-/// The package for a hook, in the node's folder.
+/// The package for a hook, in the node's folder: a file, or a folder.
 const HOOK_PACKAGE: &str = "package";
 
 /// Why a package was not installed.
@@ -74,7 +84,7 @@ impl InstallFailure {
     }
 }
 
-fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> InstallFailure {
+fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallFailure {
     let what = path.display().to_string();
     move |error| InstallFailure::Io { what, error }
 }
@@ -97,6 +107,13 @@ struct HookState {
     before: Option<Version>,
     package: Option<ContentAddress>,
     failed: Option<ContentAddress>,
+    /// Starts that the version on trial has left. A trial that a program without this count began has all of them.
+    #[serde(default = "all_starts")]
+    starts_left: u8,
+}
+
+fn all_starts() -> u8 {
+    TRIAL_STARTS
 }
 
 /// The device's way of installing.
@@ -113,7 +130,7 @@ impl Installer {
         Self { config: config.clone(), dir }
     }
 
-    /// What runs, where parts of a release may lie. Of what a hook installed nobody knows where it is.
+    /// What runs, where parts of a release may lie. Of what a hook installed, its `path` says where.
     ///
     /// # Errors
     /// When it cannot be found or read.
@@ -129,31 +146,50 @@ impl Installer {
                     streams.all.push(Stream { path, max_bytes });
                 }
             }
-            InstallTarget::Swap { path } if path.is_dir() => {
-                let archive = self.dir.join(OWN_ARCHIVE);
-                streams.archive = Some(archive.clone());
-                crate::archive::archive_folder(path, &archive).map_err(at(path))?;
-                streams.all.push(Stream { path: archive, max_bytes: u64::MAX });
+            InstallTarget::Swap { path } | InstallTarget::Hook { path: Some(path), .. } => {
+                let kind = fs::metadata(path).map_err(at(path))?.file_type();
+                let mut stream = Stream { path: path.clone(), max_bytes: u64::MAX };
+                if kind.is_dir() {
+                    let archive = self.dir.join(OWN_ARCHIVE);
+                    streams.archive = Some(archive.clone());
+                    crate::archive::archive_folder(path, &archive).map_err(at(path))?;
+                    stream.path = archive;
+                } else if kind.is_block_device() {
+                    stream.max_bytes = release.length().saturating_mul(LOOKED_AT_TIMES);
+                }
+                streams.all.push(stream);
             }
-            InstallTarget::Swap { path } if path.is_file() => {
-                streams.all.push(Stream { path: path.clone(), max_bytes: u64::MAX });
-            }
-            InstallTarget::Swap { .. } | InstallTarget::Hook { .. } => {}
+            InstallTarget::Hook { path: None, .. } => {}
         }
         Ok(streams)
     }
 
-    /// Counts a start of what lies at the target, while it is on trial; a boot loader does that for slots. Returns
-    /// whether its starts were used up, and the version before is back.
+    /// Counts a start of what is on trial; a boot loader does that for slots. Returns whether its starts were used up,
+    /// and the version before is back.
     ///
     /// # Errors
     /// [`InstallFailure`].
     pub(crate) fn count_start(&self) -> Result<bool, InstallFailure> {
-        let InstallTarget::Swap { path } = &self.config.install else { return Ok(false) };
-        let mut swap = Swap::open(path, self.config.installed)?;
-        let was_on_trial = swap.on_trial();
-        swap.start()?;
-        Ok(was_on_trial && !swap.on_trial())
+        match &self.config.install {
+            InstallTarget::Pair { .. } => Ok(false),
+            InstallTarget::Swap { path } => {
+                let mut swap = Swap::open(path, self.config.installed)?;
+                let was_on_trial = swap.on_trial();
+                swap.start()?;
+                Ok(was_on_trial && !swap.on_trial())
+            }
+            InstallTarget::Hook { .. } => {
+                let state = self.hook_state()?;
+                if state.before.is_none() {
+                    return Ok(false);
+                }
+                let Some(starts_left) = state.starts_left.checked_sub(1) else {
+                    return self.roll_back().map(|_| true);
+                };
+                self.save_hook(&HookState { starts_left, ..state })?;
+                Ok(false)
+            }
+        }
     }
 
     /// Sets up what is set up once, and says how the device stands.
@@ -197,7 +233,8 @@ impl Installer {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| InstallFailure::Io { what: path.display().to_string(), error: e.into() }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Ok(HookState { running: self.config.installed, before: None, package: None, failed: None })
+                let running = self.config.installed;
+                Ok(HookState { running, before: None, package: None, failed: None, starts_left: 0 })
             }
             Err(e) => Err(at(&path)(e)),
         }
@@ -252,12 +289,17 @@ impl Installer {
                 }
                 Ok(writer.finish(executable)?)
             }
-            InstallTarget::Hook { .. } => {
+            InstallTarget::Hook { path: lies, .. } => {
                 ioex_ota::admit(release, device).map_err(InstallError::from)?;
                 if self.hook_state()?.failed == Some(release.package()) {
                     return Err(InstallFailure::FailedBefore);
                 }
                 let path = self.dir.join(HOOK_PACKAGE);
+                remove(&path)?;
+                if lies.as_ref().is_some_and(|lies| lies.is_dir()) {
+                    self.unpack(shelf, package, own, &path, progress)?;
+                    return is_folder_of(release, &path);
+                }
                 self.whole(shelf, package, own, release, &path, progress)
             }
         }
@@ -304,7 +346,7 @@ impl Installer {
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(at(path))
     }
 
-    /// Unpacks a folder's archive beside the folder.
+    /// Unpacks a folder's archive as this folder.
     fn unpack(
         &self,
         shelf: &Shelf,
@@ -313,7 +355,7 @@ impl Installer {
         new: &PathBuf,
         progress: impl Fn(u64),
     ) -> Result<(), InstallFailure> {
-        let archive = self.dir.join(HOOK_PACKAGE);
+        let archive = self.dir.join(NEW_ARCHIVE);
         let written = (|| {
             use io::Write as _;
             let mut file = io::BufWriter::new(fs::File::create(&archive).map_err(at(&archive))?);
@@ -325,9 +367,7 @@ impl Installer {
                 Ok::<(), InstallFailure>(())
             })?;
             file.flush().map_err(at(&archive))?;
-            if new.symlink_metadata().is_ok() {
-                fs::remove_dir_all(new).map_err(at(new))?;
-            }
+            remove(new)?;
             fs::create_dir(new).map_err(at(new))?;
             let mut reader = tar::Archive::new(fs::File::open(&archive).map_err(at(&archive))?);
             reader.set_preserve_permissions(true);
@@ -357,13 +397,15 @@ impl Installer {
                 }
                 Ok(false)
             }
-            InstallTarget::Hook { command } => {
+            InstallTarget::Hook { command, .. } => {
                 let before = self.hook_state()?;
                 let trial = HookState {
                     running: release.version,
                     before: Some(before.running),
                     package: Some(release.package()),
                     failed: before.failed,
+                    // This is the first.
+                    starts_left: TRIAL_STARTS - 1,
                 };
                 // Noted first: after a cut in the middle the command is asked for its health, or goes back.
                 self.save_hook(&trial)?;
@@ -372,12 +414,7 @@ impl Installer {
                     hook(command, HOOK_TIMEOUT).run(Phase::Install, Some(&package), release.version)
                 {
                     let failed = Some(release.package());
-                    self.save_hook(&HookState {
-                        before: None,
-                        running: before.running,
-                        failed,
-                        package: None,
-                    })?;
+                    self.save_hook(&HookState { before: None, package: None, failed, ..before })?;
                     return Err(e.into());
                 }
                 Ok(false)
@@ -392,7 +429,7 @@ impl Installer {
     pub(crate) fn health(&self, version: Version) -> Result<(), InstallFailure> {
         let command = match (&self.config.health, &self.config.install) {
             (command, _) if !command.is_empty() => command,
-            (_, InstallTarget::Hook { command }) => command,
+            (_, InstallTarget::Hook { command, .. }) => command,
             _ => return Ok(()),
         };
         Ok(hook(command, HEALTH_TIMEOUT).run(Phase::Health, None, version)?)
@@ -414,8 +451,10 @@ impl Installer {
                 if state.before.is_none() {
                     return Err(InstallError::NotOnTrial.into());
                 }
-                let _ = fs::remove_file(self.dir.join(HOOK_PACKAGE));
-                self.save_hook(&HookState { before: None, package: None, ..state })
+                self.save_hook(&HookState { before: None, package: None, ..state })?;
+                // What stays is removed before the next one is written.
+                let _ = remove(&self.dir.join(HOOK_PACKAGE));
+                Ok(())
             }
         }
     }
@@ -436,12 +475,12 @@ impl Installer {
                 Swap::open(path, self.config.installed)?.roll_back()?;
                 Ok(false)
             }
-            InstallTarget::Hook { command } => {
+            InstallTarget::Hook { command, .. } => {
                 let state = self.hook_state()?;
                 let before = state.before.ok_or(InstallError::NotOnTrial)?;
                 hook(command, HOOK_TIMEOUT).run(Phase::RollBack, None, before)?;
                 let failed = state.package.or(state.failed);
-                self.save_hook(&HookState { running: before, before: None, package: None, failed })?;
+                self.save_hook(&HookState { running: before, before: None, package: None, failed, ..state })?;
                 Ok(false)
             }
         }
@@ -481,7 +520,30 @@ fn hook(command: &[String], timeout: Duration) -> Hook {
     Hook { program: program.into(), arguments, timeout }
 }
 
-fn is_executable(path: &std::path::Path) -> bool {
+/// Removes a file or a folder, when one is there.
+fn remove(path: &Path) -> Result<(), InstallFailure> {
+    let removed = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    removed.map_err(at(path))
+}
+
+/// Compares an unpacked folder with the only image of a release.
+fn is_folder_of(release: &Release, path: &Path) -> Result<(), InstallFailure> {
+    let [image] = release.images.as_slice() else {
+        let got = release.images.iter().map(|image| image.name.clone()).collect();
+        return Err(InstallError::Images { want: vec!["one image".to_owned()], got }.into());
+    };
+    if tree_digest(path).map_err(at(path))? != image.hash {
+        return Err(InstallError::Content { name: image.name.clone() }.into());
+    }
+    Ok(())
+}
+
+fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
 }
