@@ -1,6 +1,6 @@
 //! The serving side of updates.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ioex_base::{ContentAddress, Uid, wire};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -17,6 +17,10 @@ use crate::{
     transfer::serve::{self as content, Gate, Source},
     updates::{self, Hearer, Updates},
 };
+
+/// How long a shard that was written may be on its way: the longest one at 4.4 kB/s. Who is silent ends earlier, as its
+/// connection does.
+const TAKEN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Asks the program above, which may wait for the disk.
 async fn ask<T: Send + 'static>(
@@ -145,7 +149,21 @@ pub(super) async fn shard(
     };
     reply(send, Ok(ShardHead { shard: serving.shard, bytes: serving.bytes })).await?;
     let source = Source { file: Arc::new(serving.file), size: u64::from(serving.bytes) };
-    content::body(send, &source, Gate::Upload(updates.upload()), &mut serving.note).await?;
+    // Written is not sent: QUIC takes megabytes at once. The place is taken until the other side has them; otherwise
+    // one provider would begin with everybody at once, and be slow for all of them while others have nothing to do.
+    let mut last = 0;
+    let mut left = source.size;
+    let mut written = |bytes: u64| {
+        left = left.saturating_sub(bytes);
+        if left > 0 { (serving.note)(bytes) } else { last = bytes }
+    };
+    content::body(send, &source, Gate::Upload(updates.upload()), &mut written).await?;
+    let _ = send.finish();
+    let taken = tokio::time::timeout(TAKEN_TIMEOUT, send.stopped()).await;
+    // Nothing is left to be stopped when all of it was acknowledged.
+    if matches!(taken, Ok(Ok(None))) {
+        (serving.note)(last);
+    }
     Ok(())
 }
 
