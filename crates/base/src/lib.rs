@@ -16,6 +16,7 @@
 //! ```
 
 mod content;
+mod dice;
 mod friend_address;
 mod grant;
 mod head;
@@ -28,6 +29,7 @@ mod time;
 pub mod wire;
 
 pub use content::ContentAddress;
+pub use dice::Dice;
 pub use friend_address::{FriendAddress, FriendAddressError, Tag};
 pub use grant::{
     CLOCK_SLACK_SECONDS, Grant, GrantError, GrantId, Revocations, Right, SignedGrant, SignedRevocations,

@@ -1,20 +1,18 @@
-//! Random numbers that are the same on every machine: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+//! Random numbers that are the same on every machine.
+
+use ioex_base::Dice;
 
 /// A generator; the seed says everything that follows.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub(crate) struct Rng(Dice);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Dice::new(seed))
     }
 
     pub(crate) fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.roll()
     }
 
     /// Uniform in [0, 1).
@@ -33,7 +31,7 @@ impl Rng {
 
     /// Uniform below `bound`, which is not zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.word()) * bound as u128) >> 64) as usize
+        self.0.below(bound)
     }
 
     pub(crate) fn happens(&mut self, probability: f64) -> bool {

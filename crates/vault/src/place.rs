@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ioex_base::{ContentAddress, NodeKind, Uid};
+use ioex_base::{ContentAddress, Dice, NodeKind, Uid};
 
 use crate::{limits::REPLICAS_MAX, redundancy::Redundancy};
 
@@ -388,19 +388,12 @@ impl Taken {
     }
 }
 
-/// SplitMix64's finaliser over the seed and the beginnings of two hashes. Addresses and
+/// The seed and the beginnings of two hashes, mixed by [`Dice`]. Addresses and
 /// identities are random already and the seed is secret beforehand, so that no more is needed.
 fn mix(seed: u64, address: &[u8; 32], uid: &[u8; 32]) -> u64 {
     let head = |bytes: &[u8; 32]| bytes.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head));
-    [head(address), head(uid)].into_iter().fold(finalise(seed), |state, word| finalise(state ^ word))
-}
-
-/// SplitMix64's next number.
-pub(crate) fn finalise(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let mixed = |state| Dice::new(state).roll();
+    [head(address), head(uid)].into_iter().fold(mixed(seed), |state, word| mixed(state ^ word))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub mod lab;
 mod pick;
 mod serve;
 
+use ioex_base::Dice;
+
 pub use bits::{Bits, MalformedBits};
 pub use fetch::{Action, Ask, AskId, Rules, Swarm, Totals};
 pub use serve::{Role, ServeId, Turn, Uplink};
@@ -127,21 +129,17 @@ pub enum Failure {
 #[error("a package has 1 to {SHARDS_MAX} shards, not {0}")]
 pub struct InvalidPackage(pub usize);
 
-/// SplitMix64: a sequence from one number, for choosing, not for secrets.
+/// A sequence from one number, for choosing, not for secrets.
 #[derive(Clone, Debug)]
-pub(crate) struct Choice(u64);
+pub(crate) struct Choice(Dice);
 
 impl Choice {
     pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Dice::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.roll()
     }
 
     /// Below `n`; 0 for 0. The remainder's bias over 2^64 is nothing that a choice can show.

@@ -85,23 +85,19 @@ pub fn noticed_per_day(dropped: f64, audits: u16) -> f64 {
 mod tests {
     use std::collections::HashSet;
 
+    use ioex_base::Dice;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        health::{AUDITS_PER_DEVICE_DAY, Observation},
-        place::finalise,
-    };
+    use crate::health::{AUDITS_PER_DEVICE_DAY, Observation};
 
     const START: UnixSeconds = UnixSeconds(1_800_000_000);
     const ROUND_SECONDS: u64 = DAY_SECONDS * AUDITS_PER_ROUND as u64 / AUDITS_PER_DEVICE_DAY as u64;
 
     /// The sequence is the same on every run.
-    fn numbers(mut state: u64) -> impl FnMut() -> u64 {
-        move || {
-            state = finalise(state);
-            state
-        }
+    fn numbers(seed: u64) -> impl FnMut() -> u64 {
+        let mut dice = Dice::new(seed);
+        move || dice.roll()
     }
 
     #[test]
