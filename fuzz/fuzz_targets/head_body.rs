@@ -1,5 +1,5 @@
 //! The body of a repository's head: raw, a good one with changes, and any compressed text and any list
-//! that somebody with the recovery key encrypted.
+//! that somebody with the recovery key encrypted, as the newest version and as the one before.
 
 #![no_main]
 
@@ -29,10 +29,16 @@ static SAMPLE: LazyLock<Head> = LazyLock::new(|| {
     Head { points: (0..3).map(point).collect(), forgotten: Vec::new() }
 });
 
+/// The same as version 1 has it, without what that did not know.
+static OLD_SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let old = |p: &PointRef| (p.created, p.expires, p.label.clone(), p.totals, p.root.clone());
+    wire::encode(&SAMPLE.points.iter().map(old).collect::<Vec<_>>())
+});
+
 static BODY: LazyLock<Vec<u8>> = LazyLock::new(|| SAMPLE.seal(&KEYS).unwrap());
 
 /// As `docs/formats/vault.md` has it.
-fn sealed(compressed: &[u8]) -> Vec<u8> {
+fn sealed(version: u8, compressed: &[u8]) -> Vec<u8> {
     let head_key = blake3::derive_key("ioex 2026 recovery v1 head", &RECOVERY);
     let siv_key = blake3::derive_key("ioex 2026 recovery v1 head siv", &head_key);
     let siv = *blake3::keyed_hash(&siv_key, compressed).as_bytes();
@@ -40,11 +46,11 @@ fn sealed(compressed: &[u8]) -> Vec<u8> {
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).unwrap());
     let mut text = compressed.to_vec();
     key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut text).unwrap();
-    [&[1][..], &siv, &text].concat()
+    [&[version][..], &siv, &text].concat()
 }
 
-fn listed(plain: &[u8]) {
-    let body = sealed(&zstd::bulk::compress(plain, 1).unwrap());
+fn listed(version: u8, plain: &[u8]) {
+    let body = sealed(version, &zstd::bulk::compress(plain, 1).unwrap());
     let Ok(head) = Head::open(&body, &KEYS) else { return };
     assert!(head.points.len() <= POINTS_MAX);
     if let Ok(again) = head.seal(&KEYS) {
@@ -60,7 +66,12 @@ fuzz_target!(|data: &[u8]| {
     let _ = Head::open(data, &KEYS);
     let changed = patched(&BODY, data);
     assert_eq!(Head::open(&changed, &KEYS).is_ok(), changed == *BODY, "a change went unnoticed");
-    let _ = Head::open(&sealed(data), &KEYS);
-    listed(data);
-    listed(&patched(&wire::encode(&*SAMPLE), data));
+    let old = data.first().is_some_and(|byte| byte % 2 == 1);
+    let version = if old { 1 } else { 2 };
+    let _ = Head::open(&sealed(version, data), &KEYS);
+    listed(version, data);
+    let sample = if old { OLD_SAMPLE.clone() } else { wire::encode(&*SAMPLE) };
+    let read = Head::open(&sealed(version, &zstd::bulk::compress(&sample, 1).unwrap()), &KEYS);
+    assert_eq!(read.unwrap(), *SAMPLE);
+    listed(version, &patched(&sample, data));
 });
