@@ -6,6 +6,7 @@
 //! Values are postcard with a version byte in front, as in `ioex_net`'s state.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         PoisonError, RwLock,
@@ -25,12 +26,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::super::files;
 
+mod hearsay;
 mod merge;
 
-pub(crate) use self::merge::Exchanged;
+#[cfg(test)]
+pub(crate) use self::hearsay::Hearsay;
 use self::merge::LEFT_MAX;
 #[cfg(feature = "super")]
-pub(crate) use self::merge::{GROUPS_MAX, Say, Word};
+pub(crate) use self::{
+    hearsay::{Finding, Heard},
+    merge::{Exchanged, GROUPS_MAX, Say, Word},
+};
 
 const VERSION: u8 = 1;
 /// Largest value in bytes: a segment, with room.
@@ -54,6 +60,10 @@ const DEVICES: Bytes = TableDefinition::new("devices");
 const LEFT: Bytes = TableDefinition::new("left");
 /// Groups that were removed, and when, so that no partner brings them back.
 const REMOVED: Bytes = TableDefinition::new("removed");
+/// What partners say of copies and this node has not seen itself, by group, shard and device.
+const HEARSAY: Bytes = TableDefinition::new("hearsay");
+/// Groups of which this node learnt from a partner, and when.
+const ADOPTED: Bytes = TableDefinition::new("adopted");
 /// Leases that are to be given up, by device and address, and until when they last anyway.
 const OWED: Bytes = TableDefinition::new("owed");
 /// Single values, by name.
@@ -179,17 +189,18 @@ impl Owed {
     }
 }
 
-/// Where it is noted that a copy was given up: group (32) | shard (2, big-endian) | device (32).
-fn left_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
+/// Where something is noted of a copy: group (32) | shard (2, big-endian) | device (32).
+fn copy_key(id: &ContentAddress, shard: u16, device: &[u8; 32]) -> Vec<u8> {
     [id.as_bytes().as_slice(), &shard.to_be_bytes(), device].concat()
 }
 
 /// All of these of one group.
-fn left_range(id: &ContentAddress) -> (Vec<u8>, Vec<u8>) {
-    (left_key(id, 0, &[0; 32]), left_key(id, u16::MAX, &[0xff; 32]))
+fn copy_range(id: &ContentAddress) -> (Vec<u8>, Vec<u8>) {
+    (copy_key(id, 0, &[0; 32]), copy_key(id, u16::MAX, &[0xff; 32]))
 }
 
-fn left_of(key: &[u8]) -> Option<(u16, Uid)> {
+/// Shard and device in such a key.
+fn copy_of(key: &[u8]) -> Option<(u16, Uid)> {
     let shard = key.get(32..34)?.try_into().ok()?;
     Some((u16::from_be_bytes(shard), Uid::from_bytes(key.get(34..)?.try_into().ok()?)))
 }
@@ -219,7 +230,9 @@ impl Book {
         let db = RwLock::new(Some(open_file(path)?));
         let book = Self { path: path.to_owned(), db, generation: AtomicU64::new(0) };
         book.change(|changes| {
-            for table in [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, OWED, SINGLES] {
+            for table in
+                [SEGMENTS, POINTS, PENDING, GROUPS, DEVICES, LEFT, REMOVED, HEARSAY, ADOPTED, OWED, SINGLES]
+            {
                 changes.0.open_table(table)?;
             }
             Ok(())
@@ -377,52 +390,6 @@ impl Book {
         })
     }
 
-    /// For each group its name and a number that follows from what partners have to agree about: its date
-    /// and its copies. What failed is each one's own finding. Of one part, or of all.
-    pub(crate) fn each_digest(
-        &self,
-        bucket: Option<u8>,
-        mut take: impl FnMut(ContentAddress, u64),
-    ) -> Result<(), BookError> {
-        let (first, last) = (bucket.unwrap_or(0), bucket.unwrap_or(u8::MAX));
-        let (mut from, mut to) = ([0; 32], [u8::MAX; 32]);
-        (from[0], to[0]) = (first, last);
-        self.each_between(GROUPS, &from, &to, |key, group: GroupRecord| {
-            let Ok(id) = key.try_into().map(ContentAddress::from_bytes) else { return };
-            let mut copies: Vec<_> = group.copies.iter().map(|c| (c.device, c.shard)).collect();
-            copies.sort_unstable();
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(id.as_bytes()).update(&group.expires.0.to_le_bytes());
-            for (device, shard) in copies {
-                hasher.update(device.as_bytes()).update(&shard.to_le_bytes());
-            }
-            let mut first = [0; 8];
-            first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-            take(id, u64::from_le_bytes(first));
-        })
-    }
-
-    /// For each part, a number that two books share when they agree about its groups.
-    pub(crate) fn buckets(&self) -> Result<Vec<u64>, BookError> {
-        let mut out = vec![0u64; BUCKETS];
-        self.each_digest(None, |id, digest| {
-            if let Some(sum) = out.get_mut(usize::from(id.as_bytes()[0])) {
-                // The order must not matter.
-                *sum = sum.wrapping_add(digest);
-            }
-        })?;
-        Ok(out)
-    }
-
-    /// A group as partners get it.
-    pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
-        let Some(group) = self.group(id)? else { return Ok(None) };
-        let (from, to) = left_range(id);
-        let mut left = Vec::new();
-        self.each_between(LEFT, &from, &to, |key, _: UnixSeconds| left.extend(left_of(key)))?;
-        Ok(Some((left, group)))
-    }
-
     /// Every lease that is to be given up, and when it ends by itself.
     pub(crate) fn each_owed(&self, mut take: impl FnMut(Owed, UnixSeconds)) -> Result<(), BookError> {
         self.each(OWED, |key, until| {
@@ -435,6 +402,16 @@ impl Book {
     /// Whether a group was removed here.
     pub(crate) fn was_removed(&self, id: &ContentAddress) -> Result<bool, BookError> {
         Ok(self.get::<UnixSeconds>(REMOVED, id.as_bytes())?.is_some())
+    }
+
+    /// Groups of which this node learnt from a partner at `since` or later.
+    pub(crate) fn adopted(&self, since: UnixSeconds) -> Result<HashSet<ContentAddress>, BookError> {
+        let mut out = HashSet::new();
+        self.each(ADOPTED, |key, at: UnixSeconds| {
+            let id = key.try_into().ok().filter(|_| at >= since);
+            out.extend(id.map(ContentAddress::from_bytes));
+        })?;
+        Ok(out)
     }
 
     /// On whose behalf this book is kept, when it is another owner's.
@@ -526,20 +503,26 @@ impl Changes {
 
     /// Writes a group down as it is now. Copies that it had before were given up.
     pub(crate) fn put_group(&self, group: &GroupRecord) -> Result<(), BookError> {
-        let Some(id) = group.id() else { return Ok(()) };
+        self.write_group(group).map(drop)
+    }
+
+    /// The same; returns whether anything changed.
+    fn write_group(&self, group: &GroupRecord) -> Result<bool, BookError> {
+        let Some(id) = group.id() else { return Ok(false) };
         let before: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
         if before.as_ref() == Some(group) {
-            return Ok(());
+            return Ok(false);
         }
+        self.see_copies(&id, before.as_ref(), group)?;
         let stays = |c: &CopyRecord| group.copies.iter().any(|n| n.device == c.device && n.shard == c.shard);
         let mut left = self.0.open_table(LEFT)?;
         let gives_up = before.iter().flat_map(|g| &g.copies).any(|c| !stays(c));
         for c in before.iter().flat_map(|g| &g.copies).filter(|c| !stays(c)) {
-            let key = left_key(&id, c.shard, c.device.as_bytes());
+            let key = copy_key(&id, c.shard, c.device.as_bytes());
             left.insert(key.as_slice(), encode(&files::now()).as_slice())?;
         }
         if gives_up {
-            let (from, to) = left_range(&id);
+            let (from, to) = copy_range(&id);
             let mut all: Vec<(UnixSeconds, Vec<u8>)> = Vec::new();
             for row in left.range(from.as_slice()..=to.as_slice())? {
                 let (key, at) = row?;
@@ -552,7 +535,7 @@ impl Changes {
         }
         let mut owed = self.0.open_table(OWED)?;
         for c in &group.copies {
-            left.remove(left_key(&id, c.shard, c.device.as_bytes()).as_slice())?;
+            left.remove(copy_key(&id, c.shard, c.device.as_bytes()).as_slice())?;
             // It is needed there again.
             if let Some(shard) = group.shard(c.shard.into()) {
                 owed.remove(Owed { device: c.device, address: shard.address }.key().as_slice())?;
@@ -560,7 +543,8 @@ impl Changes {
         }
         drop((left, owed));
         self.0.open_table(REMOVED)?.remove(id.as_bytes().as_slice())?;
-        self.put(GROUPS, id.as_bytes(), group)
+        self.put(GROUPS, id.as_bytes(), group)?;
+        Ok(true)
     }
 
     /// Notes that a lease is to be given up, which ends by itself at `until`.
@@ -586,7 +570,7 @@ impl Changes {
     }
 
     fn is_left(&self, id: &ContentAddress, copy: &CopyRecord) -> Result<bool, BookError> {
-        let key = left_key(id, copy.shard, copy.device.as_bytes());
+        let key = copy_key(id, copy.shard, copy.device.as_bytes());
         Ok(self.known::<UnixSeconds>(LEFT, &key)?.is_some())
     }
 
@@ -610,14 +594,17 @@ impl Changes {
 
     pub(crate) fn remove_group(&self, id: &ContentAddress) -> Result<(), BookError> {
         self.0.open_table(GROUPS)?.remove(id.as_bytes().as_slice())?;
-        let (from, to) = left_range(id);
-        self.0.open_table(LEFT)?.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
+        self.0.open_table(ADOPTED)?.remove(id.as_bytes().as_slice())?;
+        let (from, to) = copy_range(id);
+        for table in [LEFT, HEARSAY] {
+            self.0.open_table(table)?.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
+        }
         self.put(REMOVED, id.as_bytes(), &files::now())
     }
 
-    /// Forgets what was removed before a date: nobody has it any more.
+    /// Forgets what was removed or adopted before a date: nobody has it any more, or everybody knows it.
     pub(crate) fn forget_removed(&self, before: UnixSeconds) -> Result<(), BookError> {
-        for table in [REMOVED, LEFT] {
+        for table in [REMOVED, LEFT, ADOPTED] {
             self.0
                 .open_table(table)?
                 .retain(|_, at| decode::<UnixSeconds>(at).is_ok_and(|at| at >= before))?;
@@ -660,7 +647,7 @@ impl Changes {
 
     /// Forgets everything: the recovery key is another one now.
     pub(crate) fn clear(&self) -> Result<(), BookError> {
-        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, OWED, SINGLES] {
+        for table in [SEGMENTS, POINTS, PENDING, GROUPS, LEFT, REMOVED, HEARSAY, ADOPTED, OWED, SINGLES] {
             self.0.open_table(table)?.retain(|_, _| false)?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use ioex_api::{
     ApiError, BackupProgress, BackupStep, ErrorCode, Sink, Update,
     vault::{PointFilter, PointQuery, Verified},
 };
-use ioex_base::{ContentAddress, SignedGrant, Uid};
+use ioex_base::{ContentAddress, Dice, SignedGrant, Uid};
 use ioex_net::Mesh;
 use ioex_vault::{
     proof::{Proof, leaves, verify},
@@ -38,28 +38,16 @@ const READS_AT_ONCE: usize = 4;
 const PROBLEMS_NAMED: usize = 50;
 const PERCENT: u64 = 100;
 
-/// Numbers that nobody could foresee, one after the other (SplitMix64).
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new() -> Result<Self, ApiError> {
-        Ok(Self(fresh_seed()?))
-    }
-
-    pub(super) fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+/// A random leaf of a shard.
+pub(super) fn leaf_of(shard_bytes: u64, dice: &mut Dice) -> u32 {
+    u32::try_from(dice.below(leaves(shard_bytes) as usize)).unwrap_or(0)
 }
 
 /// One leaf of one shard that a device is to prove.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
     pub(super) group: ContentAddress,
-    /// Which copy of the group's record.
+    /// Which one of the asker's list, such as the copies of the group.
     pub(super) copy: usize,
     pub(super) address: ContentAddress,
     pub(super) bytes: u64,
@@ -101,7 +89,7 @@ fn asks_for(groups: &[GroupRecord], dice: &mut Dice) -> HashMap<Uid, Vec<Ask>> {
         for (copy, record) in group.copies.iter().enumerate() {
             let Some(shard) = group.shard(record.shard.into()) else { continue };
             let bytes = u64::from(shard.bytes);
-            let leaf = (dice.roll() % u64::from(leaves(bytes).max(1))) as u32;
+            let leaf = leaf_of(bytes, dice);
             let ask = Ask { group: id, copy, address: shard.address, bytes, leaf };
             out.entry(record.device).or_default().push(ask);
         }
@@ -178,7 +166,7 @@ async fn prove(
     out: &mut Verified,
     sink: &Sink,
 ) -> Result<(), ApiError> {
-    let mut dice = Dice::new()?;
+    let mut dice = Dice::new(fresh_seed()?);
     let asks = asks_for(&groups, &mut dice);
     let total: usize = asks.values().map(Vec::len).sum();
     let mut proven: HashMap<ContentAddress, HashSet<u16>> = HashMap::new();
@@ -253,7 +241,7 @@ async fn read(
     out: &mut Verified,
     sink: &Sink,
 ) -> Result<(), ApiError> {
-    let mut dice = Dice::new()?;
+    let mut dice = Dice::new(fresh_seed()?);
     let all = plan.shards.len();
     let chosen: Vec<Wanted> = plan.shards.into_iter().filter(|_| dice.roll() % PERCENT < percent).collect();
     tracing::debug!("reading {} of {all} shards", chosen.len());

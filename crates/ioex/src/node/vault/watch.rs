@@ -4,6 +4,7 @@
 //! absence, follows what every group still has (`ioex_vault::health`, the rules that the simulation
 //! runs too); a group that lost too much gets new shards on other devices, computed from ciphertext.
 
+mod ask;
 mod charge;
 mod let_go;
 
@@ -20,32 +21,32 @@ use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::{
     Holder, Placer, ShardRef,
     health::{
-        Assessment, DeviceHealth, DeviceState, Observation, Rules, Standing, Verdict, assess, audits,
-        audits_due, responsible, round_counts, standing, warning,
+        Assessment, DeviceHealth, DeviceState, Rules, Standing, Verdict, assess, responsible, standing,
+        warning,
     },
     reconstruct,
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use self::charge::{Charge, own_charge, watched_charge};
+use self::{
+    ask::find_out,
+    charge::{Charge, own_charge, watched_charge},
+};
 use super::{
     super::{Node, files},
-    book::{Book, BookError, CopyRecord, GroupRecord, Owed},
+    book::{Book, BookError, Changes, CopyRecord, GroupRecord, Heard, Owed},
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     partner,
     placing::{Placing, capability, find_holders},
     renew::lease_end,
-    verify::{Ask, Dice, Told, audit},
 };
 
 /// Pause between two rounds: a device proves something several times a day.
 const ROUND_EVERY: Duration = Duration::from_secs(3_600);
 /// The first round comes soon after the start: the node may have been off for long.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
-/// Devices asked at once.
-const DEVICES_AT_ONCE: usize = 32;
 /// Leases of a device are extended again after so long, in seconds: one that was away when a backup
 /// extended them must not lose what is needed.
 const RENEW_EVERY_SECONDS: u64 = 24 * 3_600;
@@ -80,9 +81,6 @@ impl DeviceRecord {
         self
     }
 }
-
-/// What a device proved or not, and what it would give back.
-type Answers = (Vec<(Ask, bool)>, Vec<ContentAddress>);
 
 /// A round over everything in a book.
 struct Round<'a> {
@@ -206,7 +204,14 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     let started = Instant::now();
     let grant = capability(node)?;
     let now = files::now();
-    let (groups, devices) = charge.book.off(move |book| take_stock(book, now)).await?;
+    let mut stock = charge.book.off(move |book| take_stock(book, now)).await?;
+    let mut handed_over = HashSet::new();
+    if !stock.heard.is_empty() {
+        let heard = std::mem::take(&mut stock.heard);
+        handed_over = find_out(node, &charge, &grant, (&stock.groups, &stock.devices), heard).await?;
+        stock = charge.book.off(move |book| take_stock(book, now)).await?;
+    }
+    let Stock { groups, devices, .. } = stock;
     let living = node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members);
     let mut round = Round {
         node,
@@ -218,14 +223,14 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
         now,
         groups,
         devices,
-        handed_over: HashSet::new(),
+        handed_over,
         mine: Vec::new(),
         report: WatchReport::default(),
     };
     round.ask().await?;
     round.renew().await?;
     round.mend().await?;
-    round.warn_of_ends()?;
+    round.warn_of_ends().await?;
     round.keep_head().await?;
     round.let_go().await?;
     // Only who came to the end of a round counts as doing its part.
@@ -234,11 +239,17 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     Ok(round.report)
 }
 
-/// What is watched over at `now`, with what is known of the devices that hold it. What is over is forgotten.
-fn take_stock(
-    book: &Book,
-    now: UnixSeconds,
-) -> Result<(Vec<GroupRecord>, HashMap<Uid, DeviceRecord>), BookError> {
+/// What is in a book when a round begins.
+struct Stock {
+    groups: Vec<GroupRecord>,
+    /// What is known of the devices that hold them.
+    devices: HashMap<Uid, DeviceRecord>,
+    /// What only partners say.
+    heard: Vec<Heard>,
+}
+
+/// What is watched over at `now`. What is over is forgotten.
+fn take_stock(book: &Book, now: UnixSeconds) -> Result<Stock, BookError> {
     let mut groups = Vec::new();
     book.each_group(|_, group| groups.push(group))?;
     let (over, groups): (Vec<_>, Vec<_>) =
@@ -253,7 +264,7 @@ fn take_stock(
             new.insert(book.device(&uid)?.unwrap_or_default());
         }
     }
-    Ok((groups, devices))
+    Ok(Stock { groups, devices, heard: book.hearsay()? })
 }
 
 impl Round<'_> {
@@ -273,127 +284,6 @@ impl Round<'_> {
             }
         }
         out
-    }
-
-    /// Has devices prove what they have, and notes what came of it.
-    async fn ask(&mut self) -> Result<(), ApiError> {
-        let mut dice = Dice::new()?;
-        let mut running = JoinSet::new();
-        let mut waiting = Vec::new();
-        let held = self.held();
-        // Who has nothing but the head is asked what it would give back.
-        let others = self.head_holders().await?.into_iter().filter(|uid| !held.contains_key(uid));
-        waiting.extend(others.map(|uid| (uid, Vec::new())));
-        for (uid, held) in held {
-            if !self.is_mine(uid.as_bytes()) {
-                continue;
-            }
-            let record = self.devices.entry(uid).or_default();
-            let mut due = audits_due(&self.rules, &record.health, record.asked, self.now);
-            if self.all {
-                due = due.max(ioex_net::proto::AUDIT_ASKS_MAX);
-            }
-            if due == 0 {
-                continue;
-            }
-            let bytes: Vec<u64> = held.iter().map(|(_, _, s)| u64::from(s.bytes)).collect();
-            let asks: Vec<Ask> = audits(&bytes, due, || dice.roll())
-                .into_iter()
-                .filter_map(|pick| {
-                    let (group, copy, shard) = held.get(pick.shard)?;
-                    let id = self.groups.get(*group)?.id()?;
-                    let bytes = u64::from(shard.bytes);
-                    Some(Ask { group: id, copy: *copy, address: shard.address, bytes, leaf: pick.leaf })
-                })
-                .collect();
-            waiting.push((uid, asks));
-        }
-        let asked = waiting.len();
-        let mut waiting = waiting.into_iter();
-        let mut told = Vec::new();
-        loop {
-            while running.len() < DEVICES_AT_ONCE {
-                let Some((uid, asks)) = waiting.next() else { break };
-                let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
-                running.spawn(async move {
-                    let (mut answers, mut handover) = (Vec::new(), Vec::new());
-                    let parts = asks.chunks(ioex_net::proto::AUDIT_ASKS_MAX);
-                    for part in parts.chain(asks.is_empty().then_some(&asks[..])) {
-                        match audit(&mesh, &grant, uid, part.to_vec()).await {
-                            Told::Answers(more, over) => {
-                                answers.extend(more);
-                                handover = over;
-                            }
-                            Told::Silent if answers.is_empty() => return (uid, None),
-                            Told::Silent => break,
-                        }
-                    }
-                    (uid, Some((answers, handover)))
-                });
-            }
-            let Some(done) = running.join_next().await else { break };
-            told.push(done.map_err(internal)?);
-        }
-        let answered = told.iter().filter(|(_, answers)| answers.is_some()).count();
-        let counts = round_counts(asked, answered);
-        (self.report.devices, self.report.silent) = (asked as u64, (asked - answered) as u64);
-        for (uid, answers) in told {
-            self.note(uid, answers, counts);
-        }
-        let part = |(uid, _): &(&Uid, &DeviceRecord)| self.is_mine(uid.as_bytes());
-        let mine: Vec<(Uid, DeviceRecord)> =
-            self.devices.iter().filter(part).map(|(uid, record)| (*uid, record.clone())).collect();
-        let groups = &self.groups;
-        self.charge.book.change(|c| {
-            mine.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
-            // Also of groups that need no repair: the same loss must not be another fault next time.
-            for group in groups.iter().filter(|g| g.copies.iter().any(|copy| copy.failed)) {
-                let lost = |k: &CopyRecord| {
-                    group.copies.iter().any(|c| c.failed && c.device == k.device && c.shard == k.shard)
-                };
-                let Some(id) = group.id() else { continue };
-                c.update_group(&id, |g| {
-                    g.copies.iter_mut().filter(|k| lost(k)).for_each(|k| k.failed = true)
-                })?;
-            }
-            Ok(())
-        })?;
-        self.mine = mine;
-        Ok(())
-    }
-
-    fn note(&mut self, uid: Uid, told: Option<Answers>, counts: bool) {
-        let record = self.devices.entry(uid).or_default();
-        let Some((answers, handover)) = told else {
-            if counts {
-                record.health.observe(&self.rules, Observation::Unreachable, self.now);
-            }
-            return;
-        };
-        record.asked = Some(self.now);
-        record.health.observe(&self.rules, Observation::Answered, self.now);
-        self.handed_over.extend(handover.into_iter().map(|address| (uid, address)));
-        self.report.asked += answers.len() as u64;
-        let mut at = HashMap::new();
-        for (place, group) in self.groups.iter().enumerate() {
-            if let Some(id) = group.id() {
-                at.insert(id, place);
-            }
-        }
-        let mut faults = 0;
-        for (ask, holds) in answers.iter().filter(|(_, holds)| !holds) {
-            debug_assert!(!holds, "only failures are looked at");
-            let copy = at.get(&ask.group).and_then(|at| self.groups.get_mut(*at)?.copies.get_mut(ask.copy));
-            if let Some(copy) = copy {
-                copy.failed = true;
-                faults += 1;
-            }
-        }
-        self.report.faults += faults;
-        if faults > 0 {
-            // One look is one fault, however many shards it showed: a lost disk is one event.
-            record.health.observe(&self.rules, Observation::Fault, self.now);
-        }
     }
 
     fn standing_of(&self, copy: &CopyRecord) -> Standing {
@@ -440,14 +330,16 @@ impl Round<'_> {
                 Some(uid)
             });
         }
+        let mut renewed = Vec::new();
         while let Some(done) = running.join_next().await {
             let Some(uid) = done.map_err(internal)? else { continue };
             if let Some(record) = self.devices.get_mut(&uid) {
                 record.renewed = Some(self.now);
-                self.charge.book.change(|c| c.put_device(&uid, record))?;
+                renewed.push((uid, record.clone()));
             }
         }
-        Ok(())
+        let write = move |c: &Changes| renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record));
+        Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 
     /// Looks at a group. What a device wants to be rid of counts as lost: it has to go elsewhere.
@@ -632,21 +524,22 @@ impl Round<'_> {
         }
         // Into the group as it is now: a partner may have changed it meanwhile.
         let same = |a: &CopyRecord, b: &CopyRecord| a.device == b.device && a.shard == b.shard;
-        let without = |list: &[CopyRecord], other: &[CopyRecord]| -> Vec<CopyRecord> {
+        let without = move |list: &[CopyRecord], other: &[CopyRecord]| -> Vec<CopyRecord> {
             list.iter().filter(|c| !other.iter().any(|o| same(c, o))).copied().collect()
         };
         let (dropped, added) = (without(&group.copies, &new.copies), without(&new.copies, &group.copies));
         let Some(id) = group.id() else { return Ok(()) };
-        self.charge.book.change(|c| {
+        let (owed, until) = (released.clone(), group.expires.plus(LEASE_GRACE_SECONDS));
+        let write = move |c: &Changes| {
             c.update_group(&id, |g| {
                 g.copies.retain(|k| !dropped.iter().any(|d| same(d, k)));
                 let more = without(&added, &g.copies);
                 g.copies.extend(more);
             })?;
             // A device that is not there to be told is told when it is back.
-            let until = group.expires.plus(LEASE_GRACE_SECONDS);
-            released.iter().try_for_each(|owed| c.owe(owed, until))
-        })?;
+            owed.iter().try_for_each(|owed| c.owe(owed, until))
+        };
+        self.charge.book.off(|book| book.change(write)).await?;
         if let Some(known) = self.groups.get_mut(at) {
             *known = new;
         }
@@ -655,21 +548,26 @@ impl Round<'_> {
     }
 
     /// Warns the owner of restore points that end soon.
-    fn warn_of_ends(&self) -> Result<(), ApiError> {
+    async fn warn_of_ends(&self) -> Result<(), ApiError> {
         let Some(repo) = self.charge.own else { return Ok(()) };
         let Some(known) = repo.local_head()? else { return Ok(()) };
+        let (mut warned, now) = (Vec::new(), self.now);
         for point in &known.head.points {
             let id = point.id();
             let last = repo.book.warned(id)?;
-            if let Some(warning) = warning(point.expires, last, self.now) {
+            if let Some(warning) = warning(point.expires, last, now) {
                 self.node.mesh.warn(format!(
                     "restore point {id} ends within {} days: `ioex backup renew {id}` keeps it",
                     warning.days
                 ));
-                self.charge.book.change(|c| c.put_warned(id, self.now))?;
+                warned.push(id);
             }
         }
-        Ok(())
+        if warned.is_empty() {
+            return Ok(());
+        }
+        let write = move |c: &Changes| warned.iter().try_for_each(|id| c.put_warned(*id, now));
+        Ok(repo.book.off(|book| book.change(write)).await?)
     }
 }
 

@@ -2,21 +2,27 @@
 //!
 //! Nothing that a partner says can make the book unusable: what no honest one would send is not taken,
 //! and every list has an end. Dates only go forward, whoever of several machines with the same words
-//! speaks last.
+//! speaks last. What is said of copies is found out first (see [`super::hearsay`]).
+
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use ioex_base::{ContentAddress, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS, limits::SHARD_MAX_BYTES};
 use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::REDUNDANCY_MAX;
-use redb::ReadableTableMetadata as _;
+use redb::{Database, ReadableTableMetadata as _};
 
-use super::{BookError, Changes, CopyRecord, GROUPS, GroupRecord, REMOVED};
+use super::{
+    ADOPTED, BUCKETS, Book, BookError, Changes, CopyRecord, GROUPS, GroupRecord, LEFT, REMOVED, copy_of,
+    copy_range,
+    hearsay::{Heard, Hearsay},
+};
 
 /// Most copies of a group that are remembered as given up; of more, the oldest are forgotten. One message
 /// between partners holds some 1,900 of them, and a group has 96 shards.
 pub(crate) const LEFT_MAX: usize = 512;
 /// Most copies of a group that are taken from partners: as many as may be given up, so that both lists
 /// together fit one message.
-const COPIES_MAX: usize = LEFT_MAX;
+pub(super) const COPIES_MAX: usize = LEFT_MAX;
 /// Most groups of a book to which a partner may add: so many can be compared.
 pub(crate) const GROUPS_MAX: u64 = 390_000;
 /// No group is needed for longer than this from now, in seconds: a shard's life, and what clocks may differ.
@@ -71,38 +77,151 @@ impl Word {
     }
 }
 
+impl Book {
+    /// For each group its name and a number that follows from what partners have to agree about: its date
+    /// and its copies, without those that a partner gave up and this node keeps for itself. What failed is
+    /// each one's own finding. Of one part, or of all.
+    pub(crate) fn each_digest(
+        &self,
+        bucket: Option<u8>,
+        mut take: impl FnMut(ContentAddress, u64),
+    ) -> Result<(), BookError> {
+        let (first, last) = (bucket.unwrap_or(0), bucket.unwrap_or(u8::MAX));
+        let (mut from, mut to) = ([0; 32], [u8::MAX; 32]);
+        (from[0], to[0]) = (first, last);
+        let heard = self.hearsay_between(&from, &to)?;
+        let own: HashSet<_> =
+            heard.iter().filter(|h| is_own(h)).map(|h| (h.group, h.shard, h.device)).collect();
+        self.each_between(GROUPS, &from, &to, |key, group: GroupRecord| {
+            let Ok(id) = key.try_into().map(ContentAddress::from_bytes) else { return };
+            let mut copies: Vec<_> = group.copies.iter().map(|c| (c.device, c.shard)).collect();
+            copies.retain(|(device, shard)| !own.contains(&(id, *shard, *device)));
+            copies.sort_unstable();
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(id.as_bytes()).update(&group.expires.0.to_le_bytes());
+            for (device, shard) in copies {
+                hasher.update(device.as_bytes()).update(&shard.to_le_bytes());
+            }
+            let mut first = [0; 8];
+            first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+            take(id, u64::from_le_bytes(first));
+        })
+    }
+
+    /// For each part, a number that two books share when they agree about its groups.
+    pub(crate) fn buckets(&self) -> Result<Vec<u64>, BookError> {
+        let mut out = vec![0u64; BUCKETS];
+        self.each_digest(None, |id, digest| {
+            if let Some(sum) = out.get_mut(usize::from(id.as_bytes()[0])) {
+                // The order must not matter.
+                *sum = sum.wrapping_add(digest);
+            }
+        })?;
+        Ok(out)
+    }
+
+    /// A group as partners get it.
+    pub(crate) fn exchanged(&self, id: &ContentAddress) -> Result<Option<Exchanged>, BookError> {
+        let Some(mut group) = self.group(id)? else { return Ok(None) };
+        let heard = self.hearsay_between(id.as_bytes(), id.as_bytes())?;
+        let own =
+            |c: &CopyRecord| heard.iter().any(|h| is_own(h) && h.shard == c.shard && h.device == c.device);
+        group.copies.retain(|c| !own(c));
+        let (from, to) = copy_range(id);
+        let mut left = Vec::new();
+        self.each_between(LEFT, &from, &to, |key, _: UnixSeconds| left.extend(copy_of(key)))?;
+        Ok(Some((left, group)))
+    }
+
+    /// Takes a partner's records. When they say nothing new, nothing changes: two books that do not come
+    /// to agree must not keep their nodes busy.
+    pub(crate) fn merge(&self, records: &[Exchanged], word: Word) -> Result<(), BookError> {
+        self.with(Database::begin_write, |write| {
+            let changes = Changes(write);
+            let mut new = false;
+            for record in records {
+                new |= changes.merge_group(record, word)?;
+            }
+            if new {
+                changes.0.commit()?;
+                self.generation.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Whether only this node goes on counting a copy.
+fn is_own(heard: &Heard) -> bool {
+    heard.what == Hearsay::GivenUp
+}
+
 impl Changes {
-    /// Takes a partner's record of a group. Copies that either knows hold, unless one of them gave them
-    /// up: a copy too many harms nobody, one that nobody knows of is lost.
-    pub(crate) fn merge_group(&self, told: &Exchanged, word: Word) -> Result<(), BookError> {
+    /// Takes a partner's record of a group; returns whether it said anything new. What the owner says of
+    /// copies is so; what another partner says, this node finds out by itself, unless it knows that a
+    /// copy failed.
+    fn merge_group(&self, told: &Exchanged, word: Word) -> Result<bool, BookError> {
         let (left, theirs) = told;
-        let Some(id) = theirs.id().filter(|_| word.is_possible(told)) else { return Ok(()) };
+        let Some(id) = theirs.id().filter(|_| word.is_possible(told)) else { return Ok(false) };
         let ours: Option<GroupRecord> = self.known(GROUPS, id.as_bytes())?;
-        let Some(ours) = ours else {
-            return if self.takes_new(&id, word.say)? { self.put_group(theirs) } else { Ok(()) };
-        };
+        let Some(ours) = ours else { return self.take_new(&id, theirs, word) };
         if ours.data != theirs.data || ours.parity != theirs.parity {
-            return Ok(());
+            return Ok(false);
         }
         let mut merged = ours.clone();
         merged.expires = word.expires(ours.expires, theirs.expires);
-        merged.copies.retain(|c| !left.contains(&(c.shard, c.device)));
-        for new in theirs.copies.iter().filter(|c| ours.shard(c.shard.into()).is_some()) {
-            let known = merged.copies.iter().any(|c| c.device == new.device && c.shard == new.shard);
-            if !known && merged.copies.len() < COPIES_MAX && !self.is_left(&id, new)? {
-                merged.copies.push(CopyRecord { failed: false, ..*new });
+        let is_owner = word.say == Say::Owner;
+        merged.copies.retain(|c| !((is_owner || c.failed) && left.contains(&(c.shard, c.device))));
+        let stands = |list: &[CopyRecord], (shard, device): (u16, Uid)| {
+            list.iter().any(|c| c.device == device && c.shard == shard)
+        };
+        let mut new = false;
+        for &(shard, device) in left {
+            if stands(&merged.copies, (shard, device)) {
+                let heard = Heard { group: id, shard, device, what: Hearsay::GivenUp };
+                new |= self.hear(&heard, 0)?;
+            } else {
+                new |= self.hear_no_more(&id, (shard, device))?;
             }
         }
-        self.put_group(&merged)
+        let mut told = merged.copies.len() + self.told(&id)?;
+        for copy in theirs.copies.iter().filter(|c| ours.shard(c.shard.into()).is_some()) {
+            let (shard, device) = (copy.shard, copy.device);
+            if stands(&merged.copies, (shard, device)) || self.is_left(&id, copy)? {
+                continue;
+            }
+            if !is_owner {
+                let heard = Heard { group: id, shard, device, what: Hearsay::Told };
+                let taken = self.hear(&heard, told)?;
+                (new, told) = (new | taken, told + usize::from(taken));
+            } else if merged.copies.len() < COPIES_MAX {
+                merged.copies.push(CopyRecord { failed: false, ..*copy });
+            }
+        }
+        Ok(self.write_group(&merged)? | new)
     }
 
-    /// Whether a group that is not known becomes known.
-    fn takes_new(&self, id: &ContentAddress, say: Say) -> Result<bool, BookError> {
-        let may = match say {
+    /// Takes a group that is not known, if the partner may bring it.
+    fn take_new(&self, id: &ContentAddress, group: &GroupRecord, word: Word) -> Result<bool, BookError> {
+        let may = match word.say {
             Say::Owner => true,
             Say::Adopt => self.known::<UnixSeconds>(REMOVED, id.as_bytes())?.is_none(),
             Say::Copies => false,
         };
-        Ok(may && self.0.open_table(GROUPS)?.len()? < GROUPS_MAX)
+        if !may || self.0.open_table(GROUPS)?.len()? >= GROUPS_MAX {
+            return Ok(false);
+        }
+        if word.say != Say::Adopt {
+            self.put_group(group)?;
+            return Ok(true);
+        }
+        let mut group = group.clone();
+        group.copies.iter_mut().for_each(|c| c.failed = false);
+        self.put_group(&group)?;
+        self.put(ADOPTED, id.as_bytes(), &word.now)?;
+        for &CopyRecord { shard, device, .. } in &group.copies {
+            self.hear(&Heard { group: *id, shard, device, what: Hearsay::Adopted }, 0)?;
+        }
+        Ok(true)
     }
 }

@@ -1,11 +1,39 @@
 use ioex_base::limits::SHARD_LIFE_SECONDS;
 
-use super::*;
+use super::{
+    hearsay::{HEARSAY_MAX, Hearsay},
+    *,
+};
 
 const NOW: UnixSeconds = UnixSeconds(1_000);
 
 fn word(say: Say) -> Word {
     Word { say, reader: Uid::from_bytes([9; 32]), now: NOW }
+}
+
+/// What `from` knows of a group, told to `to`.
+fn give(from: &Book, to: &Book, id: &ContentAddress, say: Say) {
+    let record = from.exchanged(id).unwrap().unwrap();
+    to.merge(&[record], word(say)).unwrap();
+}
+
+/// What came of asking those devices of which partners said something.
+fn find(book: &Book, finding: impl Fn(&Heard) -> Finding) {
+    for heard in book.hearsay().unwrap() {
+        book.change(|c| c.found(&heard, finding(&heard))).unwrap();
+    }
+}
+
+fn heard(book: &Book) -> Vec<(u16, Uid, Hearsay)> {
+    book.hearsay().unwrap().iter().map(|h| (h.shard, h.device, h.what)).collect()
+}
+
+fn device(n: u8) -> Uid {
+    Uid::from_bytes([n; 32])
+}
+
+fn copy(shard: u16, n: u8) -> CopyRecord {
+    CopyRecord { shard, device: device(n), failed: false }
 }
 
 fn group(n: u8) -> GroupRecord {
@@ -42,15 +70,10 @@ fn partners_agree_about_a_group_and_no_copy_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
     let (owner, other) = (book("a"), book("b"));
-    let device = |n: u8| Uid::from_bytes([n; 32]);
-    let copy = |shard, n| CopyRecord { shard, device: device(n), failed: false };
     let base = group(1);
     let id = base.id().unwrap();
     let agree = || owner.buckets().unwrap() == other.buckets().unwrap();
-    let give = |from: &Book, to: &Book, say| {
-        let record = from.exchanged(&id).unwrap().unwrap();
-        to.change(|c| c.merge_group(&record, word(say))).unwrap();
-    };
+    let give = |from: &Book, to: &Book, say| give(from, to, &id, say);
     owner.change(|c| c.put_group(&base)).unwrap();
     give(&owner, &other, Say::Copies);
     assert!(other.group(&id).unwrap().is_none(), "only the owner brings groups");
@@ -62,6 +85,7 @@ fn partners_agree_about_a_group_and_no_copy_is_lost() {
     assert!(!agree());
     give(&other, &owner, Say::Adopt);
     give(&owner, &other, Say::Owner);
+    find(&owner, |_| Finding::Holds);
     assert!(agree());
     assert_eq!(other.group(&id).unwrap().unwrap().copies.len(), 3);
     // One moves a copy while the other writes down something older: the copy stays moved.
@@ -78,6 +102,8 @@ fn partners_agree_about_a_group_and_no_copy_is_lost() {
     let known = other.group(&id).unwrap().unwrap();
     assert_eq!(known.expires, UnixSeconds(2_000));
     assert!(known.copies.contains(&copy(0, 6)), "{known:?}");
+    find(&owner, |h| if h.device == device(3) { Finding::Lacks } else { Finding::Holds });
+    assert!(owner.group(&id).unwrap().unwrap().copies.contains(&copy(0, 6)));
     assert!(agree());
     // An older date says nothing.
     other.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5))).unwrap();
@@ -103,11 +129,9 @@ fn what_was_given_up_does_not_come_back() {
         book.change(|c| c.put_group(&base)).unwrap();
     }
     a.change(|c| c.update_group(&id, |g| g.copies.clear())).unwrap();
-    for (from, to) in [(&b, &a), (&a, &b)] {
-        let record = from.exchanged(&id).unwrap().unwrap();
-        to.change(|c| c.merge_group(&record, word(Say::Copies))).unwrap();
-    }
-    assert!(a.group(&id).unwrap().unwrap().copies.is_empty());
+    give(&b, &a, &id, Say::Copies);
+    assert!(a.group(&id).unwrap().unwrap().copies.is_empty() && heard(&a).is_empty());
+    give(&a, &b, &id, Say::Owner);
     assert!(b.group(&id).unwrap().unwrap().copies.is_empty());
     // The same device may get it again.
     b.change(|c| c.put_group(&base)).unwrap();
@@ -211,10 +235,7 @@ fn a_machine_with_an_older_date_does_not_take_a_renewal_back() {
     for book in [&one, &two, &partner] {
         book.change(|c| c.put_group(&base)).unwrap();
     }
-    let give = |from: &Book, to: &Book, say| {
-        let record = from.exchanged(&id).unwrap().unwrap();
-        to.change(|c| c.merge_group(&record, word(say))).unwrap();
-    };
+    let give = |from: &Book, to: &Book, say| give(from, to, &id, say);
     let date = |book: &Book| book.group(&id).unwrap().unwrap().expires;
     one.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5_000))).unwrap();
     give(&one, &partner, Say::Owner);
@@ -222,8 +243,10 @@ fn a_machine_with_an_older_date_does_not_take_a_renewal_back() {
     assert_eq!(date(&partner), UnixSeconds(5_000));
     give(&partner, &two, Say::Adopt);
     assert_eq!(date(&two), UnixSeconds(5_000), "the other machine learns of it");
+    partner.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(9_000))).unwrap();
     give(&partner, &one, Say::Copies);
-    assert_eq!(date(&one), UnixSeconds(5_000));
+    assert_eq!(date(&one), UnixSeconds(5_000), "who watches says nothing of dates");
+    partner.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(5_000))).unwrap();
     // What is being given back is not kept because a partner has not heard of it.
     one.change(|c| c.update_group(&id, |g| g.expires = UnixSeconds(0))).unwrap();
     give(&partner, &one, Say::Adopt);
@@ -238,7 +261,7 @@ fn a_hostile_partner_cannot_make_the_book_unusable() {
     let book = Book::open(&dir.path().join("book")).unwrap();
     let device = |n: usize| Uid::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
     let tell = |left: Vec<(u16, Uid)>, group: &GroupRecord, say| {
-        book.change(|c| c.merge_group(&(left.clone(), group.clone()), word(say))).unwrap();
+        book.merge(&[(left, group.clone())], word(say)).unwrap();
     };
     let good = group(1);
     let shard = good.data[0];
@@ -260,12 +283,158 @@ fn a_hostile_partner_cannot_make_the_book_unusable() {
     assert!(book.group(&good.id().unwrap()).unwrap().is_none());
     tell(Vec::new(), &good, Say::Owner);
     // Ever new copies.
-    for part in 0..4usize {
-        let copy = |n| CopyRecord { shard: 0, device: device(part * 400 + n), failed: false };
-        let more = GroupRecord { copies: (0..400).map(copy).collect(), ..good.clone() };
-        tell(Vec::new(), &more, Say::Copies);
+    let id = good.id().unwrap();
+    for say in [Say::Copies, Say::Owner] {
+        for part in 0..4usize {
+            let copy = |n| CopyRecord { shard: 0, device: device(part * 400 + n), failed: false };
+            let more = GroupRecord { copies: (0..400).map(copy).collect(), ..good.clone() };
+            tell(Vec::new(), &more, say);
+        }
+        let copies = book.exchanged(&id).unwrap().unwrap().1.copies.len();
+        let told = book.hearsay().unwrap().len();
+        let want = if say == Say::Owner { (LEFT_MAX, 0) } else { (1, LEFT_MAX - 1) };
+        assert_eq!((copies, told), want);
+        book.change(|c| c.remove_group(&id)).unwrap();
+        assert!(book.hearsay().unwrap().is_empty());
+        tell(Vec::new(), &good, Say::Owner);
     }
-    let record = book.exchanged(&good.id().unwrap()).unwrap().unwrap();
-    assert_eq!(record.1.copies.len(), LEFT_MAX);
+    let all = (0..LEFT_MAX).map(|n| CopyRecord { shard: 0, device: device(n), failed: false }).collect();
+    book.change(|c| c.put_group(&GroupRecord { copies: all, ..good.clone() })).unwrap();
+    let record = book.exchanged(&id).unwrap().unwrap();
     assert!(wire::encode(&record).len() < ioex_net::questions::REPLY_MAX_BYTES / 2);
+}
+
+#[test]
+fn what_is_heard_has_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    let named = |n: usize| {
+        let address = ContentAddress::of(&n.to_le_bytes());
+        GroupRecord {
+            data: vec![ShardRef { address, bytes: 1 }],
+            parity: Vec::new(),
+            copies: Vec::new(),
+            ..group(1)
+        }
+    };
+    let groups = HEARSAY_MAX as usize / LEFT_MAX + 2;
+    book.change(|c| (0..groups).try_for_each(|n| c.put_group(&named(n)))).unwrap();
+    let uid = |n: usize| Uid::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    let copies: Vec<_> =
+        (0..LEFT_MAX).map(|n| CopyRecord { shard: 0, device: uid(n), failed: false }).collect();
+    let told = |n| (Vec::new(), GroupRecord { copies: copies.clone(), ..named(n) });
+    let records: Vec<Exchanged> = (0..groups).map(told).collect();
+    book.merge(&records, word(Say::Copies)).unwrap();
+    assert_eq!(book.hearsay().unwrap().len() as u64, HEARSAY_MAX);
+}
+
+/// It says that everything was given up.
+#[test]
+fn a_partner_cannot_empty_a_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (owner, partner, watcher) = (book("a"), book("b"), book("c"));
+    let base = GroupRecord { copies: vec![copy(0, 3), copy(1, 4), copy(2, 5)], ..group(1) };
+    let id = base.id().unwrap();
+    for book in [&owner, &partner, &watcher] {
+        book.change(|c| c.put_group(&base)).unwrap();
+    }
+    partner.change(|c| c.update_group(&id, |g| g.copies.clear())).unwrap();
+    for (book, say) in [(&owner, Say::Adopt), (&watcher, Say::Copies)] {
+        give(&partner, book, &id, say);
+        assert_eq!(book.group(&id).unwrap().unwrap(), base, "{say:?}");
+        let all = [3, 4, 5].map(|n| (u16::from(n) - 3, device(n), Hearsay::GivenUp));
+        assert_eq!(heard(book), all, "{say:?}: this node asks");
+        // What each one keeps for itself is no reason to compare again and again.
+        assert_eq!(book.buckets().unwrap(), partner.buckets().unwrap());
+        assert!(book.exchanged(&id).unwrap().unwrap().1.copies.is_empty());
+        let before = book.generation();
+        give(&partner, book, &id, say);
+        assert_eq!(book.generation(), before, "nothing new was said");
+    }
+    let answers = |h: &Heard| match h.shard {
+        0 => Finding::Holds,
+        1 => Finding::Lacks,
+        _ => Finding::Silent,
+    };
+    find(&owner, answers);
+    let failed = CopyRecord { failed: true, ..copy(1, 4) };
+    assert_eq!(owner.group(&id).unwrap().unwrap().copies, [copy(0, 3), failed, copy(2, 5)]);
+    assert_eq!(owner.exchanged(&id).unwrap().unwrap().1.copies, [copy(0, 3)]);
+    // What this node found missing itself may go.
+    give(&partner, &owner, &id, Say::Adopt);
+    assert_eq!(owner.group(&id).unwrap().unwrap().copies, [copy(0, 3), copy(2, 5)]);
+    assert_eq!(heard(&owner).len(), 2);
+    // The owner's word stands by itself.
+    owner.change(|c| c.update_group(&id, |g| g.copies = vec![copy(0, 3)])).unwrap();
+    assert_eq!(heard(&owner), [(0, device(3), Hearsay::GivenUp)]);
+    give(&owner, &watcher, &id, Say::Owner);
+    assert_eq!(watcher.group(&id).unwrap().unwrap().copies, [copy(0, 3)]);
+}
+
+#[test]
+fn a_copy_that_only_a_partner_knows_counts_when_it_was_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (owner, partner) = (book("a"), book("b"));
+    let base = group(1);
+    let id = base.id().unwrap();
+    for book in [&owner, &partner] {
+        book.change(|c| c.put_group(&base)).unwrap();
+    }
+    partner.change(|c| c.update_group(&id, |g| g.copies.extend([copy(1, 7), copy(2, 8)]))).unwrap();
+    for finding in [Finding::Lacks, Finding::Silent] {
+        give(&partner, &owner, &id, Say::Adopt);
+        let before = owner.generation();
+        give(&partner, &owner, &id, Say::Adopt);
+        assert_eq!(owner.generation(), before, "nothing new was said");
+        assert_eq!(heard(&owner), [(1, device(7), Hearsay::Told), (2, device(8), Hearsay::Told)]);
+        find(&owner, |_| finding);
+        assert_eq!(owner.group(&id).unwrap().unwrap(), base);
+        assert!(heard(&owner).is_empty() && owner.exchanged(&id).unwrap().unwrap().0.is_empty());
+    }
+    give(&partner, &owner, &id, Say::Adopt);
+    // Taken back before it was asked about; and brought there by this node.
+    partner.change(|c| c.update_group(&id, |g| g.copies.retain(|c| *c != copy(1, 7)))).unwrap();
+    give(&partner, &owner, &id, Say::Adopt);
+    assert_eq!(heard(&owner), [(2, device(8), Hearsay::Told)]);
+    owner.change(|c| c.update_group(&id, |g| g.copies.push(copy(2, 8)))).unwrap();
+    assert!(heard(&owner).is_empty());
+    partner.change(|c| c.update_group(&id, |g| g.copies.push(copy(1, 9)))).unwrap();
+    give(&partner, &owner, &id, Say::Adopt);
+    find(&owner, |_| Finding::Holds);
+    assert_eq!(owner.group(&id).unwrap().unwrap().copies, [base.copies[0], copy(2, 8), copy(1, 9)]);
+    assert!(heard(&owner).is_empty() && owner.buckets().unwrap() == partner.buckets().unwrap());
+}
+
+#[test]
+fn an_heir_asks_about_what_it_learnt_and_remembers_that_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = |name: &str| Book::open(&dir.path().join(name)).unwrap();
+    let (heir, partner) = (book("a"), book("b"));
+    let failed = CopyRecord { failed: true, ..copy(1, 4) };
+    let base = GroupRecord { copies: vec![copy(0, 3), failed], ..group(1) };
+    let (id, own) = (base.id().unwrap(), group(40));
+    partner.change(|c| c.put_group(&base)).unwrap();
+    heir.change(|c| c.put_group(&own)).unwrap();
+    give(&partner, &heir, &id, Say::Adopt);
+    assert_eq!(
+        heir.group(&id).unwrap().unwrap().copies,
+        [copy(0, 3), copy(1, 4)],
+        "nobody else says that it failed"
+    );
+    assert_eq!(heard(&heir), [(0, device(3), Hearsay::Adopted), (1, device(4), Hearsay::Adopted)]);
+    assert_eq!(heir.exchanged(&id).unwrap().unwrap().1.copies.len(), 2);
+    find(&heir, |h| if h.shard == 0 { Finding::Holds } else { Finding::Lacks });
+    assert_eq!(heir.group(&id).unwrap().unwrap().copies, base.copies);
+    // Another machine may be storing it: it is known that this one did not.
+    let adopted = |since| heir.adopted(since).unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!((adopted(NOW), adopted(NOW.plus(1))), (vec![id], Vec::new()));
+    heir.change(|c| c.forget_removed(NOW.plus(1))).unwrap();
+    assert!(adopted(NOW).is_empty());
+    heir.change(|c| c.remove_group(&id)).unwrap();
+    heir.change(|c| c.forget_removed(files::now().plus(1))).unwrap();
+    give(&partner, &heir, &id, Say::Adopt);
+    heir.change(|c| c.remove_group(&id)).unwrap();
+    assert!(adopted(NOW).is_empty() && heard(&heir).is_empty());
 }

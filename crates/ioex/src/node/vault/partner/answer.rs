@@ -164,8 +164,7 @@ fn answer(node: &Node, from: Uid, question: Question) -> Result<Answered, No> {
             let say = place.say(node, from).ok_or(No::NotFound)?;
             // Leases are never given up on another's word, except for what the owner drops.
             let word = place.word(say);
-            let merged = place.book().change(|c| records.iter().try_for_each(|r| c.merge_group(r, word)));
-            merged.map_err(failed)?;
+            place.book().merge(&records, word).map_err(failed)?;
             done(Reply::Done)
         }
         Question::Drop { repo, groups } => {

@@ -53,6 +53,11 @@ async fn tell(node: &Node, partner: Uid, question: &Question) -> Result<(), Sync
     }
 }
 
+/// An exchange, in the time that there is for one.
+async fn in_time(exchange: impl Future<Output = Result<(), SyncError>>) -> Result<(), SyncError> {
+    tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.unwrap_or(Err(SyncError::TooLong))
+}
+
 /// Whose book is compared.
 struct Side<'a> {
     node: &'a Node,
@@ -68,8 +73,7 @@ struct Side<'a> {
 impl Side<'_> {
     /// Compares all, in the time that there is.
     async fn compare(&self, mandate: Option<Shown>) -> Result<(), SyncError> {
-        let compared = tokio::time::timeout(EXCHANGE_TIMEOUT, self.compare_all(mandate)).await;
-        compared.unwrap_or(Err(SyncError::TooLong))
+        in_time(self.compare_all(mandate)).await
     }
 
     async fn compare_all(&self, mandate: Option<Shown>) -> Result<(), SyncError> {
@@ -105,7 +109,7 @@ impl Side<'_> {
         let Reply::Entries(theirs) = ask(node, self.partner, &Question::List { repo, bucket }).await? else {
             return Err(SyncError::WrongAnswer);
         };
-        let (mut get, mut put, mut drop) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut get, mut put, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for (id, digest) in theirs {
             match ours.remove(&id) {
                 Some(own) if own == digest => {}
@@ -114,11 +118,19 @@ impl Side<'_> {
                     get.push(id);
                     put.push(id);
                 }
-                None if self.book.was_removed(&id)? => drop.push(id),
-                None => get.push(id),
+                None => unknown.push(id),
             }
         }
         put.extend(ours.into_keys());
+        let sort = move |book: &Book| {
+            let (mut removed, mut new) = (Vec::new(), Vec::new());
+            for id in unknown {
+                if book.was_removed(&id)? { removed.push(id) } else { new.push(id) }
+            }
+            Ok((removed, new))
+        };
+        let (drop, new) = self.book.off(sort).await?;
+        get.extend(new);
         // Only an owner drops.
         for part in drop.chunks(NAMES_MAX).filter(|_| self.theirs == Say::Adopt) {
             tell(node, self.partner, &Question::Drop { repo, groups: part.to_vec() }).await?;
@@ -137,9 +149,7 @@ impl Side<'_> {
             let came: HashSet<ContentAddress> = records.iter().filter_map(|(_, r)| r.id()).collect();
             get.retain(|id| !came.contains(id));
             let word = Word { say: self.theirs, reader: self.reader, now: files::now() };
-            let take =
-                move |book: &Book| book.change(|c| records.iter().try_for_each(|r| c.merge_group(r, word)));
-            self.book.off(take).await?;
+            self.book.off(move |book| book.merge(&records, word)).await?;
             if get.len() == before {
                 // What it does not have any more it dropped meanwhile.
                 break;
@@ -236,5 +246,19 @@ pub(in super::super) async fn tell_devices(
 pub(super) async fn say_goodbye(node: &Node, partner: Uid, repo: Uid) {
     if let Err(e) = tell(node, partner, &Question::Leave { repo }).await {
         tracing::info!("{} was not told that it need not watch any more: {e}", partner.short());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partner_that_never_comes_to_an_end_is_left() {
+        let started = tokio::time::Instant::now();
+        let endless = tokio::time::timeout(10 * EXCHANGE_TIMEOUT, in_time(std::future::pending()));
+        assert!(matches!(endless.await, Ok(Err(SyncError::TooLong))));
+        assert_eq!(started.elapsed(), EXCHANGE_TIMEOUT);
+        assert!(in_time(async { Ok(()) }).await.is_ok());
     }
 }

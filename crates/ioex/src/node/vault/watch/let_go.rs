@@ -12,7 +12,12 @@ use ioex_base::{Uid, head_address};
 use ioex_store::LEASE_GRACE_SECONDS;
 
 use super::{
-    super::{book::Owed, head::holders_of, head_write::spread, manage},
+    super::{
+        book::{Book, Changes, Owed},
+        head::holders_of,
+        head_write::spread,
+        manage,
+    },
     Charge, Round,
 };
 
@@ -53,11 +58,13 @@ impl Round<'_> {
             spread(self.node, &self.charge.repo, &placing, redundancy, (&head, true), &leaving).await;
         let moved = if spread.is_enough() { leaving } else { Vec::new() };
         let moved: Vec<Owed> = moved.into_iter().map(|device| Owed { device, address }).collect();
-        let until = self.now.plus(SHARD_LIFE_SECONDS + LEASE_GRACE_SECONDS);
-        self.charge.book.change(|c| {
-            c.put_head_kept(self.now)?;
-            moved.iter().try_for_each(|owed| c.owe(owed, until))
-        })?;
+        let (owed, now) = (moved.clone(), self.now);
+        let until = now.plus(SHARD_LIFE_SECONDS + LEASE_GRACE_SECONDS);
+        let write = move |c: &Changes| {
+            c.put_head_kept(now)?;
+            owed.iter().try_for_each(|owed| c.owe(owed, until))
+        };
+        self.charge.book.off(|book| book.change(write)).await?;
         self.release(moved).await
     }
 
@@ -73,7 +80,7 @@ impl Round<'_> {
                 match self.node.mesh.shard_release(device, &self.grant, addresses).await {
                     Ok(_) => {
                         self.report.handed_over += part.len() as u64;
-                        self.charge.book.change(|c| part.iter().try_for_each(|owed| c.owe_no_more(owed)))?;
+                        self.owe_no_more(part.to_vec()).await?;
                     }
                     Err(e) => {
                         tracing::info!("{} was not told what it may delete: {e}", device.short());
@@ -87,18 +94,23 @@ impl Round<'_> {
 
     /// Tells devices that answer what could not be told them before.
     pub(super) async fn let_go(&mut self) -> Result<(), ApiError> {
-        let (mut owed, mut over) = (Vec::new(), Vec::new());
-        let (now, devices) = (self.now, &self.devices);
-        self.charge.book.each_owed(|entry, until| {
-            if until < now {
-                over.push(entry);
-            } else if devices.get(&entry.device).is_none_or(|device| device.asked == Some(now)) {
-                owed.push(entry);
-            }
-        })?;
+        let read = |book: &Book| {
+            let mut all = Vec::new();
+            book.each_owed(|entry, until| all.push((entry, until)))?;
+            Ok(all)
+        };
+        let all = self.charge.book.off(read).await?;
+        let (over, owed): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, until)| *until < self.now);
         if !over.is_empty() {
-            self.charge.book.change(|c| over.iter().try_for_each(|owed| c.owe_no_more(owed)))?;
+            self.owe_no_more(over.into_iter().map(|(entry, _)| entry).collect()).await?;
         }
+        let there = |uid: &Uid| self.devices.get(uid).is_none_or(|device| device.asked == Some(self.now));
+        let owed = owed.into_iter().map(|(entry, _)| entry).filter(|entry| there(&entry.device)).collect();
         self.release(owed).await
+    }
+
+    async fn owe_no_more(&self, owed: Vec<Owed>) -> Result<(), ApiError> {
+        let write = move |c: &Changes| owed.iter().try_for_each(|owed| c.owe_no_more(owed));
+        Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 }
