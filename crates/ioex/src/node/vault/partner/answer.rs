@@ -16,7 +16,7 @@ use super::{
         placing::capability,
         watch::DeviceRecord,
     },
-    Node, WATCHED_MAX, Watched, own_members,
+    Node, Watched, own_members,
     wire::{self, BUCKET_MAX, DEVICES_MAX, Mandate, NAMES_MAX, Question, RECORDS_MAX_BYTES, Reply, Shown},
 };
 use crate::node::files;
@@ -111,11 +111,8 @@ fn take_mandate(node: &Node, from: Uid, repo: Uid, shown: &Shown) -> Result<(), 
     if !valid {
         return Err(No::BadRequest);
     }
-    let partners = &node.vault.partners;
-    let watched = match partners.watched_one(&repo) {
-        Some(watched) => watched,
-        None if partners.watched().len() >= WATCHED_MAX => return Err(No::NoSpace),
-        None => partners.open(repo).map_err(|_| No::Failed)?,
+    let Some(watched) = node.vault.partners.watched_one(&repo) else {
+        return node.vault.partners.begin(repo, mandate, &shown.head);
     };
     let newer = match watched.book.head().map_err(failed)? {
         Some(known) => SealedHead::open(&known).map_or(true, |known| known.seq < head.seq),

@@ -28,6 +28,7 @@ use ioex_api::{
     vault::{Partner, PartnerList},
 };
 use ioex_base::{NodeKind, Sealed as _, Uid, UnixSeconds};
+use ioex_net::proto::No;
 use serde::{Deserialize, Serialize};
 
 use self::wire::Shown;
@@ -52,8 +53,14 @@ const WATCHED_DIR: &str = "watched";
 const TROUBLE_REST: Duration = Duration::from_secs(60);
 /// Most partners of a node.
 const PARTNERS_MAX: usize = 8;
+/// Most repositories that a node watches over for one partner: nobody takes the places of the others.
+const WATCHED_EACH_MAX: usize = 8;
 /// Most repositories of others that a node watches over.
-pub(super) const WATCHED_MAX: usize = 64;
+const WATCHED_MAX: usize = PARTNERS_MAX * WATCHED_EACH_MAX;
+/// How the name of a book ends.
+const BOOK_ENDING: &str = ".redb";
+/// How the name of one ends that is being made.
+const NEW_ENDING: &str = ".new";
 
 /// A partner, as it is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,8 +87,11 @@ pub(crate) struct Partners {
     rounds: Mutex<HashMap<(Uid, Uid), UnixSeconds>>,
     /// When and why the last exchange failed.
     troubles: Mutex<HashMap<Uid, (Instant, String)>>,
-    watched: Mutex<HashMap<Uid, Arc<Watched>>>,
+    watched: Mutex<Open>,
 }
+
+/// Books of others that are open, by repository.
+type Open = HashMap<Uid, Arc<Watched>>;
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
@@ -89,6 +99,9 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Partners {
     pub(super) fn new(dir: &Path) -> Self {
+        if let Err(e) = remove_unfinished(&dir.join(WATCHED_DIR)) {
+            tracing::warn!("what is watched for partners cannot be put in order: {e}");
+        }
         Self {
             dir: dir.to_owned(),
             started: files::now(),
@@ -154,6 +167,10 @@ impl Partners {
 
     /// The repositories of others, opened when they are first asked for.
     pub(super) fn watched(&self) -> Vec<Arc<Watched>> {
+        self.all(&mut locked(&self.watched))
+    }
+
+    fn all(&self, open: &mut Open) -> Vec<Arc<Watched>> {
         let folder = match fs::read_dir(self.dir.join(WATCHED_DIR)) {
             Ok(folder) => folder,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
@@ -163,39 +180,72 @@ impl Partners {
             }
         };
         let repo = |name: &str| -> Option<Uid> {
-            let bytes = HEXLOWER.decode(name.strip_suffix(".redb")?.as_bytes()).ok()?;
+            let bytes = HEXLOWER.decode(name.strip_suffix(BOOK_ENDING)?.as_bytes()).ok()?;
             Some(Uid::from_bytes(bytes.try_into().ok()?))
         };
         let mut repos: Vec<Uid> =
             folder.flatten().filter_map(|e| repo(e.file_name().to_str()?)).take(WATCHED_MAX).collect();
         repos.sort_unstable();
-        let open = |uid: Uid| match self.open(uid) {
+        let opened = |uid: Uid| match self.open_in(open, uid) {
             Ok(watched) => Some(watched),
             Err(e) => {
                 tracing::warn!("the book of {} cannot be used: {e}", uid.short());
                 None
             }
         };
-        repos.into_iter().filter_map(open).collect()
+        repos.into_iter().filter_map(opened).collect()
     }
 
     /// The repository `repo` of another owner, if it is watched over.
     fn watched_one(&self, repo: &Uid) -> Option<Arc<Watched>> {
-        if self.path_of(repo).exists() { self.open(*repo).ok() } else { None }
+        let mut open = locked(&self.watched);
+        if self.path_of(repo).exists() { self.open_in(&mut open, *repo).ok() } else { None }
     }
 
     fn path_of(&self, repo: &Uid) -> PathBuf {
-        self.dir.join(WATCHED_DIR).join(format!("{}.redb", HEXLOWER.encode(repo.as_bytes())))
+        let name = HEXLOWER.encode(repo.as_bytes());
+        self.dir.join(WATCHED_DIR).join(format!("{name}{BOOK_ENDING}"))
     }
 
-    /// Opens its book, or makes it.
-    fn open(&self, repo: Uid) -> Result<Arc<Watched>, ApiError> {
+    /// Begins to watch over a repository. Its book has its name only when it says on whose behalf: one that
+    /// was being made when the node ended is none, and makes way for the next attempt.
+    fn begin(&self, repo: Uid, mandate: &Mandate, head: &[u8]) -> Result<(), No> {
+        // Held until it is counted with the others.
         let mut open = locked(&self.watched);
+        if self.path_of(&repo).exists() {
+            // It was asked for twice at once, or cannot be opened now.
+            return self.open_in(&mut open, repo).map(drop).map_err(|_| No::Failed);
+        }
+        let watched = self.all(&mut open);
+        let of = |w: &Arc<Watched>| w.mandate().ok().flatten().is_some_and(|m| m.owner == mandate.owner);
+        if watched.len() >= WATCHED_MAX || watched.iter().filter(|w| of(w)).count() >= WATCHED_EACH_MAX {
+            return Err(No::NoSpace);
+        }
+        let mut made = || -> Result<(), ApiError> {
+            let folder = self.dir.join(WATCHED_DIR);
+            files::private_dir(&folder).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
+            let new = folder.join(format!("{}{NEW_ENDING}", HEXLOWER.encode(repo.as_bytes())));
+            remove_file(&new).map_err(io_error(&new))?;
+            Book::open(&new)?.change(|c| {
+                c.put_mandate(mandate)?;
+                c.put_head(head)
+            })?;
+            let kept =
+                fs::rename(&new, self.path_of(&repo)).and_then(|()| fs::File::open(&folder)?.sync_all());
+            kept.map_err(io_error(&new))?;
+            self.open_in(&mut open, repo).map(drop)
+        };
+        made().map_err(|e| {
+            tracing::warn!("a partner's repository cannot be watched over: {}", e.message);
+            No::Failed
+        })
+    }
+
+    /// Opens its book.
+    fn open_in(&self, open: &mut Open, repo: Uid) -> Result<Arc<Watched>, ApiError> {
         if let Some(watched) = open.get(&repo) {
             return Ok(watched.clone());
         }
-        let folder = self.dir.join(WATCHED_DIR);
-        files::private_dir(&folder).map_err(|e| fail(ErrorCode::Io, format!("{e:#}")))?;
         let book = Arc::new(Book::open(&self.path_of(&repo))?);
         let watched = Arc::new(Watched { repo, book, work: tokio::sync::Mutex::new(()) });
         open.insert(repo, watched.clone());
@@ -205,11 +255,31 @@ impl Partners {
     /// Stops watching over a repository; its leases end by themselves.
     fn leave(&self, repo: &Uid) -> std::io::Result<()> {
         locked(&self.watched).remove(repo);
-        match fs::remove_file(self.path_of(repo)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+        remove_file(&self.path_of(repo))
+    }
+}
+
+/// Removes a file if it is there.
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what was being made when the node ended.
+fn remove_unfinished(watched: &Path) -> std::io::Result<()> {
+    let folder = match fs::read_dir(watched) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        folder => folder?,
+    };
+    for entry in folder {
+        let path = entry?.path();
+        if path.to_str().is_some_and(|name| name.ends_with(NEW_ENDING)) {
+            remove_file(&path)?;
         }
     }
+    Ok(())
 }
 
 impl Watched {
@@ -311,4 +381,69 @@ fn mandate_for(node: &Node, repo: &Repo, partner: Uid) -> Result<Option<Shown>, 
         members: own_members(node),
     };
     Ok(Some(Shown { sealed: mandate.seal(&repo.keys.signer), head }))
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_vault::repo::RecoveryKey;
+
+    use super::*;
+
+    fn uid(n: u8) -> Uid {
+        Uid::from_bytes([n; 32])
+    }
+
+    fn mandate_of(owner: u8) -> Mandate {
+        let reader = RecoveryKey::from_bytes([owner; 32]).keys().reader;
+        let read = super::super::fetch::fetch_grant_for(uid(100), &reader).unwrap();
+        Mandate {
+            partner: uid(100),
+            owner: uid(owner),
+            reader: reader.uid(),
+            read,
+            members: vec![uid(owner)],
+        }
+    }
+
+    #[test]
+    fn one_partner_does_not_take_the_places_of_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let partners = Partners::new(dir.path());
+        let each = WATCHED_EACH_MAX as u8;
+        for repo in 0..each {
+            partners.begin(uid(repo), &mandate_of(1), b"head").unwrap();
+        }
+        assert_eq!(partners.begin(uid(each), &mandate_of(1), b"head"), Err(No::NoSpace));
+        partners.begin(uid(each), &mandate_of(2), b"head").unwrap();
+        partners.leave(&uid(0)).unwrap();
+        partners.begin(uid(0), &mandate_of(1), b"head").unwrap();
+        // As many as there are are there after a start as well.
+        drop(partners);
+        let watched = Partners::new(dir.path()).watched();
+        assert_eq!(watched.len(), WATCHED_EACH_MAX + 1);
+        assert!(watched.iter().all(|w| w.book.head().unwrap().unwrap() == b"head"));
+    }
+
+    /// The node was killed while it made a book.
+    #[test]
+    fn a_book_without_a_mandate_takes_no_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(WATCHED_DIR);
+        fs::create_dir(&folder).unwrap();
+        let name = HEXLOWER.encode(&[7; 32]);
+        let left = |text: &[u8]| {
+            let path = folder.join(format!("{name}{NEW_ENDING}"));
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let path = left(b"half a book");
+        let partners = Partners::new(dir.path());
+        assert!(!path.exists() && partners.watched().is_empty());
+        // This time a full disk ended it.
+        left(b"half a book");
+        partners.begin(uid(7), &mandate_of(1), b"head").unwrap();
+        let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [&*format!("{name}{BOOK_ENDING}")]);
+        assert_eq!(partners.watched()[0].mandate().unwrap().unwrap().owner, uid(1));
+    }
 }
