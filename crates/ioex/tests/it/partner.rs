@@ -127,10 +127,44 @@ fn a_member_repairs_what_it_found_missing_while_the_others_live() {
     // Nobody asks it to: it does by itself what is its part.
     other.wait_for(&["id"], |_| shards() > left);
     // By now it made anew whatever it found missing: a further round repairs what that one finds, no more.
-    let report = other.ask(&["backup", "repair"]);
-    let count = |name: &str| report[name].as_u64().unwrap();
-    assert!(count("repaired_groups") <= count("faults"), "{report}");
-    assert_eq!((count("unrepaired_groups"), count("lost_groups")), (0, 0), "{report}");
+    // And the owner asks the devices about what was brought to them: it need not be brought again.
+    for node in [&other, &net.super_node] {
+        let report = node.ask(&["backup", "repair"]);
+        let count = |name: &str| report[name].as_u64().unwrap();
+        assert!(count("repaired_groups") <= count("faults"), "{report}");
+        assert_eq!((count("unrepaired_groups"), count("lost_groups")), (0, 0), "{report}");
+    }
+}
+
+/// Two machines have the same words and a partner in common. What one of them stored stands in no list of restore
+/// points yet when the other gives space back.
+#[test]
+fn what_another_machine_stores_is_not_given_back() {
+    let net = Net::start(4, "200MB");
+    let (other, heir) = (net.further_super("other", 30), net.further_super("heir", 31));
+    let tree = net.make_tree("tree");
+    let create = ["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"];
+    net.super_node.ask(&create);
+    fs::write(tree.join("later"), crate::net::noise(3 << 20, 77)).unwrap();
+    let second = net.super_node.ask(&create)["point"]["id"].as_str().unwrap().to_owned();
+    // As if its list was not written yet.
+    net.super_node.ask(&["backup", "forget", &second]);
+    let words = net.super_node.ask(&["backup", "export-key"])["words"].as_str().unwrap().to_owned();
+    join(&net.super_node, &other);
+    let groups = net.super_node.ask(&["backup", "repair"])["groups"].as_u64().unwrap();
+    let watched = |l: &Value, groups: u64| l["partners"][0]["watched_groups"].as_u64() == Some(groups);
+    other.wait_for(&["backup", "partner", "list"], |l| watched(l, groups));
+
+    let taken = crate::net::with_input(heir.command(&["backup", "import-key"]), words.as_bytes());
+    assert!(taken.status.success(), "{}", crate::net::text(&taken));
+    heir.ask(&["backup", "list"]);
+    join(&heir, &other);
+    heir.wait_for(&["backup", "repair"], |r| r["groups"].as_u64() == Some(groups));
+    let pruned = heir.ask(&["backup", "prune"]);
+    assert_eq!((&pruned["groups"], &pruned["kept_groups"]), (&0.into(), &groups.into()), "{pruned}");
+    // Who stored it gives it back.
+    let pruned = net.super_node.ask(&["backup", "prune"]);
+    assert!(pruned["groups"].as_u64() > Some(0), "{pruned}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
 };
 
 use ioex_api::{ApiError, ErrorCode, vault::Pruned};
-use ioex_base::{ContentAddress, UnixSeconds};
+use ioex_base::{ContentAddress, DAY_SECONDS, UnixSeconds};
 use ioex_vault::{
     ChunkId, ChunkRef, Redundancy, ShardRef,
     repo::{
@@ -45,6 +45,9 @@ const SMALL_SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
 /// So many small segments are joined even if nothing else is to be moved. Each backup makes one, and
 /// each that is joined costs a new root for all restore points that refer to it.
 const JOINED_FROM: usize = 32;
+/// A group of which only a partner told stays for so long, in seconds: another machine with the same words may
+/// be storing it, and names it in the list of restore points only when its backup has ended.
+const UNLISTED_SECONDS: u64 = 7 * DAY_SECONDS;
 
 /// How each group is protected.
 type Policy<'a> = &'a (dyn Fn(&ContentAddress) -> Option<Redundancy> + Sync);
@@ -137,6 +140,7 @@ pub(super) async fn prune(node: &Node, dry_run: bool, max_unused: Option<u8>) ->
     let waiting: HashSet<ContentAddress> = pending.iter().flat_map(|(_, s)| groups_in(s)).collect();
     let mut needed: HashSet<ContentAddress> = survey.usage.groups().copied().collect();
     needed.extend(survey.objects().chain(waiting.iter().copied()));
+    needed.extend(repo.unlisted(now).await?);
     let (mut out, mut gone, mut known) = (Pruned::default(), Vec::new(), HashMap::new());
     repo.book.each_group(|id, group| {
         let bytes = bytes_of(&group);
@@ -178,6 +182,12 @@ pub(super) async fn prune(node: &Node, dry_run: bool, max_unused: Option<u8>) ->
 }
 
 impl Repo {
+    /// Groups that another machine may be storing.
+    async fn unlisted(&self, now: UnixSeconds) -> Result<HashSet<ContentAddress>, ApiError> {
+        let since = UnixSeconds(now.0.saturating_sub(UNLISTED_SECONDS));
+        Ok(self.book.off(move |book| book.adopted(since)).await?)
+    }
+
     /// Those segments that are worth joining.
     fn small_segments(&self, segments: &[ObjectRef]) -> Result<Vec<(ContentAddress, Segment)>, ApiError> {
         let mut out = Vec::new();
@@ -502,8 +512,9 @@ impl Mover<'_> {
             );
             return Ok(());
         }
-        let mut needed: HashSet<ContentAddress> =
-            survey.usage.groups().filter(|id| !moving.contains(id)).copied().collect();
+        let mut needed = self.repo.unlisted(now).await?;
+        needed.extend(survey.usage.groups().copied());
+        needed.retain(|id| !moving.contains(id));
         needed.extend(self.rest.iter().chain(&index.objects).copied());
         needed.extend(self.stored.iter().flat_map(groups_in));
         let mut gone = Vec::new();
