@@ -224,6 +224,7 @@ mod tests {
         let mut told = DeviceHealth::new();
         told.join(&all(now.0 + 1), true, now);
         assert_eq!((told.state(&rules, now), told.is_suspect(&rules, now)), (DeviceState::Away, false));
+        assert_eq!(told.state(&rules, now.plus(GONE_AFTER_SECONDS)), DeviceState::Gone);
         told.join(&all(0), true, now);
         assert!(wire::encode(&told).len() <= DEVICE_HEALTH_MAX_BYTES);
     }

@@ -438,3 +438,14 @@ fn an_heir_asks_about_what_it_learnt_and_remembers_that_it_did() {
     heir.change(|c| c.remove_group(&id)).unwrap();
     assert!(adopted(NOW).is_empty() && heard(&heir).is_empty());
 }
+
+#[tokio::test]
+async fn work_with_the_book_leaves_the_thread_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = std::sync::Arc::new(Book::open(&dir.path().join("book")).unwrap());
+    let (go, wait) = std::sync::mpsc::channel();
+    let work = book.off(move |_| Ok(wait.recv_timeout(std::time::Duration::from_secs(10)).is_ok()));
+    // Both on the only thread of this test: when the first one holds it, the other never comes to its turn.
+    let (waited, sent) = tokio::join!(work, async move { go.send(()) });
+    assert!(waited.unwrap() && sent.is_ok());
+}
