@@ -97,6 +97,8 @@ struct Round<'a> {
     devices: HashMap<Uid, DeviceRecord>,
     /// What came of asking devices.
     mine: Vec<(Uid, DeviceRecord)>,
+    /// Copies (group, shard, device) of which partners say something that this node has not seen.
+    unseen: HashSet<(ContentAddress, u16, Uid)>,
     /// Copies that their devices want to be rid of.
     handed_over: HashSet<(Uid, ContentAddress)>,
     report: WatchReport,
@@ -211,7 +213,7 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
         handed_over = find_out(node, &charge, &grant, (&stock.groups, &stock.devices), heard).await?;
         stock = charge.book.off(move |book| take_stock(book, now)).await?;
     }
-    let Stock { groups, devices, .. } = stock;
+    let Stock { groups, devices, heard } = stock;
     let living = node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members);
     let mut round = Round {
         node,
@@ -223,6 +225,7 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
         now,
         groups,
         devices,
+        unseen: heard.iter().map(|h| (h.group, h.shard, h.device)).collect(),
         handed_over,
         mine: Vec::new(),
         report: WatchReport::default(),

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use ioex_api::ApiError;
 use ioex_base::{ContentAddress, Dice, SignedGrant, Uid};
 use ioex_net::Mesh;
-use ioex_vault::health::{Observation, audits, audits_due, round_counts};
+use ioex_vault::{
+    ShardRef,
+    health::{Audit, Observation, audits, audits_due, round_counts},
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -104,6 +107,31 @@ fn hearsay_asks(
     out.into_iter().map(|(.., uid, asks)| (uid, asks)).collect()
 }
 
+/// What a device is to prove of what it holds (group, copy, shard). Copies of which partners say something
+/// that this node has not seen are no part of it: that they are missing is no fault of the device.
+fn audit_asks(
+    held: &[(usize, usize, ShardRef)],
+    groups: &[GroupRecord],
+    unseen: &HashSet<(ContentAddress, u16, Uid)>,
+    due: usize,
+    dice: &mut Dice,
+) -> Vec<Ask> {
+    let mut seen = Vec::new();
+    for (at, copy, shard) in held {
+        let Some(group) = groups.get(*at) else { continue };
+        let (Some(id), Some(record)) = (group.id(), group.copies.get(*copy)) else { continue };
+        if !unseen.contains(&(id, record.shard, record.device)) {
+            seen.push((id, *copy, shard));
+        }
+    }
+    let bytes: Vec<u64> = seen.iter().map(|(.., s)| u64::from(s.bytes)).collect();
+    let ask = |pick: Audit| {
+        let (group, copy, shard) = *seen.get(pick.shard)?;
+        Some(Ask { group, copy, address: shard.address, bytes: u64::from(shard.bytes), leaf: pick.leaf })
+    };
+    audits(&bytes, due, || dice.roll()).into_iter().filter_map(ask).collect()
+}
+
 /// Finds out what only partners say of copies; returns what devices would give back. That they lack something
 /// or are silent says nothing of them: a partner may have made it up.
 pub(super) async fn find_out(
@@ -143,7 +171,7 @@ impl Round<'_> {
     /// Has devices prove what they have, and notes what came of it.
     pub(super) async fn ask(&mut self) -> Result<(), ApiError> {
         let mut dice = Dice::new(fresh_seed()?);
-        let mut waiting = Vec::new();
+        let (mut waiting, mut unknown) = (Vec::new(), HashSet::new());
         let held = self.held();
         // Who has nothing but the head is asked what it would give back.
         let others = self.head_holders().await?.into_iter().filter(|uid| !held.contains_key(uid));
@@ -160,23 +188,20 @@ impl Round<'_> {
             if due == 0 {
                 continue;
             }
-            let bytes: Vec<u64> = held.iter().map(|(_, _, s)| u64::from(s.bytes)).collect();
-            let asks: Vec<Ask> = audits(&bytes, due, || dice.roll())
-                .into_iter()
-                .filter_map(|pick| {
-                    let (group, copy, shard) = held.get(pick.shard)?;
-                    let id = self.groups.get(*group)?.id()?;
-                    let bytes = u64::from(shard.bytes);
-                    Some(Ask { group: id, copy: *copy, address: shard.address, bytes, leaf: pick.leaf })
-                })
-                .collect();
+            let asks = audit_asks(&held, &self.groups, &self.unseen, due, &mut dice);
+            if asks.is_empty() {
+                unknown.insert(uid);
+            }
             waiting.push((uid, asks));
         }
         let asked = waiting.len();
         let told = ask_all(&self.node.mesh, &self.grant, waiting).await?;
         let answered = told.iter().filter(|(_, answers)| answers.is_some()).count();
-        let counts = round_counts(asked, answered);
         (self.report.devices, self.report.silent) = (asked as u64, (asked - answered) as u64);
+        // Devices that a partner made up say nothing about this node.
+        let answered =
+            told.iter().filter(|(uid, answers)| answers.is_some() && !unknown.contains(uid)).count();
+        let counts = round_counts(asked - unknown.len(), answered);
         for (uid, answers) in told {
             self.note(uid, answers, counts);
         }
@@ -241,7 +266,7 @@ impl Round<'_> {
 #[cfg(test)]
 mod tests {
     use ioex_base::UnixSeconds;
-    use ioex_vault::{Redundancy, ShardRef};
+    use ioex_vault::Redundancy;
 
     use super::{super::super::book::Hearsay, *};
 
@@ -284,6 +309,29 @@ mod tests {
         }
         let others = |seed| hearsay_asks(&heard, &groups, &devices, &mut Dice::new(seed))[1].0;
         assert!((2..20).any(|seed| others(seed) != others(1)), "nobody is always the last");
+    }
+
+    /// A partner that makes copies up must not make devices look bad.
+    #[test]
+    fn a_device_need_not_prove_what_only_a_partner_says() {
+        let device = Uid::from_bytes([1; 32]);
+        let mut groups = [group(1), group(2)];
+        for group in &mut groups {
+            group.copies = vec![CopyRecord { shard: 0, device, failed: false }];
+        }
+        let held = [(0, 0, groups[0].data[0]), (1, 0, groups[1].data[0])];
+        let asks = |unseen: &[usize]| -> Vec<ContentAddress> {
+            let unseen = unseen.iter().map(|at| (groups[*at].id().unwrap(), 0, device)).collect();
+            let asks = audit_asks(&held, &groups, &unseen, 2, &mut Dice::new(1));
+            let mut out: Vec<_> = asks.iter().map(|ask| ask.group).collect();
+            out.sort_unstable();
+            out.dedup();
+            out
+        };
+        let id = |at: usize| groups[at].id().unwrap();
+        assert_eq!(asks(&[]).len(), 2);
+        assert_eq!(asks(&[0]), [id(1)]);
+        assert!(asks(&[0, 1]).is_empty());
     }
 
     #[test]
