@@ -59,6 +59,9 @@ pub(crate) const QEMU: &[Need] = &[
     need("/var/lib/dpkg/info/busybox-static.list", &["busybox-static"]),
 ];
 
+/// Debian's newer Rust and the source of its standard library; its plain `rustc` is older than this project.
+pub(crate) const DEBIAN_RUST: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
+
 /// To build for ARM with Debian's compilers, and to run what was built. Debian has no standard library for these
 /// machines that fits its compiler, but its source.
 pub(crate) const ARM: &[Need] = &[
@@ -82,24 +85,44 @@ fn ensure_with(needs: &[Need], have: impl Fn(&str) -> bool) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let line = format!("apt-get install -y {}", packages.join(" "));
-    if sh::find("apt-get").is_none() {
-        bail!("missing: {}; install them with your system's package manager", packages.join(", "));
-    }
-    if !sh::is_root() {
-        bail!("missing system packages; run this and try again:\n    sudo {line}");
-    }
-    eprintln!("installing {}", packages.join(", "));
-    if apt_install(&packages).is_err() {
-        // The usual reason is a package list that is older than the mirror.
-        apt(&["update"])?;
-        apt_install(&packages).with_context(|| format!("could not install; try `{line}` by hand"))?;
-    }
+    install(&packages)?;
     let left = missing(needs, &have);
     if !left.is_empty() {
         bail!("installed {}, but its programs are still not found", left.join(", "));
     }
     Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let line = may_install(packages)?;
+    eprintln!("installing {}", packages.join(", "));
+    if apt_install(packages).is_err() {
+        // The usual reason is a package list that is older than the mirror.
+        apt(&["update"])?;
+        apt_install(packages).with_context(|| format!("could not install; try `{line}` by hand"))?;
+    }
+    Ok(())
+}
+
+/// Installs the newest that the mirror has, for when what is there is too old: also in place of packages that these
+/// do not go together with.
+pub(crate) fn renew(packages: &[&str]) -> Result<()> {
+    let line = may_install(packages)?;
+    eprintln!("installing the newest {}", packages.join(", "));
+    apt(&["update"])?;
+    apt_install(packages).with_context(|| format!("could not install; try `{line}` by hand"))
+}
+
+/// The command that installs; an error with it when we may not run it.
+fn may_install(packages: &[&str]) -> Result<String> {
+    let line = format!("apt-get install -y {}", packages.join(" "));
+    if sh::find("apt-get").is_none() {
+        bail!("missing: {}; install them with your system's package manager", packages.join(", "));
+    }
+    if !sh::is_root() {
+        bail!("missing system packages; run this and try again:\n    sudo apt-get update; sudo {line}");
+    }
+    Ok(line)
 }
 
 /// Packages of the needs that are not met, each once.

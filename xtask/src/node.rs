@@ -199,6 +199,11 @@ impl Node {
         sh::wait_for(&format!("{} to be a friend of {}", other.name, self.name), CALL, known)
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// CPU seconds that the node has used so far.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(&format!("/proc/{}/stat", self.process.pid()), Cpu::Own)

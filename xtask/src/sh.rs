@@ -44,8 +44,16 @@ where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(args);
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = of_cargo(Path::new(&program));
+    command.args(args);
+    command
+}
+
+/// The same of another `cargo`, without arguments.
+pub(crate) fn of_cargo(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
     // These describe xtask. Build scripts of what is built next would see them change between a
     // build from here and one by hand, and everything above those crates would be built anew.
     let ours = |name: &OsStr| {

@@ -1,8 +1,8 @@
 //! File transfers between nodes, step by step.
 
 use std::{
-    fs::File,
-    io::{Read, Write},
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,6 +21,13 @@ const OFFER: Duration = Duration::from_secs(60);
 /// How many bytes of test data are made, or compared, at a time.
 const BLOCK: usize = 1 << 20;
 
+/// How much of a second version of a file is new, in how many places: as a program that was linked anew and some data.
+const CHANGED_SHARE: f64 = 0.05;
+const CHANGED_RUNS: u64 = 5;
+
+/// How much of the first version's download the second may cost a device.
+pub(crate) const CHANGED_COST_MAX: f64 = 0.15;
+
 /// A transfer as the receiver sees it.
 pub(crate) struct Incoming<'a> {
     receiver: &'a Node,
@@ -34,6 +41,18 @@ pub(crate) fn random_file(path: &Path, size: u64) -> Result<()> {
     let mut file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     std::io::copy(&mut source, &mut file)?;
     file.flush()?;
+    Ok(())
+}
+
+/// A second version of a file of [`random_file`]: [`CHANGED_RUNS`] runs of bytes, evenly spread, are others.
+pub(crate) fn changed_file(from: &Path, out: &Path) -> Result<()> {
+    let bytes = fs::copy(from, out)?;
+    let length = (bytes as f64 * CHANGED_SHARE) as u64 / CHANGED_RUNS;
+    let mut file = File::options().write(true).open(out)?;
+    for run in 0..CHANGED_RUNS {
+        file.seek(SeekFrom::Start(bytes / CHANGED_RUNS * run + bytes / CHANGED_RUNS / 2))?;
+        std::io::copy(&mut File::open("/dev/urandom")?.take(length), &mut file)?;
+    }
     Ok(())
 }
 
@@ -63,7 +82,7 @@ fn known(node: &Node) -> Result<Vec<u64>> {
 impl Incoming<'_> {
     /// Accepts the offer; the files begin to come.
     pub(crate) fn accept(&self) -> Result<()> {
-        std::fs::create_dir_all(&self.dir)?;
+        fs::create_dir_all(&self.dir)?;
         let dir = self.dir.to_str().context("the path of the test folder is no UTF-8")?;
         self.receiver.call(&["receive", "accept", &self.id.to_string(), "--dir", dir]).map(drop)
     }
@@ -110,7 +129,8 @@ impl Incoming<'_> {
     }
 }
 
-fn same(one: &Path, other: &Path) -> Result<()> {
+/// Checks that two files have the same bytes.
+pub(crate) fn same(one: &Path, other: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("no {}", path.display()));
     let (mut left, mut right) = (open(one)?, open(other)?);
     ensure!(left.metadata()?.len() == right.metadata()?.len(), "{} has another size", other.display());

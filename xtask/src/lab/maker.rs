@@ -9,14 +9,14 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::world::{Bootstrap, World, seed_flags};
-use crate::{netns::Namespace, node::Node};
+use crate::{netns::Namespace, node::Node, sh};
 
 const BRAND: &str = "lab";
 /// Packing and signing a version.
 const PUBLISH: Duration = Duration::from_secs(180);
 
 /// The super node; its channel's folder and bundle lie beside it.
-pub(super) struct Maker {
+pub(crate) struct Maker {
     node: Node,
     channel: String,
     bundle: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Maker {
 
 impl Maker {
     /// Starts the node on `host`, makes a channel, and what belongs into the devices of `model`.
-    pub(super) fn start(world: &World, host: &Namespace, seeds: &[Bootstrap], model: &str) -> Result<Self> {
+    pub(crate) fn start(world: &World, host: &Namespace, seeds: &[Bootstrap], model: &str) -> Result<Self> {
         let mut flags = seed_flags(seeds)?;
         flags.extend(["--kind", "super"].map(String::from));
         let node = world.start(host, "maker", flags)?;
@@ -38,40 +38,47 @@ impl Maker {
     }
 
     /// The super node.
-    pub(super) fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         &self.node
     }
 
     /// What devices have in their firmware.
-    pub(super) fn bundle(&self) -> &Path {
+    pub(crate) fn bundle(&self) -> &Path {
         &self.bundle
     }
 
     /// Puts devices on the roster.
-    pub(super) fn add(&self, uids: &[&str]) -> Result<()> {
+    pub(crate) fn add(&self, uids: &[&str]) -> Result<()> {
         let add = ["ota", "roster", "add", "--channel", &self.channel];
         self.node.call(&[&add, uids].concat()).map(drop)
     }
 
     /// How `ioex` writes a version.
-    pub(super) fn name(version: u32) -> String {
+    pub(crate) fn name(version: u32) -> String {
         format!("{version}.0.0")
     }
 
     /// Publishes a version that is one image, for everybody at once.
-    pub(super) fn publish(&self, version: u32, image: &str, file: &Path) -> Result<Value> {
+    pub(crate) fn publish(&self, version: u32, image: &str, file: &Path) -> Result<Value> {
         let (version, image) = (Self::name(version), format!("{image}={}", file.display()));
         let args = ["ota", "publish", &image, "--version", &version, "--channel", &self.channel];
         Ok(self.node.call_within(&args, PUBLISH)?["value"].take())
     }
 
-    /// How the devices do.
-    pub(super) fn fleet(&self) -> Result<Value> {
-        self.node.call(&["ota", "status"])
+    /// Waits until the super node has heard of one device in this stage of a version, and returns the version's order.
+    pub(crate) fn heard(&self, version: u32, stage: &str, limit: Duration) -> Result<Value> {
+        let name = Self::name(version);
+        let heard = || {
+            let fleet = self.node.call(&["ota", "status"])?;
+            let mut orders = fleet["orders"].as_array().into_iter().flatten();
+            let order = orders.find(|order| order["version"] == name.as_str()).cloned();
+            Ok(order.filter(|order| order["stages"][stage] == 1))
+        };
+        sh::wait_for(&format!("the maker to hear that version {name} {stage}"), limit, heard)
     }
 
     /// Ends the node in order.
-    pub(super) fn stop(self) -> Result<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         self.node.stop()
     }
 }

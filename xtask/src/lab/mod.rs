@@ -6,7 +6,7 @@
 mod clamav;
 mod expiry;
 mod kinds;
-mod maker;
+pub(crate) mod maker;
 pub(crate) mod nat;
 mod pairs;
 mod qemu;

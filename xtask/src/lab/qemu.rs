@@ -198,14 +198,7 @@ impl Stage<'_> {
 
     /// Waits until the maker's super node has heard of one device in this stage.
     fn fleet(&mut self, version: u32, stage: &str) -> Result<()> {
-        let name = Maker::name(version);
-        let heard = || {
-            let fleet = self.maker.fleet()?;
-            let mut orders = fleet["orders"].as_array().into_iter().flatten();
-            let order = orders.find(|order| order["version"] == name.as_str()).cloned();
-            Ok(order.filter(|order| order["stages"][stage] == 1))
-        };
-        let order = sh::wait_for(&format!("the maker to hear that version {name} {stage}"), JUDGED, heard)?;
+        let order = self.maker.heard(version, stage, JUDGED)?;
         ensure!(order["roster"] == 1, "the order is for one device: {order}");
         let seen = format!("{stage}; {}", order["reasons"]);
         self.rows.push(vec![format!("the maker hears of version {version}"), seen, String::new()]);

@@ -3,27 +3,19 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use crate::{
+    example::{self, Firmware, Link},
     net::{Net, last_json, noise, text, uid_of, write},
     program, target,
 };
 
 /// Nothing here takes so long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// How the example is linked.
-#[derive(Clone, Copy)]
-enum Link {
-    Static,
-    Shared,
-}
 
 /// A library of this build: beside this test, or where cargo puts what was asked for.
 fn library(name: &str) -> PathBuf {
@@ -32,81 +24,31 @@ fn library(name: &str) -> PathBuf {
 }
 
 /// Compiles the example.
-fn compile(dir: &Path, link: Link) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut cc, out) = (Command::new("cc"), dir.join(format!("firmware-{}", link as u8)));
-    cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"]).arg(root.join("include"));
-    cc.arg(root.join("examples/firmware.c")).arg("-o").arg(&out);
-    match link {
-        Link::Static => {
-            cc.arg(library("libioexnode.a"));
-            // `rustc --print native-static-libs` names these.
-            cc.args(["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"]);
-        }
-        Link::Shared => {
-            let library = library("libioexnode.so");
-            let folder = library.parent().unwrap();
-            cc.arg("-L").arg(folder).arg("-lioexnode").arg(format!("-Wl,-rpath,{}", folder.display()));
-        }
-    }
-    let made = cc.output().expect("`cc` has to be installed");
-    assert!(made.status.success(), "{}", text(&made));
-    out
+fn compile(link: Link<'_>, out: &Path) -> PathBuf {
+    let made = example::compile("cc", Path::new(env!("CARGO_MANIFEST_DIR")), link, out);
+    made.unwrap_or_else(|e| panic!("{e}"));
+    out.to_owned()
 }
 
-/// The C program while it runs; killed when dropped.
-struct Firmware {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    seen: Vec<String>,
+fn start(program: &Path, args: &[&str]) -> Firmware {
+    Firmware::start(Command::new(program).args(args).env("IOEX_LOG", "off")).unwrap()
 }
 
-impl Firmware {
-    fn start(program: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(args).env("IOEX_LOG", "off").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (tell, lines) = mpsc::channel();
-        let out: ChildStdout = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
-            BufReader::new(out).lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)));
-        });
-        Self { child, lines, seen: Vec::new() }
-    }
-
-    fn say(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    /// Waits for a line with this beginning, and returns the rest of it.
-    fn wait_for(&mut self, begin: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|e| panic!("no `{begin}`, {e}: {:#?}", self.seen));
-            self.seen.push(line.clone());
-            if let Some(rest) = line.strip_prefix(begin) {
-                return rest.trim().to_owned();
-            }
-        }
-    }
-
-    fn has(&self, begin: &str) -> bool {
-        self.seen.iter().any(|line| line.starts_with(begin))
-    }
-
-    /// Waits for the program's end.
-    fn ended(&mut self) -> Option<i32> {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
-        }
-        self.child.wait().unwrap().code()
-    }
+fn wait_for(firmware: &mut Firmware, begin: &str) -> String {
+    firmware.wait_for(begin, PATIENCE).unwrap_or_else(|e| panic!("{e}"))
 }
 
-impl Drop for Firmware {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Waits for its end, which has to be this one.
+fn ends_with(mut firmware: Firmware, code: i32) -> Firmware {
+    let ended = firmware.ended(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(ended, Some(code), "{}", firmware.complaint("another exit code"));
+    firmware
+}
+
+/// What it has to have said.
+fn said(firmware: &Firmware, lines: &[&str]) {
+    for begin in lines {
+        assert!(firmware.has(begin), "{}", firmware.complaint(&format!("no `{begin}`")));
     }
 }
 
@@ -173,48 +115,47 @@ fn a_firmware_in_c_installs_a_version_and_takes_an_unhealthy_one_back() {
 
     // Linked with the archive; the owner is asked.
     let dir = tempfile::tempdir().unwrap();
-    let mut firmware = Firmware::start(&compile(dir.path(), Link::Static), &args);
-    let uid = firmware.wait_for("started ");
+    let with_archive = compile(Link::Static(&library("libioexnode.a")), &dir.path().join("static"));
+    let with_library = compile(Link::Shared(&library("libioexnode.so")), &dir.path().join("shared"));
+    let mut firmware = start(&with_archive, &args);
+    let uid = wait_for(&mut firmware, "started ");
     maker.run(&["ota", "roster", "add", &uid]);
     let good = noise(3 << 20, 1);
     maker.publish("1.1", &good);
-    firmware.say("check");
-    assert_eq!(firmware.wait_for("offered "), "1.1.0");
-    firmware.wait_for("install it?");
+    firmware.say("check").unwrap();
+    assert_eq!(wait_for(&mut firmware, "offered "), "1.1.0");
+    wait_for(&mut firmware, "install it?");
     assert_eq!(fs::read(&maker.app).unwrap(), b"version 1.0");
-    firmware.say("yes");
-    assert_eq!(firmware.wait_for("confirmed "), "1.1.0");
-    assert_eq!(firmware.ended(), Some(0), "{:#?}", firmware.seen);
-    for begin in ["progress ", "ready 1.1.0", "installed 1.1.0", "trial 1.1.0", "running 1.1.0"] {
-        assert!(firmware.has(begin), "no `{begin}`: {:#?}", firmware.seen);
-    }
+    firmware.say("yes").unwrap();
+    assert_eq!(wait_for(&mut firmware, "confirmed "), "1.1.0");
+    let firmware = ends_with(firmware, 0);
+    said(&firmware, &["progress ", "ready 1.1.0", "installed 1.1.0", "trial 1.1.0", "running 1.1.0"]);
     assert!(fs::read(&maker.app).unwrap() == good);
 
     // Linked with the shared library; nobody is asked; the firmware says that it is unhealthy.
     maker.publish("1.2", b"this one is broken");
     let args = [&args[..], &["--yes"]].concat();
-    let mut firmware = Firmware::start(&compile(dir.path(), Link::Shared), &args);
-    firmware.wait_for("started ");
-    firmware.say("check");
-    let failed = firmware.wait_for("failed ");
+    let mut firmware = start(&with_library, &args);
+    wait_for(&mut firmware, "started ");
+    firmware.say("check").unwrap();
+    let failed = wait_for(&mut firmware, "failed ");
     assert_eq!(failed, "1.2.0, rolled back: the firmware says that it is unhealthy");
-    assert_eq!(firmware.ended(), Some(3), "{:#?}", firmware.seen);
-    assert!(firmware.has("trial 1.2.0") && firmware.has("running 1.1.0"), "{:#?}", firmware.seen);
+    said(&ends_with(firmware, 3), &["trial 1.2.0", "running 1.1.0"]);
     assert!(fs::read(&maker.app).unwrap() == good);
 
     // The maker hears of both: of the second when the device is there again.
-    let mut firmware = Firmware::start(&compile(dir.path(), Link::Shared), &args);
+    let mut firmware = start(&with_library, &args);
     let order = maker.heard("1.2.0", "failed");
     assert_eq!(order["reasons"][0][0], "the firmware says that it is unhealthy", "{order}");
-    firmware.say("quit");
-    assert_eq!(firmware.ended(), Some(0), "{:#?}", firmware.seen);
+    firmware.say("quit").unwrap();
+    ends_with(firmware, 0);
     maker.heard("1.1.0", "confirmed");
 }
 
 #[test]
 fn a_firmware_is_told_what_is_wrong_with_its_configuration() {
     let dir = tempfile::tempdir().unwrap();
-    let firmware = compile(dir.path(), Link::Shared);
+    let firmware = compile(Link::Shared(&library("libioexnode.so")), &dir.path().join("firmware"));
     let run = |config: &str| {
         let path = dir.path().join("config.toml");
         fs::write(&path, config).unwrap();

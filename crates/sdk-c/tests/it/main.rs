@@ -1,5 +1,8 @@
 //! The C library as firmware uses it: its header, and the example program against real nodes.
 
+// Not all of it: it is also for running the example under emulation.
+#[allow(dead_code)]
+mod example;
 mod firmware;
 mod header;
 // The same network of processes that the program's own tests use.

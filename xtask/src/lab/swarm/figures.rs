@@ -5,11 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{PACKAGE_BYTES, limit::Case, ours, torrent};
+use crate::transfer::CHANGED_COST_MAX;
 
 /// How much longer than the limit ours may take.
 const SLOWER_MAX: f64 = 1.5;
-/// How much of the full download a second version may cost a device.
-const SECOND_MAX: f64 = 0.15;
 
 /// The columns of [`Run::row`].
 pub(super) const HEADING: &[&str] = &[
@@ -161,9 +160,10 @@ pub(super) fn judge(runs: &[Run]) -> Vec<String> {
         if let Some(theirs) = theirs.filter(|theirs| *theirs <= seconds) {
             failures.push(format!("{case}: {seconds:.1} s, libtorrent {theirs:.1} s"));
         }
-        if let Some(share) = run.second_share().filter(|share| *share > SECOND_MAX) {
-            failures
-                .push(format!("{case}: the second version costs {share:.3} of the first, not {SECOND_MAX}"));
+        if let Some(share) = run.second_share().filter(|share| *share > CHANGED_COST_MAX) {
+            failures.push(format!(
+                "{case}: the second version costs {share:.3} of the first, not {CHANGED_COST_MAX}"
+            ));
         }
     }
     failures

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,10 +26,6 @@ const COUNTER_LIMIT: Duration = Duration::from_secs(20);
 const COPIES_PER_HOST: u64 = 4;
 /// What is written at a time to have memory.
 const TOUCH_BYTES: usize = 1 << 20;
-
-/// How much of a second version is new, in how many places: as a program that was linked anew and some data.
-const CHANGED_SHARE: f64 = 0.05;
-const CHANGED_RUNS: u64 = 5;
 
 /// A host with one interface, `eth0`.
 pub(super) struct Host {
@@ -88,16 +84,10 @@ impl Stage {
         Ok(folder)
     }
 
-    /// A second version of the package: [`CHANGED_RUNS`] runs of bytes, evenly spread, are others.
+    /// A second version of the package; how it differs, [`transfer::changed_file`] says.
     pub(super) fn change_package(&self) -> Result<PathBuf> {
         let out = self.package.with_file_name("second.bin");
-        let bytes = fs::copy(&self.package, &out)?;
-        let length = (bytes as f64 * CHANGED_SHARE) as u64 / CHANGED_RUNS;
-        let mut file = File::options().write(true).open(&out)?;
-        for run in 0..CHANGED_RUNS {
-            file.seek(SeekFrom::Start(bytes / CHANGED_RUNS * run + bytes / CHANGED_RUNS / 2))?;
-            std::io::copy(&mut File::open("/dev/urandom")?.take(length), &mut file)?;
-        }
+        transfer::changed_file(&self.package, &out)?;
         Ok(out)
     }
 
