@@ -16,7 +16,7 @@
 //! BEP 16), so that the first copy is spread over all devices; whatever a neighbour has is asked
 //! from the neighbour. It sends a shard a second time when nobody connected has it after
 //! [`LOST_AFTER_MS`], when a device says that it cannot get it elsewhere, and out of a small
-//! allowance ([`SPARE_PERCENT`]).
+//! allowance ([`SPARE_PERMILLE`]).
 //!
 //! Rarest first keeps copies of every shard about equal, so that neighbours always have something for each
 //! other (Legout et al., "Rarest First and Choke Algorithms Are Enough", IMC 2006). Requests are few
@@ -74,16 +74,13 @@ pub const WAIT_MAX_MS: u64 = 30_000;
 /// slow, or gone without having passed it on.
 pub const LOST_AFTER_MS: u64 = 10_000;
 
-/// What an origin sends beyond one copy to devices that otherwise have nobody free: this share of the package,
-pub const SPARE_PERCENT: u64 = 5;
+/// What an origin sends beyond one copy to devices that otherwise have nobody free: this many thousandths of the package,
+pub const SPARE_PERMILLE: u64 = 50;
 
-/// and this share of the package for each device connected: one more copy for a hundred devices,
-pub const SPARE_PERCENT_PER_DEVICE: u64 = 1;
+/// and this many for each device connected: 0.6 copies more for a hundred devices.
+pub const SPARE_PERMILLE_PER_DEVICE: u64 = 6;
 
-/// but in a neighbourhood of 32 devices at most this much.
-pub const SPARE_PERCENT_AT_32: u64 = SPARE_PERCENT + 32 * SPARE_PERCENT_PER_DEVICE;
-
-const _: () = assert!(SPARE_PERCENT_AT_32 < 50 && SPARE_PERCENT + 8 * SPARE_PERCENT_PER_DEVICE < 20);
+const _: () = assert!(SPARE_PERMILLE + 32 * SPARE_PERMILLE_PER_DEVICE < 300);
 
 /// What a neighbour is to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

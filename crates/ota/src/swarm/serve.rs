@@ -6,7 +6,7 @@ use ioex_base::Uid;
 
 use super::{
     ASKS_PER_REQUESTER_MAX, Bits, Failure, InvalidPackage, LOST_AFTER_MS, NEIGHBOURS_MAX, QUEUE_MAX_MS,
-    RELAY_MS, REQUESTERS_MAX, SPARE_PERCENT, SPARE_PERCENT_PER_DEVICE, WAIT_MAX_MS, WAITING_AT_ORIGIN_MAX,
+    RELAY_MS, REQUESTERS_MAX, SPARE_PERMILLE, SPARE_PERMILLE_PER_DEVICE, WAIT_MAX_MS, WAITING_AT_ORIGIN_MAX,
     WAITING_MAX, Want, checked,
 };
 
@@ -341,7 +341,7 @@ impl Uplink {
 
     fn spare_max_bytes(&self) -> u64 {
         let package: u64 = self.sizes.iter().map(|&size| u64::from(size)).sum();
-        package * (SPARE_PERCENT + SPARE_PERCENT_PER_DEVICE * self.requesters.len() as u64) / 100
+        package * (SPARE_PERMILLE + SPARE_PERMILLE_PER_DEVICE * self.requesters.len() as u64) / 1_000
     }
 
     fn begin(&mut self, id: ServeId, peer: Uid, shard: u32, now_ms: u64) {

@@ -8,7 +8,7 @@
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds};
 use ioex_ota::{
     rollout::{Admission, Results, Rollout, Step, WHOLE_PER_MYRIAD},
-    swarm::{REQUESTERS_MAX, SPARE_PERCENT, SPARE_PERCENT_PER_DEVICE},
+    swarm::{REQUESTERS_MAX, SPARE_PERMILLE, SPARE_PERMILLE_PER_DEVICE},
 };
 use serde::Serialize;
 
@@ -180,8 +180,8 @@ pub fn run(scenario: &Scenario, measured: &swarm::Outcome, seed: u64) -> Outcome
         }
     }
     curve.push(done as f64 / devices.len() as f64);
-    let spare = SPARE_PERCENT + SPARE_PERCENT_PER_DEVICE * REQUESTERS_MAX as u64;
-    let origin_bytes = package * (1.0 + spare as f64 / 100.0);
+    let spare = SPARE_PERMILLE + SPARE_PERMILLE_PER_DEVICE * REQUESTERS_MAX as u64;
+    let origin_bytes = package * (1.0 + spare as f64 / 1_000.0);
     let maker_bytes = origin_bytes + measured.match_bytes * devices.len() as f64;
     let price = PAPER_DOLLARS / 1e6 / package;
     let relayed = if scenario.relays { RELAYED_PAIRS } else { 0.0 };
