@@ -56,6 +56,8 @@ impl Firmware {
     /// # Errors
     /// The system's.
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        // Cargo has its folders in there, where a shared library of an earlier build may lie.
+        command.env_remove("LD_LIBRARY_PATH");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
         let (tell, lines) = mpsc::channel();
