@@ -392,35 +392,39 @@ fn same_version<T: Signed>(metadata: &T, meta: &FileMeta) -> Result<(), Refusal>
     Err(Refusal::Mismatch { role: T::ROLE, what: "version" })
 }
 
-/// Chooses among the releases: a signed way back from exactly the installed version comes first,
-/// for with it a maker withdraws what it rolled out; then the highest version that can follow.
+/// Chooses among the releases that [`admit`] lets in: a signed way back from exactly the installed version comes
+/// first, for with it a maker withdraws what it rolled out; then the highest version that can follow.
 fn choose(targets: &Targets, device: &Device) -> Result<Verdict, Refusal> {
-    let all = targets.targets.values();
-    let releases: Vec<(&Release, u64)> =
-        all.filter_map(|target| Some((target.custom.as_ref()?.ioex.as_ref()?, target.length))).collect();
-    let ours = |release: &Release| release.brand == device.brand && release.model == device.model;
-    if !releases.is_empty() && !releases.iter().any(|(release, _)| ours(release)) {
-        return Err(Refusal::WrongDevice { brand: device.brand.clone(), model: device.model.clone() });
+    let mut fit: Vec<(&Release, u64)> = Vec::new();
+    let mut refused: Vec<(Version, Refusal)> = Vec::new();
+    for target in targets.targets.values() {
+        let Some(release) = target.custom.as_ref().and_then(|custom| custom.ioex.as_ref()) else { continue };
+        match admit(release, device) {
+            Ok(()) => fit.push((release, target.length)),
+            Err(why) => refused.push((release.version, why)),
+        }
     }
-    let mut fit: Vec<(&Release, u64)> = releases.into_iter().filter(|(release, _)| ours(release)).collect();
-    if !fit.is_empty() && !fit.iter().any(|(release, _)| release.runs_on(device.hardware)) {
-        return Err(Refusal::WrongHardware(device.hardware));
+    let is_back = |release: &Release| release.downgrade_from.contains(&device.installed);
+    let best = fit.into_iter().max_by_key(|(release, _)| (is_back(release), release.version));
+    if let Some((release, length)) = best {
+        release.check(length)?;
+        return Ok(Verdict::Install(Box::new(release.clone())));
     }
-    fit.retain(|(release, _)| release.runs_on(device.hardware));
-    fit.sort_by_key(|(release, _)| std::cmp::Reverse(release.version));
+    match refused.into_iter().max_by_key(|(version, why)| (nearness(why), *version)) {
+        // What it runs, or older: nothing is wrong.
+        None | Some((_, Refusal::Downgrade { .. })) => Ok(Verdict::NothingNew),
+        Some((_, why)) => Err(why),
+    }
+}
 
-    let back = fit.iter().find(|(release, _)| release.downgrade_from.contains(&device.installed));
-    let higher = || fit.iter().filter(|(release, _)| release.version > device.installed);
-    let next = || higher().find(|(release, _)| release.follows <= device.installed);
-    let Some((release, length)) = back.or_else(next) else {
-        return match higher().next() {
-            Some((release, _)) => Err(step_missing(release, device)),
-            None => Ok(Verdict::NothingNew),
-        };
-    };
-    release.check(*length)?;
-    admit(release, device)?;
-    Ok(Verdict::Install(Box::new((*release).clone())))
+/// How close a release that [`admit`] refused came: the closest says why there is none for a device.
+fn nearness(why: &Refusal) -> u8 {
+    match why {
+        Refusal::StepMissing { .. } => 3,
+        Refusal::Downgrade { .. } => 2,
+        Refusal::WrongHardware(_) => 1,
+        _ => 0,
+    }
 }
 
 fn step_missing(release: &Release, device: &Device) -> Refusal {
@@ -428,8 +432,8 @@ fn step_missing(release: &Release, device: &Device) -> Refusal {
     Refusal::StepMissing { installed, offered, follows }
 }
 
-/// Whether this device may install this release: asked once more right before installing, for days
-/// may lie between a check and the owner's consent.
+/// Whether this device may install this release: asked when one is chosen, and once more right before installing,
+/// for days may lie between a check and the owner's consent.
 ///
 /// # Errors
 /// [`Refusal::WrongDevice`], [`Refusal::WrongHardware`], [`Refusal::Downgrade`],
