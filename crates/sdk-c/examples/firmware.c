@@ -7,7 +7,8 @@
  * may be installed (--yes: nobody is asked), and looks after each installation whether what runs is healthy: APP
  * must be readable and must not contain WORD. Then it confirms the version, or goes back.
  *
- * On stdin it takes: yes, no, check, quit. With --once it ends after the first update:
+ * On stdin it takes: yes, no, check, quit, and `take FOLDER`: the maker's own centre put its channel's folder
+ * `metadata` there, and the device need not look for it. With --once it ends after the first update:
  *   0  confirmed, or told to quit      2  the node could not be started, or ended by itself
  *   1  wrong command line              3  the version failed
  *
@@ -18,6 +19,7 @@
  *   cc firmware.c -I include libioexnode.a -lpthread -ldl -lm -lgcc_s -o firmware
  *   cc firmware.c -I include -L . -lioexnode -o firmware
  */
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -32,6 +34,12 @@ enum { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_NODE = 2, EXIT_FAILED_UPDATE = 3 };
 
 /* Longest configuration in bytes. */
 #define CONFIG_MAX (64 * 1024)
+/* Longest file of a channel in bytes. */
+#define CHANNEL_FILE_MAX (4 * 1024 * 1024)
+/* A device takes no more roots at once. */
+#define ROOTS_MAX 32
+/* Longest line on stdin in bytes. */
+#define LINE_MAX_BYTES 1024
 
 /* What the main loop needs of an event. Shorter than PIPE_BUF, so that it is written in one piece. */
 struct told {
@@ -78,15 +86,16 @@ static void on_event(const ioex_event *event, void *user)
     }
 }
 
-static char *read_file(const char *path, size_t max)
+/* The file with a zero byte behind it, or NULL. */
+static char *read_file(const char *path, size_t max, size_t *length)
 {
     FILE *file = fopen(path, "rb");
     char *text = file ? malloc(max + 1) : NULL;
-    size_t length = text ? fread(text, 1, max, file) : 0;
+    *length = text ? fread(text, 1, max, file) : 0;
     if (file)
         fclose(file);
     if (text)
-        text[length] = 0;
+        text[*length] = 0;
     return text;
 }
 
@@ -95,7 +104,8 @@ static bool is_healthy(const struct options *options)
 {
     if (!options->app)
         return true;
-    char *text = read_file(options->app, 1024 * 1024);
+    size_t length;
+    char *text = read_file(options->app, 1024 * 1024, &length);
     bool healthy = text && !strstr(text, options->word);
     free(text);
     return healthy;
@@ -161,6 +171,56 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
     return -1;
 }
 
+/* The highest N of the files N.NAME in a folder; 0: there is none. */
+static unsigned long newest(const char *folder, const char *name)
+{
+    unsigned long found = 0;
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        char *rest;
+        unsigned long number = strtoul(entry->d_name, &rest, 10);
+        if (*rest == '.' && !strcmp(rest + 1, name) && number > found)
+            found = number;
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* The file N.NAME, or NAME when N is 0. Of one that is not there no bytes. */
+static ioex_bytes load(const char *folder, unsigned long number, const char *name)
+{
+    char path[LINE_MAX_BYTES + 64];
+    ioex_bytes bytes;
+    if (number)
+        snprintf(path, sizeof path, "%s/%lu.%s", folder, number, name);
+    else
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+    bytes.data = (const uint8_t *)read_file(path, CHANNEL_FILE_MAX, &bytes.len);
+    return bytes;
+}
+
+/* Hands the files of a channel's folder to the node. Whether they hold is told later. */
+static ioex_status take(ioex_node *node, const char *folder)
+{
+    ioex_bytes roots[ROOTS_MAX];
+    ioex_channel_files files = {.roots = roots};
+    unsigned long last = newest(folder, "root.json");
+    for (unsigned long n = last > ROOTS_MAX ? last - ROOTS_MAX + 1 : 1; n <= last; n++)
+        roots[files.roots_len++] = load(folder, n, "root.json");
+    files.timestamp = load(folder, 0, "timestamp.json");
+    files.snapshot = load(folder, newest(folder, "snapshot.json"), "snapshot.json");
+    files.targets = load(folder, newest(folder, "targets.json"), "targets.json");
+    ioex_status status = ioex_node_take(node, &files);
+    /* They were copied. */
+    for (size_t n = 0; n < files.roots_len; n++)
+        free((void *)roots[n].data);
+    free((void *)files.timestamp.data);
+    free((void *)files.snapshot.data);
+    free((void *)files.targets.data);
+    return status;
+}
+
 /* Returns the exit code, or -1 to go on. */
 static int obey(ioex_node *node, const char *line, const struct asked *asked)
 {
@@ -171,6 +231,8 @@ static int obey(ioex_node *node, const char *line, const struct asked *asked)
         complain("consent", ioex_node_consent(node, asked->version, asked->manifest, yes, yes));
     else if (!strncmp(line, "check", 5))
         complain("check", ioex_node_check(node));
+    else if (!strncmp(line, "take ", 5))
+        complain("take", take(node, line + 5));
     else if (!strncmp(line, "quit", 4))
         return EXIT_OK;
     return -1;
@@ -180,7 +242,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
 {
     struct pollfd wait[2] = {{.fd = events, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
     struct asked asked = {0};
-    char line[256];
+    char line[LINE_MAX_BYTES];
     size_t have = 0;
     for (;;) {
         int code = -1;
@@ -199,8 +261,10 @@ static int loop(ioex_node *node, int events, const struct options *options)
                 char *begin = line, *end;
                 have += (size_t)got;
                 line[have] = 0;
-                for (; code < 0 && (end = strchr(begin, '\n')); begin = end + 1)
+                for (; code < 0 && (end = strchr(begin, '\n')); begin = end + 1) {
+                    *end = 0;
                     code = obey(node, begin, &asked);
+                }
                 have = strlen(begin);
                 memmove(line, begin, have + 1);
                 if (have == sizeof line - 1)
@@ -239,7 +303,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "firmware CONFIG.toml [--yes] [--once] [--unhealthy-if WORD APP]\n");
         return EXIT_USAGE;
     }
-    char *config = read_file(options.config, CONFIG_MAX);
+    size_t length;
+    char *config = read_file(options.config, CONFIG_MAX, &length);
     if (!config || pipe(pipes) < 0) {
         perror(options.config);
         free(config);

@@ -319,8 +319,8 @@ typedef struct ioex_bytes {
  */
 typedef struct ioex_channel_files {
   /**
-   * Roots, in order; those that the device knows may be among them, or not. May be `NULL` when there are
-   * none.
+   * Roots, in order; those that the device knows may be among them, or not. A device takes at most 32 at once.
+   * May be `NULL` when there are none.
    */
   const struct ioex_bytes *roots;
   /**
@@ -403,9 +403,14 @@ enum ioex_status ioex_node_state(const struct ioex_node *node, struct ioex_state
 enum ioex_status ioex_node_check(const struct ioex_node *node);
 
 /**
- * The maker's own centre, or its Monitor, handed over the channel's files. They are verified as if a mirror had
- * sent them. Returns at once, with the files copied; they are looked at between two steps, and when they do not
- * hold, `IOEX_EVENT_KIND_CALL_FAILED` says why.
+ * The maker's own centre, or its Monitor, handed over the channel's files: what lies in its folder `metadata`, with
+ * the newest `N.snapshot.json` and `N.targets.json`. They are verified as if a mirror had sent them, so whoever
+ * brings them need not be trusted.
+ *
+ * Returns at once, with the files copied. They are looked at between two steps: not while a package is being
+ * fetched or a version is on trial. When they have a new version for this device, `IOEX_EVENT_KIND_OFFERED` follows;
+ * when they do not hold, or newer ones came before they were looked at, `IOEX_EVENT_KIND_CALL_FAILED` with `call`
+ * `take` says why. `IOEX_STATUS_INVALID`: a pointer is `NULL`, or the files are longer than those of any channel.
  *
  * The caller's word:
  * `node` came from `ioex_node_start` and was not freed; `files` and its members point to what they say.

@@ -22,8 +22,8 @@ pub struct ioex_bytes {
 #[allow(non_camel_case_types)]
 #[repr(C)]
 pub struct ioex_channel_files {
-    /// Roots, in order; those that the device knows may be among them, or not. May be `NULL` when there are
-    /// none.
+    /// Roots, in order; those that the device knows may be among them, or not. A device takes at most 32 at once.
+    /// May be `NULL` when there are none.
     pub roots: *const ioex_bytes,
     /// How many.
     pub roots_len: usize,

@@ -49,7 +49,7 @@ impl Super {
         let authority = authority::load(&net.path("authority")).unwrap();
         let mut config = MeshConfig::new(key, net.path("own-super"));
         config.kind = NodeKind::Super;
-        config.bind = Some(net.free_ip());
+        config.bind = Some(net.free_ip(0));
         config.seeds = vec![net.seed.parse().unwrap()];
         let subject = config.key.uid();
         let mesh = runtime.block_on(Mesh::start(config, Arc::new(NoHost::default()))).unwrap();

@@ -78,18 +78,13 @@ impl Node {
 
     /// Waits until a command's answer is as wanted.
     pub(crate) fn wait_for(&self, args: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
+        let mut last = String::new();
+        let answered = poll(|| {
             let output = self.try_ask(args);
-            if output.status.success() {
-                let value = last_json(&output);
-                if wanted(&value) {
-                    return value;
-                }
-            }
-            assert!(begun.elapsed() < PATIENCE, "{args:?}: {}", text(&output));
-            std::thread::sleep(Duration::from_millis(50)); // poll: the state of another process
-        }
+            last = text(&output);
+            output.status.success().then(|| last_json(&output)).filter(&wanted)
+        });
+        answered.unwrap_or_else(|| panic!("{args:?}: {last}"))
     }
 }
 
@@ -97,6 +92,18 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Asks until there is an answer, but not for ever.
+pub(crate) fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        std::thread::sleep(Duration::from_millis(50)); // poll: the state of another process
+    }
+    None
 }
 
 pub(crate) fn text(output: &Output) -> String {
@@ -207,9 +214,9 @@ impl Net {
         });
     }
 
-    /// A loopback address that no node of this network has.
-    pub(crate) fn free_ip(&self) -> std::net::IpAddr {
-        address(self.block, 39).parse().unwrap()
+    /// A loopback address that no node of this network has, for each of ten places.
+    pub(crate) fn free_ip(&self, place: u32) -> std::net::IpAddr {
+        address(self.block, 39 - place).parse().unwrap()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -176,7 +176,7 @@ impl Attack {
         let uid = key.uid();
         let fleet = Fleet::start_asking(1, &[&uid.to_string()]);
         let mut config = MeshConfig::new(key, dir.path().to_owned());
-        config.bind = Some(fleet.net.free_ip());
+        config.bind = Some(fleet.net.free_ip(0));
         config.seeds = vec![fleet.net.seed.parse().unwrap()];
         let mask = Arc::new(Mask {
             uid,

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     example::{self, Firmware, Link},
-    net::{Net, last_json, noise, text, uid_of, write},
+    net::{Net, last_json, noise, poll, text, uid_of, write},
     program, target,
 };
 
@@ -31,7 +31,9 @@ fn compile(link: Link<'_>, out: &Path) -> PathBuf {
 }
 
 fn start(program: &Path, args: &[&str]) -> Firmware {
-    Firmware::start(Command::new(program).args(args).env("IOEX_LOG", "off")).unwrap()
+    // Cargo's folders go before that of the library that it was linked with, and may have an older one.
+    let mut command = Command::new(program);
+    Firmware::start(command.args(args).env("IOEX_LOG", "off").env_remove("LD_LIBRARY_PATH")).unwrap()
 }
 
 fn wait_for(firmware: &mut Firmware, begin: &str) -> String {
@@ -74,7 +76,7 @@ impl Maker {
              consent = \"ask\"\nconfirm = \"host\"\n[ota.install.swap]\npath = {:?}\n\
              [ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n",
             maker.net.path("device"),
-            maker.net.free_ip(),
+            maker.net.free_ip(0),
             maker.net.seed,
             maker.app
         );
@@ -150,6 +152,52 @@ fn a_firmware_in_c_installs_a_version_and_takes_an_unhealthy_one_back() {
     firmware.say("quit").unwrap();
     ends_with(firmware, 0);
     maker.heard("1.1.0", "confirmed");
+}
+
+/// The maker's own centre brings the channel's files, and the device would look for them in an hour only.
+#[test]
+fn a_firmware_in_c_takes_the_channel_from_its_maker_s_centre() {
+    assert!(program().exists());
+    let maker = Maker::start();
+    // So that there is something to see at the first look, and nothing new in it.
+    maker.run(&["ota", "roster", "add", &uid_of(&maker.net.super_node)]);
+    maker.publish("1.0", b"version 1.0");
+    let dir = tempfile::tempdir().unwrap();
+    let program = compile(Link::Static(&library("libioexnode.a")), &dir.path().join("firmware"));
+    let mut firmware = start(&program, &[maker.config.to_str().unwrap(), "--once", "--yes"]);
+    let uid = wait_for(&mut firmware, "started ");
+    let looked = || {
+        let state = fs::read(maker.net.path("device/ota/device.json")).ok()?;
+        let state: serde_json::Value = serde_json::from_slice(&state).ok()?;
+        (state["last_check"].is_u64() && state["problem"].is_null()).then_some(())
+    };
+    assert!(poll(looked).is_some(), "it looked once, and found nothing");
+    maker.run(&["ota", "roster", "add", &uid]);
+    maker.publish("1.1", b"brought");
+
+    // One letter of a signature is another.
+    let (metadata, changed) = (maker.channel.join("metadata"), dir.path().join("changed"));
+    fs::create_dir(&changed).unwrap();
+    for entry in fs::read_dir(&metadata).unwrap().flatten() {
+        fs::copy(entry.path(), changed.join(entry.file_name())).unwrap();
+    }
+    let timestamp = fs::read_to_string(changed.join("timestamp.json")).unwrap();
+    let at = timestamp.find("\"sig\"").unwrap() + 10;
+    let letter = if &timestamp[at..=at] == "a" { "b" } else { "a" };
+    let forged = format!("{}{letter}{}", &timestamp[..at], &timestamp[at + 1..]);
+    fs::write(changed.join("timestamp.json"), forged).unwrap();
+    firmware.say(&format!("take {}", changed.display())).unwrap();
+    let refused = wait_for(&mut firmware, "not done: ");
+    assert!(refused.contains("valid signatures"), "{refused}");
+    firmware.say(&format!("take {}", dir.path().join("nothing").display())).unwrap();
+    wait_for(&mut firmware, "not done: ");
+    assert!(!firmware.has("offered "), "{}", firmware.complaint("the device found it by itself"));
+
+    firmware.say(&format!("take {}", metadata.display())).unwrap();
+    assert_eq!(wait_for(&mut firmware, "offered "), "1.1.0");
+    assert_eq!(wait_for(&mut firmware, "confirmed "), "1.1.0");
+    ends_with(firmware, 0);
+    assert_eq!(fs::read(&maker.app).unwrap(), b"brought");
 }
 
 #[test]
