@@ -270,3 +270,64 @@ fn a_factory_fresh_folder_is_a_source_too() {
     assert!(came > 0 && came * 100 < full * 20, "{came} of {full}");
     assert!(!fleet.devices[0].data.join("ota/own.tar").exists());
 }
+
+/// Slots of a device for one image: what it came with, and an empty one.
+fn slots(fleet: &Fleet, name: &str, image: &[u8]) -> [std::path::PathBuf; 2] {
+    let paths = ["a", "b"].map(|slot| fleet.path(&format!("slots/{name}-{slot}")));
+    write(&paths[0], image);
+    write(&paths[1], &[]);
+    for path in &paths {
+        fs::File::options().write(true).open(path).unwrap().set_len(16 << 20).unwrap();
+    }
+    paths
+}
+
+/// The same for a device with two slots for each image: by what lies in those that run.
+#[test]
+fn a_factory_fresh_pair_is_a_source_too() {
+    let mut fleet = Fleet::start(0);
+    let kernel = noise(3 << 20, 5);
+    let mut system = noise(10 << 20, 6);
+    let places = [("kernel", slots(&fleet, "kernel", &kernel)), ("system", slots(&fleet, "system", &system))];
+    let (state, running) = (fleet.path("slots/state"), fleet.path("slots/running"));
+    write(&running, b"a");
+    let listed: Vec<String> =
+        places.iter().map(|(name, [a, b])| format!("{{ name = {name:?}, a = {a:?}, b = {b:?} }}")).collect();
+    let (bundle, config) = (fleet.path("bundle"), fleet.path("pair.toml"));
+    let section = format!(
+        "[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\nconsent = \"auto\"\n[ota.install.pair]\nstate = {state:?}\n\
+         running = {running:?}\nslots = [{}]\n\
+         [ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n",
+        listed.join(", ")
+    );
+    write(&config, section.as_bytes());
+    let device = fleet.net.device("device-0", 0, &["--config", config.to_str().unwrap()]);
+    fleet.maker(&["ota", "roster", "add", &uid_of(&device)]);
+    fleet.devices.push(device);
+    let boot = ["ota", "boot", "--state", state.to_str().unwrap(), "--running", running.to_str().unwrap()];
+
+    for (version, changed, slot) in [("1.1", 5 << 20, 1), ("1.2", 8 << 20, 0)] {
+        system[changed..changed + 100_000].copy_from_slice(&noise(100_000, changed as u64));
+        system.splice(1000..1000, *b"inserted");
+        let images = [("kernel", &kernel), ("system", &system)].map(|(name, bytes)| {
+            let path = fleet.path(&format!("{name}-{version}"));
+            write(&path, bytes);
+            format!("{name}={}", path.display())
+        });
+        let published = fleet.maker(&["ota", "publish", &images[0], &images[1], "--version", version]);
+        let device = &mut fleet.devices[0];
+        device.ask(&["ota", "check"]);
+        let state = device.wait_for(&["ota", "state"], |s| holds(s, "next start"));
+        let (came, full) = (got(&state), published["stored_bytes"].as_u64().unwrap());
+        assert!(came > 0 && came * 100 < full * 20, "{version}: {came} of {full}");
+        device.kill();
+        device.ask(&boot);
+        assert_eq!(fs::read(&running).unwrap(), [b"a", b"b"][slot]);
+        device.run();
+        let version = format!("{version}.0");
+        device.wait_for(&["ota", "state"], |s| s["running"] == version && s["stage"] == "idle");
+        for ((name, places), image) in places.iter().zip([&kernel, &system]) {
+            assert!(fs::read(&places[slot]).unwrap().starts_with(image), "{name} {version}");
+        }
+    }
+}
