@@ -164,9 +164,14 @@ impl Policy {
         if now.metered && !self.metered { Err(Hold::Metered) } else { Ok(()) }
     }
 
+    /// Bytes that the month's cap leaves after so many; without one there is no end.
+    #[must_use]
+    pub fn cap_left(&self, month_bytes: u64) -> u64 {
+        self.monthly_cap_bytes.map_or(u64::MAX, |cap| cap.saturating_sub(month_bytes))
+    }
+
     fn cap(&self, now: &Situation, want: u64) -> Result<(), Hold> {
-        let Some(cap) = self.monthly_cap_bytes else { return Ok(()) };
-        let left = cap.saturating_sub(now.month_bytes);
+        let left = self.cap_left(now.month_bytes);
         if want > left { Err(Hold::Cap { want, left }) } else { Ok(()) }
     }
 }
@@ -225,7 +230,7 @@ impl Effort {
     /// that failed together does not come back together.
     #[must_use]
     pub fn next(&self, length: u64, random: u32, now: UnixSeconds) -> Attempt {
-        let budget = (length.saturating_mul(EFFORT_MAX_TENTHS) / 10).saturating_sub(self.fetched_bytes);
+        let budget = Self::bound(length).saturating_sub(self.fetched_bytes);
         if budget == 0 {
             return Attempt::Never;
         }
@@ -251,6 +256,18 @@ impl Effort {
         };
         let last_failure = if failed { now } else { self.last_failure };
         Self { failures, fetched_bytes: self.fetched_bytes.saturating_add(fetched), last_failure }
+    }
+
+    /// Notes that what is left of the bound does not suffice for what is missing: [`Attempt::Never`] follows.
+    #[must_use]
+    pub fn spent(self, length: u64) -> Self {
+        let fetched_bytes = self.fetched_bytes.max(Self::bound(length));
+        Self { fetched_bytes, ..self }
+    }
+
+    /// Most bytes for a package of `length` bytes.
+    fn bound(length: u64) -> u64 {
+        length.saturating_mul(EFFORT_MAX_TENTHS) / 10
     }
 }
 
@@ -324,6 +341,10 @@ mod tests {
         // A whole package, twice, and bad both times.
         let spent = Effort::default().after(100, 0, true, now).after(100, 0, true, now);
         assert_eq!(spent.next(100, 0, now.plus(10 * BACK_OFF_MAX_SECONDS)), Attempt::Never);
+        // What is left is less than what is missing.
+        let little = Effort::default().after(195, 0, true, now);
+        assert!(matches!(little.next(100, 0, now.plus(BACK_OFF_MAX_SECONDS)), Attempt::Now { bytes: 5 }));
+        assert_eq!(little.spent(100).next(100, 0, now.plus(BACK_OFF_MAX_SECONDS)), Attempt::Never);
     }
 
     #[test]

@@ -106,6 +106,17 @@ pub(crate) fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     None
 }
 
+/// What a command that is to end by itself says.
+pub(crate) fn ended(mut command: Command) -> Output {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    if poll(|| child.try_wait().unwrap()).is_none() {
+        child.kill().unwrap();
+        panic!("it runs: {command:?}: {}", text(&child.wait_with_output().unwrap()));
+    }
+    child.wait_with_output().unwrap()
+}
+
 pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -137,7 +137,7 @@ fn receipts(node: &Node, kind: &str) -> Vec<SignedReceipt> {
     of_kind.map(|entry| wire::decode(&read(entry), SIGNED_RECEIPT_MAX_BYTES).unwrap()).collect()
 }
 
-fn sum(bytes: &Value) -> u64 {
+pub(crate) fn sum(bytes: &Value) -> u64 {
     bytes.as_array().unwrap()[..3].iter().map(|n| n.as_u64().unwrap()).sum()
 }
 

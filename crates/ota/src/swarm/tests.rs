@@ -165,6 +165,16 @@ fn late_devices_are_served_by_devices() {
     assert!(2 * totals.wan < 7 * totals.lan && totals.origin == 0, "{totals:?}");
 }
 
+#[test]
+fn the_local_network_is_asked_first_and_the_origin_last() {
+    let mut swarm = Swarm::new(&[100; 8], &Bits::none(8), 10_000, 3).unwrap();
+    for (n, kind) in [(1, Kind::Origin), (2, Kind::Wan), (3, Kind::Lan)] {
+        assert!(swarm.joined(uid(n), kind, &Bits::all(8), 0));
+    }
+    let asked: Vec<Uid> = asks(&swarm.next(0)).iter().map(|ask| ask.peer).collect();
+    assert_eq!(asked, [uid(3), uid(3), uid(2), uid(2)], "two each, of those whose pace is not known");
+}
+
 /// One device and nobody else: the origin gives it what it gave to others before.
 #[test]
 fn a_lonely_device_gets_everything_from_the_origin() {

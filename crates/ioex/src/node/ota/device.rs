@@ -4,6 +4,7 @@
 mod getting;
 mod installing;
 mod look;
+mod reports;
 
 use std::{
     collections::HashSet,
@@ -18,7 +19,6 @@ use std::{
 use data_encoding::BASE64;
 use ioex_api::{ApiError, ErrorCode, OtaProgress, OtaStage, OtaState};
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds};
-use ioex_net::proto::REASON_MAX_BYTES;
 use ioex_ota::{
     Release, Trust, Version,
     policy::{Effort, Hold, Situation},
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::reports::{Silent, Waiting};
 use super::{
     Ota,
     bundle::Bundle,
@@ -46,15 +47,11 @@ const FORMAT: u8 = 1;
 /// Packages that are kept for others, the newest first: the one that runs, and the one that others
 /// still need for a small step.
 const KEPT_PACKAGES: usize = 2;
-/// Reports that wait for a matcher that answers.
-const REPORTS_MAX: usize = 16;
 /// Mirrors that are asked for the channel in one look.
 const MIRRORS_MAX: usize = 6;
 /// How long asking one mirror for the channel may take: long enough for its few files over a bad line, and no mirror
 /// that sends a byte now and then holds up the others.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long telling matchers how it went may take, in one step; what is left is told in the next.
-const REPORTS_TIMEOUT: Duration = Duration::from_secs(120);
 /// What a package counts at least where its length bounds what is fetched, in bytes: shards of small ones are
 /// padded.
 const EFFORT_MIN_BYTES: u64 = 1024 * 1024;
@@ -99,16 +96,6 @@ pub(super) struct HeldPass {
     pub(super) issuer: Uid,
     /// In base64.
     pub(super) bytes: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Waiting {
-    stage: OtaStage,
-    manifest: ContentAddress,
-    matchers: Vec<Uid>,
-    running: Version,
-    reason: String,
-    bytes: [u64; 4],
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -182,6 +169,8 @@ pub(crate) struct Device {
     running: Mutex<Version>,
     /// What is under way, for whoever looks.
     progress: Mutex<Option<OtaProgress>>,
+    /// Bytes of the attempt under way that the state's file has.
+    noted_bytes: Mutex<u64>,
     /// Why it waits.
     holding: Mutex<Option<String>>,
     pub(crate) wake: Notify,
@@ -193,6 +182,8 @@ pub(crate) struct Device {
     signed: Mutex<Vec<Vec<u8>>>,
     /// The program in which the node runs.
     pub(super) host: Host,
+    /// Matchers that took no report, and when they are asked again.
+    silent: Mutex<Silent>,
     /// Who ends a trial: its health, or somebody's word.
     turn: tokio::sync::Mutex<()>,
     /// Parts of the package that is coming, in what runs.
@@ -261,12 +252,14 @@ impl Device {
             sense: Sense::default(),
             running: Mutex::new(running),
             progress: Mutex::default(),
+            noted_bytes: Mutex::default(),
             holding: Mutex::default(),
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
             signed: Mutex::default(),
             host: Host::default(),
+            silent: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             own: Mutex::default(),
         })
@@ -344,17 +337,23 @@ impl Device {
     fn situation(&self) -> Situation {
         let seen = self.sense.now();
         let on_battery = seen.on_battery == Some(true);
-        let month_bytes = self.read(|state| {
-            let now = month_of(files::now());
-            if state.month.0 == now { state.month.1 } else { 0 }
-        });
         Situation {
             battery_percent: if on_battery { self.sense.battery_percent() } else { None },
             plugged_in: !on_battery,
             metered: seen.metered == Some(true),
             minute: seen.minute,
-            month_bytes,
+            month_bytes: self.month_bytes(),
         }
+    }
+
+    fn month_bytes(&self) -> u64 {
+        let now = month_of(files::now());
+        self.read(|state| if state.month.0 == now { state.month.1 } else { 0 })
+    }
+
+    /// Bytes that the month's cap leaves for others.
+    pub(super) fn cap_left(&self) -> u64 {
+        self.config.policy.cap_left(self.month_bytes())
     }
 
     fn count(state: &mut State, bytes: u64) {
@@ -367,6 +366,8 @@ impl Device {
 
     /// Whether this attempt may go on, after so many bytes.
     pub(super) fn may_fetch(&self, bytes: u64) -> Result<(), Hold> {
+        // What was noted is in the month's sum.
+        let bytes = bytes.saturating_sub(*lock(&self.noted_bytes));
         self.config.policy.may_fetch(&self.situation(), bytes.saturating_add(1))
     }
 
@@ -506,25 +507,6 @@ impl Device {
         })?;
         self.wake.notify_one();
         Ok(())
-    }
-
-    fn queue_report(state: &mut State, stage: OtaStage, running: Version, reason: &str) {
-        let Some(release) = &state.release else { return };
-        let mut reason = reason.to_owned();
-        while reason.len() > REASON_MAX_BYTES {
-            reason.pop();
-        }
-        if state.reports.len() >= REPORTS_MAX {
-            state.reports.remove(0);
-        }
-        state.reports.push(Waiting {
-            stage,
-            manifest: release.manifest,
-            matchers: release.matchers.clone(),
-            running,
-            reason,
-            bytes: state.by_source,
-        });
     }
 }
 

@@ -37,7 +37,7 @@ use super::{
 use crate::node::{files, lock};
 
 /// Longest shard of a package in bytes: padding of the largest one included.
-const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
+pub(super) const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
 /// Neighbours that are dialled at once.
 const DIALS_AT_ONCE: usize = 16;
 /// With fewer neighbours than this, more are looked for.

@@ -24,6 +24,8 @@ use crate::node::lock;
 
 /// When a guest that owes a receipt is to ask again, in ms.
 const RECEIPT_WAIT_MS: u32 = 500;
+/// When a guest is to ask again for which nothing is left of the owner's cap, in ms.
+const CAP_WAIT_MS: u32 = 60_000;
 
 /// Monotonic milliseconds of this process.
 pub(super) fn now_ms() -> u64 {
@@ -294,6 +296,9 @@ impl Live {
         };
         let shard = told.map_err(refusal)?;
         let known = *self.package.shards().get(shard as usize).ok_or(No::Failed)?;
+        if !self.counter.spend(known.bytes) {
+            return Err(No::Busy { after_ms: CAP_WAIT_MS });
+        }
         let shelf = self.shelf.clone();
         let opened = tokio::task::spawn_blocking(move || shelf.open_shard(&known.address)).await;
         let file = opened.map_err(|_| No::Failed)?.map_err(|_| No::Failed)?.ok_or(No::NotFound)?;
@@ -346,5 +351,30 @@ fn refusal(why: Failure) -> No {
         Failure::Busy { after_ms } => No::Busy { after_ms: short(after_ms) },
         Failure::Nothing { after_ms } => No::Nothing { after_ms: short(after_ms) },
         Failure::Wrong | Failure::Broken => No::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_the_local_network() {
+        let direct = |addr: &str| kind_of(&PathKind::Direct(addr.parse().unwrap()), false);
+        for near in [
+            "10.1.2.3:4",
+            "192.168.0.9:4",
+            "127.0.0.1:4",
+            "[fe80::1]:4",
+            "[fd00::1]:4",
+            "[::ffff:10.0.0.1]:4",
+        ] {
+            assert_eq!(direct(near), Kind::Lan, "{near}");
+        }
+        for far in ["203.0.113.7:4", "100.64.0.1:4", "[2001:db8::1]:4"] {
+            assert_eq!(direct(far), Kind::Wan, "{far}");
+        }
+        let near = PathKind::Direct("10.1.2.3:4".parse().unwrap());
+        assert_eq!(kind_of(&near, true), Kind::Origin, "the maker's node is spared wherever it is");
     }
 }

@@ -111,6 +111,10 @@ impl Ota {
         if let Some(device) = &device {
             upload.set_rate(device.upload_rate());
         }
+        let counter = Arc::new(Counter::open(&dir.join("vouchers"), files::now()).with_context(at)?);
+        if let Some(device) = &device {
+            counter.allow(device.cap_left());
+        }
         Ok(Self {
             shelf,
             channels,
@@ -122,7 +126,7 @@ impl Ota {
             packing: Mutex::default(),
             device: device.map(Arc::new),
             receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
-            counter: Arc::new(Counter::open(&dir.join("vouchers"), files::now()).with_context(at)?),
+            counter,
             #[cfg(feature = "super")]
             orders: orders::Orders::open(&dir.join("orders"), key)?,
         })
@@ -295,6 +299,7 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
             let before = sent.insert(live.package.address, now).unwrap_or(0);
             device.sent(now.saturating_sub(before)).await;
         }
+        ota.counter.allow(device.cap_left());
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ioex_base::{
@@ -46,6 +49,8 @@ fn lines(events: &[Event]) -> io::Result<Vec<u8>> {
 pub(super) struct Counter {
     book: Mutex<Tills>,
     log: Mutex<Log>,
+    /// Bytes that may go out until the owner's cap is looked at again.
+    left: AtomicU64,
 }
 
 impl Counter {
@@ -64,7 +69,7 @@ impl Counter {
         }
         book.forget(now);
         let log = Log { path: path.to_owned(), file, lines: 0 };
-        let counter = Self { book: Mutex::new(book), log: Mutex::new(log) };
+        let counter = Self { book: Mutex::new(book), log: Mutex::new(log), left: AtomicU64::new(u64::MAX) };
         counter.write_anew(&mut lock(&counter.log))?;
         Ok(counter)
     }
@@ -165,6 +170,23 @@ impl Counter {
         let (both, event) = self.book().settle(&about, signed, key)?;
         self.keep(&mut log, event.as_slice());
         Ok(both)
+    }
+
+    /// How many bytes may go out from now on.
+    pub(super) fn allow(&self, bytes: u64) {
+        self.left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes so many of them, if they are left.
+    pub(super) fn spend(&self, bytes: u32) -> bool {
+        let less = |left: u64| left.checked_sub(bytes.into());
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// So many were used up otherwise.
+    pub(super) fn used(&self, bytes: u64) {
+        let less = |left: u64| Some(left.saturating_sub(bytes));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Forgets what ended.

@@ -17,13 +17,20 @@ use crate::node::{
     files, lock,
     ota::{
         Ota,
-        download::{Came, Download, DownloadError},
+        download::{Came, Download, DownloadError, SHARD_BYTES_MAX},
         host::Moment,
         live::Live,
         own::Own,
         sources::DeviceSources,
     },
 };
+
+/// What an attempt fetched is noted after each such part of the package,
+const NOTED_PARTS: u64 = 16;
+/// but not after less than this, for the sake of flash memory,
+const NOTED_MIN_BYTES: u64 = 512 * 1024;
+/// and after no more than this, which a power cut leaves uncounted.
+const NOTED_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Device {
     /// Whether the owner and the maker let this go on now.
@@ -92,10 +99,13 @@ impl Device {
                 return Ok(());
             }
         };
-        if let Err(hold) = self.config.policy.may_fetch(&self.situation(), 1) {
+        let (policy, situation) = (&self.config.policy, self.situation());
+        // What the cap leaves is of no use when it is less than a shard.
+        if let Err(hold) = policy.may_fetch(&situation, SHARD_BYTES_MAX.into()) {
             self.hold(Some(hold.to_string()));
             return Ok(());
         }
+        let cap_left = policy.cap_left(situation.month_bytes);
         self.hold(None);
         let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
         let first = effort.fetched_bytes == 0 && effort.failures == 0;
@@ -107,27 +117,38 @@ impl Device {
         }
         let cancel = stop.child_token();
         *lock(&self.stop) = cancel.clone();
-        let result = self.attempt(ota, &release, sources, budget, &cancel).await;
+        let result = self.attempt(ota, &release, sources, budget.min(cap_left), &cancel).await;
         *lock(&self.progress) = None;
         let (came, failed) = match result {
             Ok(came) => (came, None),
+            Err((came, DownloadError::Budget)) if cap_left < budget => {
+                let (want, left) = (came.total - came.done, cap_left.saturating_sub(came.fetched()));
+                (came, Some(DownloadError::Hold(Hold::Cap { want, left })))
+            }
             Err((came, e)) => (came, Some(e)),
         };
+        ota.counter.used(came.fetched());
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
+        let spent = matches!(failed, Some(DownloadError::Budget));
         let why = failed.as_ref().map(|e| format!("{e}"));
+        // The rest of it was noted on the way.
+        let fetched = came.fetched().saturating_sub(std::mem::take(&mut *lock(&self.noted_bytes)));
         let reason = why.clone();
         let change = move |state: &mut State| {
             let verified: u64 = came.by_source[..3].iter().sum();
-            Self::count(state, came.fetched());
+            Self::count(state, fetched);
             for (all, new) in state.by_source.iter_mut().zip(came.by_source) {
                 *all += new;
             }
             if held {
-                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(came.fetched());
+                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(fetched);
                 return false;
             }
-            state.effort = state.effort.after(came.fetched(), verified, reason.is_some(), files::now());
+            state.effort = state.effort.after(fetched, verified, reason.is_some(), files::now());
+            if spent {
+                state.effort = state.effort.spent(length);
+            }
             state.problem.clone_from(&reason);
             let Some(reason) = reason else {
                 state.step = Step::Fetched;
@@ -195,10 +216,33 @@ impl Device {
                 neighbours: came.neighbours as u64,
             });
             self.changed();
+            self.note(total, came.fetched());
         };
         let result = download.run(sources, tell, stop).await;
         *lock(&self.signed) = download.receipts();
         result.map_err(|e| (download.came(), e))
+    }
+
+    /// Makes durable what an attempt fetched so far, now and then: one that a power cut ends costs as well. A thread for
+    /// files does it; what it adds is added once, whatever else is written before it.
+    fn note(self: &Arc<Self>, length: u64, fetched: u64) {
+        let mut noted = lock(&self.noted_bytes);
+        let more = fetched.saturating_sub(*noted);
+        if more < (length / NOTED_PARTS).clamp(NOTED_MIN_BYTES, NOTED_MAX_BYTES) {
+            return;
+        }
+        *noted = fetched;
+        drop(noted);
+        let own = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let changed = own.change_here(|state| {
+                Self::count(state, more);
+                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more);
+            });
+            if let Err(e) = changed {
+                tracing::warn!("{e:#}");
+            }
+        });
     }
 
     /// What of a package lies in what runs. Looked at once, and only when a shard is missing.

@@ -1,17 +1,11 @@
-//! Writing what came, finding out whether it is healthy, and telling how it went.
+//! Writing what came, and finding out whether it is healthy.
 
 use std::{sync::Arc, time::Duration};
 
 use ioex_api::{OtaProgress, OtaStage};
-use ioex_net::{
-    proto::{No, Report, Stage as ReportStage},
-    transfer::FetchError,
-};
 use ioex_ota::{Release, policy::Effort};
 
-use super::{
-    Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, REPORTS_TIMEOUT, State, Step,
-};
+use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, State, Step};
 use crate::{
     config::Confirm,
     node::{
@@ -294,67 +288,5 @@ impl Device {
         });
         self.wake.notify_one();
         Ok(())
-    }
-
-    /// Tells matchers what waits to be told.
-    ///
-    /// # Errors
-    /// When that takes too long; what is left is told later.
-    pub(super) async fn send_reports(self: &Arc<Self>, ota: &Arc<Ota>) -> anyhow::Result<()> {
-        tokio::time::timeout(REPORTS_TIMEOUT, self.tell_matchers(ota)).await.map_err(|_| {
-            anyhow::anyhow!(
-                "telling the maker how it went took longer than {} s and is tried again; while that repeats, its \
-                 matchers or the network are at fault: `ioex status` shows the connections",
-                REPORTS_TIMEOUT.as_secs()
-            )
-        })
-    }
-
-    async fn tell_matchers(self: &Arc<Self>, ota: &Arc<Ota>) {
-        let Some(mesh) = ota.mesh().cloned() else { return };
-        loop {
-            let Some(next) = self.read(|state| state.reports.first().cloned()) else { return };
-            let stage = match next.stage {
-                OtaStage::Fetched => ReportStage::Fetched,
-                OtaStage::Installed => ReportStage::Installed,
-                OtaStage::Confirmed => ReportStage::Confirmed,
-                OtaStage::Failed => ReportStage::Failed,
-                _ => ReportStage::Fetching,
-            };
-            let report = Report {
-                manifest: next.manifest,
-                stage,
-                running: next.running.to_string(),
-                reason: next.reason.clone(),
-                bytes: next.bytes,
-                receipts: if stage == ReportStage::Fetched { lock(&self.signed).clone() } else { Vec::new() },
-            };
-            let mut told = next.matchers.is_empty();
-            for matcher in &next.matchers {
-                match mesh.update_report(*matcher, report.clone()).await {
-                    Ok(()) => told = true,
-                    // Whoever says no will say no again, but for what passes.
-                    Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => {}
-                    Err(FetchError::No(_)) => told = true,
-                    Err(e) => tracing::debug!("{} took no report: {e}", matcher.short()),
-                }
-                if told {
-                    break;
-                }
-            }
-            if !told {
-                return;
-            }
-            let told = move |state: &mut State| {
-                // Others may have been queued, and the oldest given up for them.
-                if state.reports.first() == Some(&next) {
-                    state.reports.remove(0);
-                }
-            };
-            if let Err(e) = self.change(told).await {
-                tracing::warn!("{e:#}");
-                return;
-            }
-        }
     }
 }

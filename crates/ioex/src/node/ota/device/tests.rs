@@ -1,3 +1,5 @@
+mod policy;
+
 use std::sync::mpsc;
 
 use super::*;

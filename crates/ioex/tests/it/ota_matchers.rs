@@ -1,0 +1,53 @@
+//! One order at two super nodes: real processes.
+
+use serde_json::Value;
+
+use crate::{
+    net::{Node, noise, uid_of},
+    ota::Fleet,
+};
+
+/// Waits until a matcher has heard that so many devices run a version for good.
+fn confirmed(matcher: &Node, devices: u64) -> Value {
+    let heard = |s: &Value| s["orders"][0]["stages"]["confirmed"] == devices;
+    matcher.wait_for(&["ota", "status"], heard)["orders"][0].clone()
+}
+
+/// The second matcher matches when the first is gone, and both hear of every device.
+#[test]
+fn devices_go_on_with_the_second_matcher_and_both_hear_how_it_went() {
+    let mut fleet = Fleet::start(2);
+    let second = fleet.net.further_super("second", 5);
+    let (first_uid, second_uid) = (uid_of(&fleet.net.super_node), uid_of(&second));
+    let early = uid_of(&fleet.devices[0]);
+    let image = noise(3 << 20, 1);
+    let more = ["--matcher", second_uid.as_str(), "--percent", "0", "--first", early.as_str()];
+    let channel = fleet.channel.display().to_string();
+    let maker = |args: &[&str]| second.ask(&[args, &["--channel", &channel]].concat());
+    let published = fleet.publish("1.1", &image, &more);
+    let shards = published["shards"].to_string();
+    let order = ["ota", "order", "1.1", "--origin", first_uid.as_str(), "--shards", shards.as_str()];
+    maker(&order);
+
+    // Both are there: both hear of the device.
+    fleet.devices[0].ask(&["ota", "check"]);
+    for matcher in [&fleet.net.super_node, &second] {
+        confirmed(matcher, 1);
+    }
+
+    // The first one goes, and with it the origin. The second one names the device that has the version.
+    fleet.devices[1].ask(&["ota", "check"]);
+    fleet.devices[1].wait_for(&["ota", "state"], |s| s["offered"] == "1.1.0");
+    fleet.net.super_node.kill();
+    maker(&["ota", "rollout", "1.1", "--percent", "100"]);
+    fleet.update_to("1.1.0");
+    assert!(std::fs::read(fleet.app(1)).unwrap() == image);
+    let state = fleet.devices[1].ask(&["ota", "state"]);
+    assert_eq!(state["by_source"][0], 0, "nothing came from the origin: {state}");
+    confirmed(&second, 2);
+
+    // The first one hears of it when it is there again.
+    fleet.net.super_node.run();
+    let order = confirmed(&fleet.net.super_node, 2);
+    assert_eq!((&order["versions"]["1.1.0"], order["ended"].is_null()), (&Value::from(2), false), "{order}");
+}
