@@ -24,6 +24,7 @@ const STAGES: &[(&str, Action)] = &[
     ("tidy", || task(&["tidy"])),
     ("licences", || task(&["licences"])),
     ("build", build),
+    ("device", device),
     ("test", || task(&["test"])),
     ("up", up_once),
     ("lab", quick_lab),
@@ -73,6 +74,13 @@ fn task(args: &[&str]) -> Result<()> {
 fn build() -> Result<()> {
     let mut tests = sh::cargo(["build", "--locked", "--workspace", "--all-targets"]);
     sh::run(tests.env("CARGO_INCREMENTAL", "0"))
+}
+
+/// What a device leaves out must not be needed by what it has. Only checked: linking it as a whole takes minutes.
+fn device() -> Result<()> {
+    let features = ["--no-default-features", "--features", "device"];
+    let mut check = sh::cargo(["check", "--locked", "--package", "ioex"]);
+    sh::run(check.args(features).env("CARGO_INCREMENTAL", "0"))
 }
 
 /// The whole story on one machine: back a file up, lose a holder, restore it.
