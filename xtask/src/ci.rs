@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{install, netns, sh, table};
+use crate::{device, install, netns, sh, table};
 
 /// `ioex up --once` works on a small file; a network that needs longer does not work.
 const UP_LIMIT: Duration = Duration::from_secs(300);
@@ -24,6 +24,7 @@ const STAGES: &[(&str, Action)] = &[
     ("tidy", || task(&["tidy"])),
     ("licences", || task(&["licences"])),
     ("build", build),
+    ("device", check_device),
     ("test", || task(&["test"])),
     ("up", up_once),
     ("lab", quick_lab),
@@ -73,6 +74,12 @@ fn task(args: &[&str]) -> Result<()> {
 fn build() -> Result<()> {
     let mut tests = sh::cargo(["build", "--locked", "--workspace", "--all-targets"]);
     sh::run(tests.env("CARGO_INCREMENTAL", "0"))
+}
+
+/// What a device leaves out must not be needed by what it has. Only checked: linking it as a whole takes minutes.
+fn check_device() -> Result<()> {
+    let mut check = sh::cargo(["check", "--locked", "--package", "ioex"]);
+    sh::run(check.args(device::FEATURES).env("CARGO_INCREMENTAL", "0"))
 }
 
 /// The whole story on one machine: back a file up, lose a holder, restore it.

@@ -11,6 +11,9 @@ pub(crate) const NO_UNWINDING: &str = "-C force-unwind-tables=no";
 /// And functions that became the same machine code are kept once.
 const SAME_ONCE: &str = "-C link-arg=-Wl,--icf=all";
 
+/// What `cargo` is told to leave out all that a device does not need.
+pub(crate) const FEATURES: [&str; 3] = ["--no-default-features", "--features", "device"];
+
 /// Builds it and prints its size.
 pub(crate) fn run() -> Result<()> {
     let ioex = build()?;
@@ -22,9 +25,8 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn build() -> Result<PathBuf> {
     install::ensure(install::BUILD)?;
     let profile = ["build", "--package", "ioex", "--profile", "device"];
-    let features = ["--no-default-features", "--features", "device"];
     sh::run(
-        sh::cargo(profile.iter().chain(&features)).env("RUSTFLAGS", format!("{NO_UNWINDING} {SAME_ONCE}")),
+        sh::cargo(profile.iter().chain(&FEATURES)).env("RUSTFLAGS", format!("{NO_UNWINDING} {SAME_ONCE}")),
     )?;
     Ok(sh::target_dir().join("device/ioex"))
 }

@@ -103,7 +103,7 @@ pub struct Serving {
     pub file: File,
     /// How many.
     pub bytes: u32,
-    /// Told how many bytes have gone, the last ones once the other side has all; what it holds is free when it is dropped.
+    /// Told how many bytes were written. It is dropped, and what it holds is free, when the other side has all of them.
     pub note: Box<dyn FnMut(u64) + Send>,
 }
 

@@ -41,6 +41,9 @@ pub(super) fn run(options: &Options) -> Result<Outcome> {
         let panics: Vec<&str> = told.skip_while(|line| !line.contains("panicked")).take(LINES_MAX).collect();
         failures.push(format!("{}\n{}", ran.status, panics.join("\n")));
     }
+    if rows.is_empty() {
+        failures.push("no test ran".to_owned());
+    }
     let json = json!({ "points": points, "tests": rows.len() });
     Ok(Outcome {
         heading: &["test", "result"],

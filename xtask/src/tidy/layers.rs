@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Problem, QUERY_LIMIT};
-use crate::sh;
+use crate::{device::FEATURES, sh};
 
 /// The network stack. Everything else speaks to `ioex-net`.
 const NETWORK: &[&str] =
@@ -194,8 +194,7 @@ fn device_tree(graph: &Graph) -> Result<Option<Vec<String>>> {
         return Ok(None);
     }
     let shape = ["tree", "--package", "ioex", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
-    let features = ["--no-default-features", "--features", "device"];
-    let tree = sh::output(&mut sh::cargo(shape.iter().chain(&features)), QUERY_LIMIT)?;
+    let tree = sh::output(&mut sh::cargo(shape.iter().chain(&FEATURES)), QUERY_LIMIT)?;
     Ok(Some(tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()))
 }
 

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-#[cfg(feature = "super")]
 use ioex_base::ContentAddress;
 use ioex_ota::Version;
 

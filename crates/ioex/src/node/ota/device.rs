@@ -421,7 +421,7 @@ impl Device {
             manifest: state.release.as_ref().map(|release| release.manifest),
             bytes: state.release.as_ref().map(Release::length),
             consent: !self.asks(state),
-            holding: holding.clone().or_else(|| alone.then(|| ALONE.to_owned())),
+            holding: holding.or_else(|| alone.then(|| ALONE.to_owned())),
             problem: trouble.or_else(|| state.problem.clone()),
             last_check: state.last_check,
             progress,

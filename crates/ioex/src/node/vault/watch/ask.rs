@@ -202,8 +202,10 @@ impl Round<'_> {
         let answered =
             told.iter().filter(|(uid, answers)| answers.is_some() && !unknown.contains(uid)).count();
         let counts = round_counts(asked - unknown.len(), answered);
+        let places: HashMap<ContentAddress, usize> =
+            self.groups.iter().enumerate().filter_map(|(place, group)| Some((group.id()?, place))).collect();
         for (uid, answers) in told {
-            self.note(uid, answers, counts);
+            self.note(uid, answers, counts, &places);
         }
         let part = |(uid, _): &(&Uid, &DeviceRecord)| self.is_mine(uid.as_bytes());
         let mine: Vec<(Uid, DeviceRecord)> =
@@ -228,7 +230,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn note(&mut self, uid: Uid, told: Answers, counts: bool) {
+    /// Notes what a device answered; `places` are those of the groups.
+    fn note(&mut self, uid: Uid, told: Answers, counts: bool, places: &HashMap<ContentAddress, usize>) {
         let record = self.devices.entry(uid).or_default();
         let Some((answers, handover)) = told else {
             if counts {
@@ -240,16 +243,10 @@ impl Round<'_> {
         record.health.observe(&self.rules, Observation::Answered, self.now);
         self.handed_over.extend(handover.into_iter().map(|address| (uid, address)));
         self.report.asked += answers.len() as u64;
-        let mut at = HashMap::new();
-        for (place, group) in self.groups.iter().enumerate() {
-            if let Some(id) = group.id() {
-                at.insert(id, place);
-            }
-        }
         let mut faults = 0;
-        for (ask, holds) in answers.iter().filter(|(_, holds)| !holds) {
-            debug_assert!(!holds, "only failures are looked at");
-            let copy = at.get(&ask.group).and_then(|at| self.groups.get_mut(*at)?.copies.get_mut(ask.copy));
+        for (ask, _) in answers.iter().filter(|(_, holds)| !holds) {
+            let place = places.get(&ask.group);
+            let copy = place.and_then(|place| self.groups.get_mut(*place)?.copies.get_mut(ask.copy));
             if let Some(copy) = copy {
                 copy.failed = true;
                 faults += 1;
