@@ -129,6 +129,8 @@ pub(super) struct Open {
     asked_ms: u64,
     pub(super) last_ms: u64,
     pub(super) bytes: u64,
+    /// What it may bring.
+    owed_bytes: u64,
 }
 
 /// The receiving half of a node, for one package.
@@ -146,7 +148,7 @@ pub struct Swarm {
     pub(super) peers: Vec<Peer>,
     pub(super) open: Vec<Open>,
     pub(super) choice: Choice,
-    /// Bytes of open asks that were not received yet.
+    /// What all open asks may bring.
     pub(super) owed_bytes: u64,
     pub(super) mean_bytes: u64,
     pub(super) last_got_ms: u64,
@@ -310,7 +312,11 @@ impl Swarm {
         }
         self.open[place].last_ms = now_ms;
         if chosen.is_none() {
-            self.open[place].shard = Some(shard);
+            let size = u64::from(self.sizes[shard as usize]);
+            let open = &mut self.open[place];
+            open.shard = Some(shard);
+            self.owed_bytes = self.owed_bytes - open.owed_bytes + size;
+            open.owed_bytes = size;
             self.asked[shard as usize] += 1;
             let peer = self.open[place].peer;
             if let Some(known) = self.peer_mut(&peer) {
@@ -420,6 +426,11 @@ impl Swarm {
         pauses.chain(looks).filter(|&at| at > now_ms).min()
     }
 
+    /// The largest shard that is missing, in bytes: what an ask brings at most.
+    pub(super) fn largest(&self) -> u64 {
+        self.missing.iter().map(|&shard| u64::from(self.sizes[shard as usize])).max().unwrap_or(0)
+    }
+
     /// Whether the budget allows `size` more bytes.
     pub(super) fn affords(&self, size: u64) -> bool {
         self.totals.all() + self.owed_bytes + size <= self.budget_bytes
@@ -433,7 +444,9 @@ impl Swarm {
         if let Some(shard) = shard {
             self.asked[shard as usize] += 1;
         }
-        self.owed_bytes += self.size_of(shard);
+        // Which one comes without a name is the provider's choice.
+        let owed_bytes = shard.map_or_else(|| self.largest(), |shard| u64::from(self.sizes[shard as usize]));
+        self.owed_bytes += owed_bytes;
         if let Some(known) = self.peer_mut(&peer) {
             if known.open == 0 {
                 known.watch_from_ms = now_ms;
@@ -444,12 +457,7 @@ impl Swarm {
             known.open += 1;
             known.asked_since_ms = known.asked_since_ms.or(Some(now_ms));
         }
-        self.open.push(Open { id, peer, shard, asked_ms: now_ms, last_ms: now_ms, bytes: 0 });
-    }
-
-    /// An ask that names no shard may bring a mean one.
-    fn size_of(&self, shard: Option<u32>) -> u64 {
-        shard.map_or(self.mean_bytes, |shard| u64::from(self.sizes[shard as usize]))
+        self.open.push(Open { id, peer, shard, asked_ms: now_ms, last_ms: now_ms, bytes: 0, owed_bytes });
     }
 
     fn close(&mut self, id: AskId) -> Option<Open> {
@@ -458,10 +466,7 @@ impl Swarm {
         if let Some(shard) = open.shard {
             self.asked[shard as usize] -= 1;
         }
-        self.owed_bytes = match self.open.is_empty() {
-            true => 0,
-            false => self.owed_bytes.saturating_sub(self.size_of(open.shard)),
-        };
+        self.owed_bytes -= open.owed_bytes;
         if let Some(known) = self.peer_mut(&open.peer) {
             known.open -= 1;
         }

@@ -36,7 +36,7 @@ const INSIST_MS: u64 = 6_000;
 impl Swarm {
     /// The next ask: what nobody was asked for, what others owe for too long, what only an origin has.
     pub(super) fn pick(&mut self, now_ms: u64) -> Option<(Uid, Want)> {
-        if self.missing.is_empty() || !self.affords(self.mean_bytes) {
+        if self.missing.is_empty() || !self.affords(self.largest()) {
             return None;
         }
         let at_devices = self.open.iter().filter(|open| self.kind(open) != Some(Kind::Origin)).count();

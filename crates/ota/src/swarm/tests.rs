@@ -217,6 +217,38 @@ fn the_budget_bounds_what_is_asked_for() {
     assert_eq!(asks(&swarm.next(120)), []);
 }
 
+/// Shards have many sizes, who may choose sends the largest, and nobody's bytes are of use.
+#[test]
+fn the_budget_holds_to_the_byte_with_shards_of_all_sizes() {
+    for seed in 1..50_u64 {
+        let sizes: Vec<u32> = (0..40).map(|n| 1_000 + 97 * ((n * seed as u32) % 41)).collect();
+        let largest = (0..40).max_by_key(|&shard| sizes[shard as usize]).unwrap();
+        let budget = 2 * sizes.iter().map(|&size| u64::from(size)).sum::<u64>();
+        let mut swarm = Swarm::new(&sizes, &Bits::none(40), budget, seed).unwrap();
+        let mut chosen = 0;
+        for round in 0..200 {
+            let (kind, now) = (if round % 2 == 0 { Kind::Origin } else { Kind::Wan }, 1_000 * u64::from(round));
+            swarm.joined(uid(round), kind, &Bits::all(40), now);
+            let asks = asks(&swarm.next(now));
+            for ask in &asks {
+                let shard = match ask.want {
+                    Want::Shard(shard) => shard,
+                    Want::LeastServed(_) => largest,
+                };
+                chosen += u32::from(matches!(ask.want, Want::LeastServed(_)));
+                if swarm.started(ask.id, shard, now) {
+                    swarm.progress(ask.id, sizes[shard as usize].into(), now);
+                }
+            }
+            asks.iter().for_each(|ask| swarm.failed(ask.id, Failure::Wrong, now));
+            assert_eq!(swarm.owed_bytes, 0, "seed {seed}");
+        }
+        let spent = swarm.totals().all();
+        assert!(chosen > 0 && spent <= budget && spent + 5_000 > budget, "{spent} of {budget}, {chosen} chosen");
+        assert!(swarm.is_exhausted());
+    }
+}
+
 fn shard(ask: &Ask) -> u32 {
     match ask.want {
         Want::Shard(shard) => shard,

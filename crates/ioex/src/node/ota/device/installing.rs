@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ioex_api::{OtaProgress, OtaStage};
 use ioex_ota::{Release, policy::Effort};
 
-use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, State, Step};
+use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, Step};
 use crate::{
     config::Confirm,
     node::{
