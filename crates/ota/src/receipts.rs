@@ -14,6 +14,14 @@ use crate::{
 /// requester can take without ever saying thanks.
 pub const UNRECEIPTED_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// What part of the receipted bytes a requester may have got besides and cannot give a receipt for: shards that broke
+/// off with their connection, and those that another provider sent first.
+const LOST_PARTS: u64 = 4;
+
+fn lost(total: u64) -> u64 {
+    total / LOST_PARTS
+}
+
 /// How many bytes a provider may have sent beyond the last receipt and not know of after a restart: what it trusts,
 /// and what was on its way when that was reached.
 pub const FORGOTTEN_MAX_BYTES: u64 = UNRECEIPTED_MAX_BYTES + ASKS_PER_REQUESTER_MAX as u64 * 1024 * 1024;
@@ -116,6 +124,7 @@ impl Till {
         let mut till = Self::new(voucher, domain, requester);
         till.forgotten = FORGOTTEN_MAX_BYTES;
         if let Some(before) = before.filter(|before| before.receipt.follows(&till.last).is_ok()) {
+            till.forgotten += lost(before.receipt.total);
             till.sent = before.receipt.total;
             till.last = before.receipt.clone();
             till.signed = Some(before);
@@ -131,7 +140,7 @@ impl Till {
     /// Whether one more shard goes out before the next receipt.
     #[must_use]
     pub fn trusts(&self) -> bool {
-        self.sent - self.last.total < UNRECEIPTED_MAX_BYTES
+        self.sent - self.last.total < UNRECEIPTED_MAX_BYTES + lost(self.last.total)
     }
 
     /// Takes the next receipt.
@@ -224,5 +233,22 @@ mod tests {
             shards += 1;
         }
         assert_eq!(shards, UNRECEIPTED_MAX_BYTES >> 20);
+    }
+
+    #[test]
+    fn who_signs_for_what_it_got_is_not_refused_for_what_was_lost_on_the_way() {
+        let all = Voucher { shards: 1_000, ..voucher() };
+        let (mut tab, mut till) = (Tab::new(all.clone(), 1_000), Till::new(&all, DOMAIN, key(1).address()));
+        for shard in 0..1_000 {
+            assert!(till.trusts(), "after {shard} shards");
+            till.sent(1 << 20);
+            // Every sixth breaks off.
+            if shard % 6 != 0 {
+                tab.verified(shard, 1 << 20);
+            }
+            if shard % 8 == 0 {
+                till.take(tab.receipt(&DOMAIN, &key(1), NOW.plus(shard.into()))).unwrap();
+            }
+        }
     }
 }

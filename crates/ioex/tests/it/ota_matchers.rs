@@ -27,13 +27,12 @@ fn devices_go_on_with_the_second_matcher_and_both_hear_how_it_went() {
     let published = fleet.publish("1.1", &image, &more);
     let shards = published["shards"].to_string();
     let order = ["ota", "order", "1.1", "--origin", first_uid.as_str(), "--shards", shards.as_str()];
-    maker(&order);
 
-    // Both are there: both hear of the device.
+    // The second one gets the order only when the first device has the version: both hear of it.
     fleet.devices[0].ask(&["ota", "check"]);
-    for matcher in [&fleet.net.super_node, &second] {
-        confirmed(matcher, 1);
-    }
+    confirmed(&fleet.net.super_node, 1);
+    maker(&order);
+    confirmed(&second, 1);
 
     // The first one goes, and with it the origin. The second one names the device that has the version.
     fleet.devices[1].ask(&["ota", "check"]);

@@ -479,6 +479,13 @@ impl Swarm {
         ids.into_iter().for_each(|id| self.cancel(id));
     }
 
+    /// The attempt ends: what was under way was for nothing.
+    pub fn give_up(&mut self) {
+        let ids: Vec<AskId> = self.open.iter().map(|open| open.id).collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
+        self.cancels.clear();
+    }
+
     fn cancel(&mut self, id: AskId) {
         if let Some(open) = self.close(id) {
             self.totals.wasted += open.bytes;

@@ -214,7 +214,12 @@ fn the_budget_bounds_what_is_asked_for() {
     assert!(swarm.started(first[1].id, shard(&first[1]), 100));
     swarm.progress(first[1].id, 100, 110);
     assert_eq!(swarm.got(first[1].id, 110), Some(shard(&first[1])));
+    let open = swarm.open[0].id;
     assert_eq!(asks(&swarm.next(120)), []);
+    // What was under way when the attempt ends was paid for.
+    swarm.progress(open, 70, 130);
+    swarm.give_up();
+    assert_eq!((swarm.totals().wan, swarm.totals().wasted, swarm.open.len()), (100, 70, 0));
 }
 
 /// Shards have many sizes, who may choose sends the largest, and nobody's bytes are of use.
@@ -227,7 +232,8 @@ fn the_budget_holds_to_the_byte_with_shards_of_all_sizes() {
         let mut swarm = Swarm::new(&sizes, &Bits::none(40), budget, seed).unwrap();
         let mut chosen = 0;
         for round in 0..200 {
-            let (kind, now) = (if round % 2 == 0 { Kind::Origin } else { Kind::Wan }, 1_000 * u64::from(round));
+            let (kind, now) =
+                (if round % 2 == 0 { Kind::Origin } else { Kind::Wan }, 1_000 * u64::from(round));
             swarm.joined(uid(round), kind, &Bits::all(40), now);
             let asks = asks(&swarm.next(now));
             for ask in &asks {
@@ -244,7 +250,10 @@ fn the_budget_holds_to_the_byte_with_shards_of_all_sizes() {
             assert_eq!(swarm.owed_bytes, 0, "seed {seed}");
         }
         let spent = swarm.totals().all();
-        assert!(chosen > 0 && spent <= budget && spent + 5_000 > budget, "{spent} of {budget}, {chosen} chosen");
+        assert!(
+            chosen > 0 && spent <= budget && spent + 5_000 > budget,
+            "{spent} of {budget}, {chosen} chosen"
+        );
         assert!(swarm.is_exhausted());
     }
 }

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,13 +27,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::reports::{Silent, Waiting};
+use self::{
+    getting::Fetched,
+    reports::{Silent, Waiting},
+};
 use super::{
     Ota,
     bundle::Bundle,
     host::{Answer, Host, Moment},
     installer::Installer,
     own::Own,
+    tills::Counter,
 };
 use crate::{
     config::{Consent, OtaConfig},
@@ -169,8 +173,10 @@ pub(crate) struct Device {
     running: Mutex<Version>,
     /// What is under way, for whoever looks.
     progress: Mutex<Option<OtaProgress>>,
-    /// Bytes of the attempt under way that the state's file has.
-    noted_bytes: Mutex<u64>,
+    /// What of the attempt under way the state's file has.
+    noted: Mutex<Fetched>,
+    /// Bytes that the attempt under way may take of what the month's cap leaves.
+    reserved_bytes: AtomicU64,
     /// Why it waits.
     holding: Mutex<Option<String>>,
     pub(crate) wake: Notify,
@@ -252,7 +258,8 @@ impl Device {
             sense: Sense::default(),
             running: Mutex::new(running),
             progress: Mutex::default(),
-            noted_bytes: Mutex::default(),
+            noted: Mutex::default(),
+            reserved_bytes: AtomicU64::new(0),
             holding: Mutex::default(),
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
@@ -351,9 +358,11 @@ impl Device {
         self.read(|state| if state.month.0 == now { state.month.1 } else { 0 })
     }
 
-    /// Bytes that the month's cap leaves for others.
+    /// Bytes that the month's cap leaves for others: an update of its own comes first, with all that it may take.
     pub(super) fn cap_left(&self) -> u64 {
-        self.config.policy.cap_left(self.month_bytes())
+        let left = self.config.policy.cap_left(self.month_bytes());
+        let reserved = self.reserved_bytes.load(Ordering::Relaxed);
+        left.saturating_sub(reserved.saturating_sub(lock(&self.noted).bytes))
     }
 
     fn count(state: &mut State, bytes: u64) {
@@ -367,7 +376,7 @@ impl Device {
     /// Whether this attempt may go on, after so many bytes.
     pub(super) fn may_fetch(&self, bytes: u64) -> Result<(), Hold> {
         // What was noted is in the month's sum.
-        let bytes = bytes.saturating_sub(*lock(&self.noted_bytes));
+        let bytes = bytes.saturating_sub(lock(&self.noted).bytes);
         self.config.policy.may_fetch(&self.situation(), bytes.saturating_add(1))
     }
 
@@ -385,13 +394,15 @@ impl Device {
         self.config.policy.upload_bytes_per_second
     }
 
-    /// Counts what others got.
-    pub(super) async fn sent(self: &Arc<Self>, bytes: u64) {
+    /// Counts what others got, and lets them have what the cap leaves.
+    pub(super) async fn count_sent(self: &Arc<Self>, counter: &Counter) {
+        let bytes = counter.take_spent();
         if bytes > 0
             && let Err(e) = self.change(move |state| Self::count(state, bytes)).await
         {
             tracing::warn!("{e:#}");
         }
+        counter.allow(self.cap_left());
     }
 
     /// How things stand.

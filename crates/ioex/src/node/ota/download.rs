@@ -40,6 +40,8 @@ use crate::node::{files, lock};
 pub(super) const SHARD_BYTES_MAX: u32 = PACKAGE_SHARD_BYTES as u32;
 /// Neighbours that are dialled at once.
 const DIALS_AT_ONCE: usize = 16;
+/// Until who does not have what it said is asked for something else.
+const LACKS_PAUSE_MS: u64 = 250;
 /// With fewer neighbours than this, more are looked for.
 const NEIGHBOURS_WANTED: usize = 12;
 /// With so many neighbours only origins are still dialled: each says what it has, shard by shard. Half as many made a
@@ -201,6 +203,12 @@ impl Download {
             wasted: totals.wasted,
             neighbours: 0,
         }
+    }
+
+    /// The attempt failed: what was under way counts as well. Returns what came in all.
+    pub(crate) fn give_up(&self) -> Came {
+        lock(&self.swarm).give_up();
+        self.came()
     }
 
     /// Runs until everything is there; `progress` is told now and then.
@@ -416,7 +424,16 @@ impl Download {
             Want::LeastServed(bits) => ShardWant::Least(bits.to_bytes()),
         };
         let question = ShardAsk { manifest: self.live.package.address, want };
-        let begun = |head: ShardHead| lock(&self.swarm).started(id, head.shard, now_ms());
+        let begun = |head: ShardHead| {
+            let known = self.live.package.shards().get(head.shard as usize);
+            let mut swarm = lock(&self.swarm);
+            // The budget has room for the shard, and for nothing longer.
+            if known.is_none_or(|known| known.bytes != head.bytes) {
+                swarm.failed(id, Failure::Wrong, now_ms());
+                return false;
+            }
+            swarm.started(id, head.shard, now_ms())
+        };
         let came = |bytes| lock(&self.swarm).progress(id, bytes, now_ms());
         match self.mesh.exchange_shard(peer, question, SHARD_BYTES_MAX, begun, came).await {
             Ok((head, bytes, path)) => self.keep(id, peer, head, bytes, &path).await,
@@ -540,6 +557,8 @@ fn failure(e: &FetchError) -> Failure {
     match e {
         FetchError::No(No::Busy { after_ms }) => Failure::Busy { after_ms: u64::from(*after_ms) },
         FetchError::No(No::Nothing { after_ms }) => Failure::Nothing { after_ms: u64::from(*after_ms) },
+        // It said that it has it: it is not asked for that one again, but for others.
+        FetchError::No(No::NotFound) => Failure::Nothing { after_ms: LACKS_PAUSE_MS },
         FetchError::WrongBytes => Failure::Wrong,
         _ => Failure::Broken,
     }

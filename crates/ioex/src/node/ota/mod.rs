@@ -280,26 +280,23 @@ async fn tend(ota: Arc<Ota>, stop: CancellationToken) {
             tracing::warn!("the package {} cannot be served: {e}", kept.manifest);
         }
     }
-    let mut sent = HashMap::new();
+    let device = ota.device.as_ref();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let own = ota.clone();
         if tokio::task::spawn_blocking(move || own.sweep()).await.is_err() {
             tracing::warn!("looking after old packages failed");
         }
-        let Some(device) = &ota.device else { continue };
+        let Some(device) = device else { continue };
+        device.count_sent(&ota.counter).await;
         let slots = device.slots();
-        let lives: Vec<_> = lock(&ota.lives).values().cloned().collect();
-        for live in lives {
-            live.set_slots(slots);
-            let now = live.sent_bytes();
-            let before = sent.insert(live.package.address, now).unwrap_or(0);
-            device.sent(now.saturating_sub(before)).await;
-        }
-        ota.counter.allow(device.cap_left());
+        lock(&ota.lives).values().for_each(|live| live.set_slots(slots));
+    }
+    if let Some(device) = device {
+        device.count_sent(&ota.counter).await;
     }
 }
 

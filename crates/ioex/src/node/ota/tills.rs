@@ -9,10 +9,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard},
 };
 
 use ioex_base::{
@@ -49,8 +46,17 @@ fn lines(events: &[Event]) -> io::Result<Vec<u8>> {
 pub(super) struct Counter {
     book: Mutex<Tills>,
     log: Mutex<Log>,
-    /// Bytes that may go out until the owner's cap is looked at again.
-    left: AtomicU64,
+    allowance: Mutex<Allowance>,
+}
+
+/// Bytes that go out to others, beside the owner's cap.
+struct Allowance {
+    /// Since the start.
+    spent: u64,
+    /// How many of them the month's sum has.
+    counted: u64,
+    /// To where `spent` may grow.
+    until: u64,
 }
 
 impl Counter {
@@ -69,7 +75,8 @@ impl Counter {
         }
         book.forget(now);
         let log = Log { path: path.to_owned(), file, lines: 0 };
-        let counter = Self { book: Mutex::new(book), log: Mutex::new(log), left: AtomicU64::new(u64::MAX) };
+        let allowance = Allowance { spent: 0, counted: 0, until: u64::MAX };
+        let counter = Self { book: Mutex::new(book), log: Mutex::new(log), allowance: Mutex::new(allowance) };
         counter.write_anew(&mut lock(&counter.log))?;
         Ok(counter)
     }
@@ -172,21 +179,29 @@ impl Counter {
         Ok(both)
     }
 
-    /// How many bytes may go out from now on.
+    /// How many bytes may go out beside those that were counted.
     pub(super) fn allow(&self, bytes: u64) {
-        self.left.store(bytes, Ordering::Relaxed);
+        let mut allowance = lock(&self.allowance);
+        allowance.until = allowance.counted.saturating_add(bytes);
     }
 
     /// Takes so many of them, if they are left.
     pub(super) fn spend(&self, bytes: u32) -> bool {
-        let less = |left: u64| left.checked_sub(bytes.into());
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        let mut allowance = lock(&self.allowance);
+        let spent = allowance.spent.saturating_add(bytes.into());
+        let left = spent <= allowance.until;
+        if left {
+            allowance.spent = spent;
+        }
+        left
     }
 
-    /// So many were used up otherwise.
-    pub(super) fn used(&self, bytes: u64) {
-        let less = |left: u64| Some(left.saturating_sub(bytes));
-        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// What was taken and not counted yet; it is counted from now on.
+    pub(super) fn take_spent(&self) -> u64 {
+        let mut allowance = lock(&self.allowance);
+        let more = allowance.spent - allowance.counted;
+        allowance.counted = allowance.spent;
+        more
     }
 
     /// Forgets what ended.

@@ -1,6 +1,6 @@
 //! Whether an update may go on, and getting its package.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use ioex_api::{OtaProgress, OtaStage};
 use ioex_base::Uid;
@@ -31,6 +31,28 @@ const NOTED_PARTS: u64 = 16;
 const NOTED_MIN_BYTES: u64 = 512 * 1024;
 /// and after no more than this, which a power cut leaves uncounted.
 const NOTED_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Bytes of an attempt.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fetched {
+    /// All of them.
+    pub(super) bytes: u64,
+    by_source: [u64; 4],
+}
+
+impl Fetched {
+    fn of(came: &Came) -> Self {
+        Self { bytes: came.fetched(), by_source: came.by_source }
+    }
+
+    fn less(&self, other: &Self) -> Self {
+        let mut by_source = self.by_source;
+        for (bytes, others) in by_source.iter_mut().zip(other.by_source) {
+            *bytes = bytes.saturating_sub(others);
+        }
+        Self { bytes: self.bytes.saturating_sub(other.bytes), by_source }
+    }
+}
 
 impl Device {
     /// Whether the owner and the maker let this go on now.
@@ -80,6 +102,9 @@ impl Device {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
+        // An owner's "no" from here on ends it.
+        let cancel = stop.child_token();
+        *lock(&self.stop) = cancel.clone();
         if let Err(why) = self.may_go_on(&release, &mesh.uid(), false) {
             self.hold(Some(why));
             return Ok(());
@@ -99,13 +124,12 @@ impl Device {
                 return Ok(());
             }
         };
-        let (policy, situation) = (&self.config.policy, self.situation());
+        self.count_sent(&ota.counter).await;
         // What the cap leaves is of no use when it is less than a shard.
-        if let Err(hold) = policy.may_fetch(&situation, SHARD_BYTES_MAX.into()) {
+        if let Err(hold) = self.config.policy.may_fetch(&self.situation(), SHARD_BYTES_MAX.into()) {
             self.hold(Some(hold.to_string()));
             return Ok(());
         }
-        let cap_left = policy.cap_left(situation.month_bytes);
         self.hold(None);
         let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
         let first = effort.fetched_bytes == 0 && effort.failures == 0;
@@ -115,8 +139,10 @@ impl Device {
             // When it takes too long, the next step says so.
             let _ = self.send_reports(ota).await;
         }
-        let cancel = stop.child_token();
-        *lock(&self.stop) = cancel.clone();
+        // From here on others get what is left after this: both at once would take it twice.
+        self.reserved_bytes.store(budget, Ordering::Relaxed);
+        self.count_sent(&ota.counter).await;
+        let cap_left = self.config.policy.cap_left(self.month_bytes());
         let result = self.attempt(ota, &release, sources, budget.min(cap_left), &cancel).await;
         *lock(&self.progress) = None;
         let (came, failed) = match result {
@@ -127,25 +153,21 @@ impl Device {
             }
             Err((came, e)) => (came, Some(e)),
         };
-        ota.counter.used(came.fetched());
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
         let spent = matches!(failed, Some(DownloadError::Budget));
         let why = failed.as_ref().map(|e| format!("{e}"));
         // The rest of it was noted on the way.
-        let fetched = came.fetched().saturating_sub(std::mem::take(&mut *lock(&self.noted_bytes)));
+        let more = Fetched::of(&came).less(&std::mem::take(&mut *lock(&self.noted)));
         let reason = why.clone();
         let change = move |state: &mut State| {
             let verified: u64 = came.by_source[..3].iter().sum();
-            Self::count(state, fetched);
-            for (all, new) in state.by_source.iter_mut().zip(came.by_source) {
-                *all += new;
-            }
+            Self::count_fetched(state, &more);
             if held {
-                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(fetched);
+                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more.bytes);
                 return false;
             }
-            state.effort = state.effort.after(fetched, verified, reason.is_some(), files::now());
+            state.effort = state.effort.after(more.bytes, verified, reason.is_some(), files::now());
             if spent {
                 state.effort = state.effort.spent(length);
             }
@@ -161,7 +183,10 @@ impl Device {
             }
             given_up
         };
-        let given_up = self.change(change).await?;
+        let changed = self.change(change).await;
+        self.reserved_bytes.store(0, Ordering::Relaxed);
+        self.count_sent(&ota.counter).await;
+        let given_up = changed?;
         match why {
             None => self.tell_standing(),
             Some(reason) if given_up => {
@@ -216,33 +241,41 @@ impl Device {
                 neighbours: came.neighbours as u64,
             });
             self.changed();
-            self.note(total, came.fetched());
+            self.note(total, came);
         };
         let result = download.run(sources, tell, stop).await;
         *lock(&self.signed) = download.receipts();
-        result.map_err(|e| (download.came(), e))
+        result.map_err(|e| (download.give_up(), e))
     }
 
     /// Makes durable what an attempt fetched so far, now and then: one that a power cut ends costs as well. A thread for
     /// files does it; what it adds is added once, whatever else is written before it.
-    fn note(self: &Arc<Self>, length: u64, fetched: u64) {
-        let mut noted = lock(&self.noted_bytes);
-        let more = fetched.saturating_sub(*noted);
-        if more < (length / NOTED_PARTS).clamp(NOTED_MIN_BYTES, NOTED_MAX_BYTES) {
+    fn note(self: &Arc<Self>, length: u64, came: Came) {
+        let mut noted = lock(&self.noted);
+        let more = Fetched::of(&came).less(&noted);
+        if more.bytes < (length / NOTED_PARTS).clamp(NOTED_MIN_BYTES, NOTED_MAX_BYTES) {
             return;
         }
-        *noted = fetched;
+        *noted = Fetched::of(&came);
         drop(noted);
         let own = self.clone();
         tokio::task::spawn_blocking(move || {
+            // In memory it is counted also when the disk fails.
             let changed = own.change_here(|state| {
-                Self::count(state, more);
-                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more);
+                Self::count_fetched(state, &more);
+                state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more.bytes);
             });
             if let Err(e) = changed {
                 tracing::warn!("{e:#}");
             }
         });
+    }
+
+    fn count_fetched(state: &mut State, more: &Fetched) {
+        Self::count(state, more.bytes);
+        for (all, new) in state.by_source.iter_mut().zip(more.by_source) {
+            *all += new;
+        }
     }
 
     /// What of a package lies in what runs. Looked at once, and only when a shard is missing.

@@ -24,6 +24,8 @@ use crate::node::{lock, ota::Ota};
 const REPORTS_MAX: usize = 16;
 /// How long telling matchers may take, in one step; what is left is told in the next.
 const REPORTS_TIMEOUT: Duration = Duration::from_secs(120);
+/// After so long no further report is begun in one step, so that what was told is noted before the time is over.
+const REPORTS_BEGIN_MAX: Duration = Duration::from_secs(40);
 /// Longest pause until a matcher that took no report is asked again.
 const SILENT_MAX: Duration = Duration::from_secs(3_600);
 
@@ -73,6 +75,11 @@ impl Silent {
         self.0.get(matcher).is_some_and(|(_, until)| now < *until)
     }
 
+    /// Whether it was left alone for as long as that ever is.
+    fn is_last(&self, matcher: &Uid) -> bool {
+        self.0.get(matcher).is_some_and(|(pause, _)| *pause >= SILENT_MAX)
+    }
+
     /// Each time twice as long.
     fn note(&mut self, matcher: Uid, now: Instant) {
         let before = self.0.get(&matcher).map(|(pause, _)| *pause);
@@ -81,13 +88,19 @@ impl Silent {
     }
 }
 
-/// Tells one matcher all of it, in its order. Returns how many reports need not be told to it any more.
-async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>) -> (Uid, usize) {
-    let mut told = 0;
+/// Tells one matcher all of it, in its order. Returns how many reports need not be told to it any more. `last`: it was
+/// asked again for as long as one asks.
+async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>, last: bool) -> (Uid, usize) {
+    let (mut told, begun) = (0, Instant::now());
     for report in reports {
+        if begun.elapsed() > REPORTS_BEGIN_MAX {
+            break;
+        }
         match mesh.update_report(matcher, report).await {
-            // Whoever says no will say no again, but for what passes.
+            // What passes, and a matcher that has no order yet.
             Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => break,
+            Err(FetchError::No(No::Refused(_) | No::NotFound)) if !last => break,
+            // Whoever says no will say no again.
             Ok(()) | Err(FetchError::No(_)) => told += 1,
             Err(e) => {
                 tracing::debug!("{} took no report: {e}", matcher.short());
@@ -130,7 +143,8 @@ impl Device {
     }
 
     async fn tell_matchers(self: &Arc<Self>, ota: &Arc<Ota>) {
-        let Some(mesh) = ota.mesh() else { return };
+        // Nobody is silent because this node is not in the network.
+        let Some(mesh) = ota.mesh().filter(|mesh| mesh.joined()) else { return };
         let waiting = self.read(|state| state.reports.clone());
         let matchers: BTreeSet<Uid> = waiting.iter().flat_map(|report| report.matchers.clone()).collect();
         let for_one = |matcher: &Uid| -> Vec<Waiting> {
@@ -141,13 +155,13 @@ impl Device {
             let (silent, signed) = (lock(&self.silent), lock(&self.signed));
             for matcher in matchers.iter().filter(|uid| !silent.is_left_alone(uid, Instant::now())) {
                 let reports = for_one(matcher).iter().map(|report| report.report(&signed)).collect();
-                telling.spawn(tell(mesh.clone(), *matcher, reports));
+                telling.spawn(tell(mesh.clone(), *matcher, reports, silent.is_last(matcher)));
             }
         }
         while let Some(told) = telling.join_next().await {
             let Ok((matcher, count)) = told else { continue };
             let mut own = for_one(&matcher);
-            if count < own.len() {
+            if count == 0 {
                 lock(&self.silent).note(matcher, Instant::now());
             } else {
                 lock(&self.silent).0.remove(&matcher);

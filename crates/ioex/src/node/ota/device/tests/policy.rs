@@ -9,7 +9,10 @@ use ioex_ota::{
 };
 
 use super::super::*;
-use crate::{channel_folder::ChannelFolder, node::ota::host};
+use crate::{
+    channel_folder::ChannelFolder,
+    node::ota::{host, tills::Counter},
+};
 
 /// A device, and the files of its machine.
 struct Machine {
@@ -134,17 +137,32 @@ fn hours_for_fetching_and_for_installing() {
 #[tokio::test]
 async fn a_month_s_cap_counts_both_ways_and_ends_with_the_month() {
     let machine = Machine::new(&format!("monthly_cap_bytes = 1000\n{ALWAYS}"));
-    machine.device.sent(600).await;
+    let counter = Counter::open(&machine.dir.path().join("vouchers"), files::now()).unwrap();
+    counter.allow(machine.device.cap_left());
+    assert!(counter.spend(600) && !counter.spend(401));
+    machine.device.count_sent(&counter).await;
     assert_eq!(machine.device.may_fetch(399), Ok(()));
     assert_eq!(machine.device.may_fetch(400), Err(Hold::Cap { want: 401, left: 400 }));
     assert_eq!(machine.device.slots(), 4);
     // What an attempt fetched is counted once, whether it was noted already or not.
     machine.device.change_here(|state| Device::count(state, 300)).unwrap();
-    *lock(&machine.device.noted_bytes) = 300;
+    lock(&machine.device.noted).bytes = 300;
     assert_eq!(machine.device.may_fetch(399), Ok(()));
     assert!(machine.device.may_fetch(400).is_err());
-    *lock(&machine.device.noted_bytes) = 0;
-    machine.device.sent(100).await;
+    // What the attempt may still take is nobody else's: of 100 bytes it may take 50 more.
+    machine.device.reserved_bytes.store(350, Ordering::Relaxed);
+    machine.device.count_sent(&counter).await;
+    assert!(!counter.spend(51) && counter.spend(20) && counter.spend(30) && !counter.spend(1));
+    machine.device.reserved_bytes.store(0, Ordering::Relaxed);
+    *lock(&machine.device.noted) = Fetched::default();
+    // What goes out while it is counted is not lost.
+    let counted = counter.take_spent();
+    machine.device.change_here(|state| Device::count(state, counted)).unwrap();
+    counter.allow(machine.device.cap_left());
+    assert!(counter.spend(50) && !counter.spend(1));
+    counter.allow(machine.device.cap_left());
+    assert!(!counter.spend(1), "it was given out, although the state has it not yet");
+    machine.device.count_sent(&counter).await;
     assert_eq!(machine.device.slots(), 0, "nothing is left for others");
     let reopened = fs::read(machine.dir.path().join("ota").join(STATE_FILE)).unwrap();
     assert_eq!(serde_json::from_slice::<State>(&reopened).unwrap().month.1, 1_000);
