@@ -16,7 +16,7 @@ pub mod commands;
 pub mod config;
 pub mod device;
 pub mod exit;
-#[cfg(all(not(feature = "super"), target_env = "gnu"))]
+#[cfg(target_env = "gnu")]
 mod memory;
 pub mod node;
 pub mod out;

@@ -15,6 +15,8 @@ pub(super) fn run(context: &Context, args: &NodeArgs) -> anyhow::Result<()> {
         end_with(parent)?;
     }
     let config = config(context, args)?;
+    #[cfg(target_env = "gnu")]
+    crate::memory::set_up();
     let runtime = runtime().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(crate::node::run(config))
 }

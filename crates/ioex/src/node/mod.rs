@@ -63,8 +63,6 @@ pub(crate) struct Node {
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
-    #[cfg(all(not(feature = "super"), target_env = "gnu"))]
-    crate::memory::give_back();
     log_to_stderr();
     let running = start(config).await?;
     tokio::spawn(stop_on_signal(running.node.stop.clone())?);
