@@ -405,6 +405,15 @@ fn choose(targets: &Targets, device: &Device) -> Result<Verdict, Refusal> {
         }
     }
     let is_back = |release: &Release| release.downgrade_from.contains(&device.installed);
+    // A version that the maker calls devices back from is offered to none of them again.
+    let mut left: Vec<Version> = Vec::new();
+    for target in targets.targets.values() {
+        let Some(release) = target.custom.as_ref().and_then(|custom| custom.ioex.as_ref()) else { continue };
+        if is_meant(release, device) {
+            left.extend(&release.downgrade_from);
+        }
+    }
+    fit.retain(|(release, _)| !left.contains(&release.version));
     let best = fit.into_iter().max_by_key(|(release, _)| (is_back(release), release.version));
     if let Some((release, length)) = best {
         release.check(length)?;
@@ -425,6 +434,11 @@ fn nearness(why: &Refusal) -> u8 {
         Refusal::WrongHardware(_) => 1,
         _ => 0,
     }
+}
+
+/// Whether a release is for devices of this kind.
+fn is_meant(release: &Release, device: &Device) -> bool {
+    release.brand == device.brand && release.model == device.model && release.runs_on(device.hardware)
 }
 
 fn step_missing(release: &Release, device: &Device) -> Refusal {

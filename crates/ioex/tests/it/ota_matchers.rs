@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::{
+    harm::Stopped,
     net::{Node, noise, uid_of},
     ota::Fleet,
 };
@@ -11,6 +12,32 @@ use crate::{
 fn confirmed(matcher: &Node, devices: u64) -> Value {
     let heard = |s: &Value| s["orders"][0]["stages"]["confirmed"] == devices;
     matcher.wait_for(&["ota", "status"], heard)["orders"][0].clone()
+}
+
+/// The maker's node, which matches and serves, stands still in the middle of a download: the others have it all.
+#[test]
+fn a_maker_that_stands_still_holds_nobody_up() {
+    let fleet = Fleet::start(6);
+    let image = noise(30 << 20, 1);
+    let early: Vec<String> = fleet.devices[..4].iter().map(uid_of).collect();
+    let mut more = vec!["--percent", "0"];
+    early.iter().for_each(|uid| more.extend(["--first", uid.as_str()]));
+    fleet.publish("1.1", &image, &more);
+    for device in &fleet.devices {
+        device.ask(&["ota", "check"]);
+    }
+    confirmed(&fleet.net.super_node, 4);
+    fleet.maker(&["ota", "rollout", "1.1", "--percent", "100"]);
+    for device in &fleet.devices[4..] {
+        device.ask(&["ota", "check"]);
+    }
+    let under_way = |s: &Value| s["progress"]["done_bytes"].as_u64().is_some_and(|done| done > 5 << 20);
+    fleet.devices[4].wait_for(&["ota", "state"], under_way);
+    let stands = Stopped::new(&fleet.net.super_node);
+    for device in &fleet.devices[4..] {
+        device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" || s["running"] == "1.1.0");
+    }
+    drop(stands);
 }
 
 /// The second matcher matches when the first is gone, and both hear of every device.

@@ -96,6 +96,29 @@ fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
     }
 }
 
+/// A package is published again under a new number while it waits for its owner: it is his to agree to anew, and what is
+/// here is used.
+#[test]
+fn the_same_package_under_a_new_number() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "install", "");
+    let image = noise(1 << 20, 5);
+    fleet.publish("1.1", &image, &[]);
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" && holds(s, "asked"));
+    fleet.maker(&["ota", "rollout", "1.1", "--abort"]);
+    let published = fleet.publish("1.2", &image, &[]);
+    device.ask(&["ota", "check"]);
+    let fetched = |s: &Value| s["offered"] == "1.2.0" && s["stage"] == "fetched" && holds(s, "asked");
+    let state = device.wait_for(&["ota", "state"], fetched);
+    assert_eq!(state["manifest"], published["manifest"]);
+    let month = state["month_bytes"].as_u64().unwrap();
+    assert!(month < 2 * image.len() as u64, "{month} bytes: its shards were here");
+    let installed = device.try_ask(&["ota", "install", "1.2", "--wait"]);
+    assert!(installed.status.success(), "{}", text(&installed));
+    assert!(fs::read(fleet.app(0)).unwrap() == image);
+}
+
 #[test]
 fn an_owner_declines_a_version_and_takes_the_next() {
     let fleet = Fleet::start(0);

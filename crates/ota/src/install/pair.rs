@@ -229,7 +229,11 @@ impl<M: Medium> Pair<M> {
         Ok(Writer { at: writing.durable_bytes, durable: writing.durable_bytes, release, pair: self })
     }
 
-    fn fits(&self, release: &Release) -> Result<(), InstallError> {
+    /// Whether the images are those of the slots, and have room there.
+    ///
+    /// # Errors
+    /// [`InstallError`].
+    pub fn fits(&self, release: &Release) -> Result<(), InstallError> {
         let want: Vec<&str> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
         let got: Vec<&str> = release.images.iter().map(|image| image.name.as_str()).collect();
         if want.len() != got.len() || !want.iter().all(|name| got.contains(name)) {

@@ -59,6 +59,18 @@ pub struct Swap<F: Files = SystemFiles> {
 }
 
 impl Swap {
+    /// Whether the package is one image.
+    ///
+    /// # Errors
+    /// [`InstallError::Images`].
+    pub fn fits(release: &Release) -> Result<(), InstallError> {
+        if release.images.len() == 1 {
+            return Ok(());
+        }
+        let got = release.images.iter().map(|image| image.name.clone()).collect();
+        Err(InstallError::Images { want: vec!["one image".to_owned()], got })
+    }
+
     /// Opens a target, and sets it up the first time: then `version` is what lies there. Does what a cut
     /// prevented.
     ///
@@ -144,10 +156,7 @@ impl<F: Files> Swap<F> {
     /// [`InstallError`].
     pub fn begin(&mut self, release: &Release, device: &Device) -> Result<SwapWriter<'_, F>, InstallError> {
         release.check(release.length())?;
-        if release.images.len() != 1 {
-            let got = release.images.iter().map(|image| image.name.clone()).collect();
-            return Err(InstallError::Images { want: vec!["one image".to_owned()], got });
-        }
+        Swap::fits(release)?;
         if matches!(self.state.stage, Stage::Trial { .. } | Stage::Back { .. }) {
             return Err(InstallError::OnTrial);
         }

@@ -142,6 +142,22 @@ fn a_lower_version_needs_its_makers_signature() {
     assert_eq!(installs(&outcome.verdict), Some(version("1.0.9")));
 }
 
+/// A version from which devices are called back is not offered to them again, nor to those that never had it.
+#[test]
+fn who_was_called_back_from_a_version_does_not_get_it_again() {
+    let mut channel = channel();
+    publish(&mut channel, "2.0", |_| (), NOW);
+    publish(&mut channel, "1.9", |release| release.downgrade_from = vec![version("2.0")], NOW);
+    let verdict = |channel: &Channel, runs: &str| {
+        Mirror::of(channel).check(&trust(channel), &device(runs), at(NOW)).verdict
+    };
+    assert_eq!(installs(&verdict(&channel, "2.0")), Some(version("1.9")));
+    assert_eq!(verdict(&channel, "1.9"), Verdict::NothingNew);
+    assert_eq!(installs(&verdict(&channel, "1.8")), Some(version("1.9")));
+    publish(&mut channel, "2.1", |_| (), NOW);
+    assert_eq!(installs(&verdict(&channel, "1.9")), Some(version("2.1")));
+}
+
 #[test]
 fn freeze_attack() {
     let mut channel = channel();

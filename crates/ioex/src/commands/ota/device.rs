@@ -1,5 +1,7 @@
 //! A device's own commands.
 
+use std::io::Write as _;
+
 use ioex_api::{OtaRequest, OtaStage, OtaState, Request, Update};
 use ioex_ota::install::Slot;
 use serde::Serialize;
@@ -87,7 +89,7 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
         if context.out.json() {
             context.out.update(Update::Ota(state.clone()), |_| None)?;
         } else if line != last {
-            bar.suspend(|| println!("{line}"));
+            bar.suspend(|| writeln!(std::io::stdout(), "{line}"))?;
             last = line;
         }
         match over {

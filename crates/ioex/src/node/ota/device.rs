@@ -124,7 +124,13 @@ struct State {
     /// Days since 1970 of the first of the month, and bytes since then.
     month: (u64, u64),
     last_check: Option<UnixSeconds>,
-    /// Why the last check refused, or the last step failed.
+    /// The last check brought nothing that holds: when the next one is.
+    #[serde(default)]
+    look_after: Option<UnixSeconds>,
+    /// Why the last check refused.
+    #[serde(default)]
+    looked: Option<String>,
+    /// Why the last step with what is offered failed.
     problem: Option<String>,
     by_source: [u64; 4],
     kept: Vec<Kept>,
@@ -147,6 +153,8 @@ impl State {
             effort: Effort::default(),
             month: (0, 0),
             last_check: None,
+            look_after: None,
+            looked: None,
             problem: None,
             by_source: [0; 4],
             kept: Vec::new(),
@@ -433,7 +441,7 @@ impl Device {
             bytes: state.release.as_ref().map(Release::length),
             consent: !self.asks(state),
             holding: holding.or_else(|| alone.then(|| ALONE.to_owned())),
-            problem: trouble.or_else(|| state.problem.clone()),
+            problem: trouble.or_else(|| state.looked.clone()).or_else(|| state.problem.clone()),
             last_check: state.last_check,
             progress,
             by_source: state.by_source,
@@ -581,7 +589,10 @@ impl Device {
         self.read(|state| {
             let now = files::now();
             state.step != Step::Installed
-                && state.last_check.is_none_or(|last| now.since(last) >= minutes * 60 || last > now)
+                && state.last_check.is_none_or(|last| {
+                    let next = state.look_after.unwrap_or(last.plus(minutes * 60));
+                    next <= now || last > now
+                })
         })
     }
 

@@ -205,7 +205,10 @@ impl Installer {
                 let version = state.versions[usize::from(slot == Slot::B)];
                 let on_trial = state.trial.is_some() && slot != state.active;
                 Ok(Standing {
-                    running: version.unwrap_or(self.config.installed),
+                    // A boot loader that came first and was told no version noted none.
+                    running: version
+                        .filter(|version| *version != Version::default())
+                        .unwrap_or(self.config.installed),
                     on_trial,
                     waits_for_start: state.trial.is_some() && !on_trial,
                 })
@@ -244,6 +247,19 @@ impl Installer {
         let path = self.dir.join(HOOK_STATE);
         let bytes = serde_json::to_vec(state).map_err(io::Error::from).map_err(at(&path))?;
         crate::node::files::replace(&path, &bytes).map_err(at(&path))
+    }
+
+    /// Whether a package has a place here, as far as its signed description tells.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn fits(&self, release: &Release) -> Result<(), InstallFailure> {
+        match &self.config.install {
+            InstallTarget::Pair { state, slots, .. } => self.pair(state, slots)?.fits(release)?,
+            InstallTarget::Swap { .. } => Swap::fits(release)?,
+            InstallTarget::Hook { .. } => {}
+        }
+        Ok(())
     }
 
     /// Writes the package to where it does not run yet and verifies it there; goes on where a cut left it. `progress` is told how

@@ -109,6 +109,12 @@ impl Device {
             self.hold(Some(why));
             return Ok(());
         }
+        let (installer, wanted) = (self.installer.clone(), release.clone());
+        if let Err(e) = tokio::task::spawn_blocking(move || installer.fits(&wanted)).await?
+            && e.is_final()
+        {
+            return self.ended(Err(&format!("it cannot be installed: {e}"))).await;
+        }
         let random = u32::from_le_bytes(random()?);
         let effort = self.read(|state| state.effort);
         let length = release.length().max(EFFORT_MIN_BYTES);
@@ -260,7 +266,7 @@ impl Device {
         drop(noted);
         let own = self.clone();
         tokio::task::spawn_blocking(move || {
-            // In memory it is counted also when the disk fails.
+            // With a disk that fails it stays uncounted: nothing of the update can be kept either.
             let changed = own.change_here(|state| {
                 Self::count_fetched(state, &more);
                 state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more.bytes);

@@ -102,8 +102,13 @@ impl Device {
             InstallFailure::Package(PackageError::Changed) => OwnParts::Useless(release.manifest),
             _ => OwnParts::Unknown,
         };
-        self.change(|state| {
+        let running = *lock(&self.running);
+        self.change(move |state| {
             state.effort = state.effort.after(0, 0, true, files::now());
+            // Its maker hears of it once, also when it is tried again: that may go on for long.
+            if state.problem.as_ref() != Some(&why) {
+                Self::queue_report(state, OtaStage::Failed, running, &why);
+            }
             (state.step, state.problem) = (Step::Offered, Some(why));
         })
         .await

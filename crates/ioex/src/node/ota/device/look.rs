@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc};
 
 use data_encoding::BASE64;
-use ioex_base::UnixSeconds;
 use ioex_net::{
     LinkError,
     proto::{ChannelAsk, ChannelFiles},
@@ -40,12 +39,11 @@ impl Device {
             }
         }
         let why = problem.unwrap_or_else(|| "no node that carries the channel was found".to_owned());
-        let minutes = u64::from(self.config.check_minutes);
         self.change(move |state| {
             // Soon again, but not at once.
-            let ago = (minutes * 60).saturating_sub(LOOK_AGAIN_SECONDS);
-            state.last_check = Some(UnixSeconds(files::now().0.saturating_sub(ago)));
-            state.problem = Some(why);
+            let now = files::now();
+            state.last_check = Some(now);
+            (state.look_after, state.looked) = (Some(now.plus(LOOK_AGAIN_SECONDS)), Some(why));
         })
         .await
     }
@@ -102,27 +100,34 @@ impl Device {
                     if gone && matches!(state.step, Step::Offered | Step::Fetched) {
                         (state.step, state.release) = (Step::Idle, None);
                     }
-                    state.problem = Some(why.to_string());
+                    state.looked = Some(why.to_string());
                     return Err(why.to_string());
                 }
                 Verdict::NothingNew => {
+                    state.problem = None;
                     if matches!(state.step, Step::Offered | Step::Fetched) {
                         (state.step, state.release) = (Step::Idle, None);
                     }
                 }
                 Verdict::Install(release) => {
-                    let same = state.release.as_ref().is_some_and(|old| old.package() == release.package());
+                    let old = state.release.as_ref();
+                    let same = old.is_some_and(|old| {
+                        old.version == release.version && old.package() == release.package()
+                    });
+                    // What came belongs to a manifest: packed anew, the same content has another.
+                    let moved = old.is_some_and(|old| old.manifest != release.manifest);
                     if !same {
                         (state.step, state.consented, state.agreed) = (Step::Offered, false, false);
                         (state.now, is_new) = (false, true);
                         (state.effort, state.by_source) = (Effort::default(), [0; 4]);
-                    } else if state.step == Step::Idle {
+                        state.problem = None;
+                    } else if state.step == Step::Idle || (moved && state.step == Step::Fetched) {
                         state.step = Step::Offered;
                     }
                     state.release = Some(*release);
                 }
             }
-            (state.last_check, state.problem) = (Some(now), None);
+            (state.last_check, state.look_after, state.looked) = (Some(now), None, None);
             Ok(is_new)
         };
         match self.change(change).await? {
