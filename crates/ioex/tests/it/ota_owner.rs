@@ -99,11 +99,11 @@ fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
 /// A device that came to the list after the order is told so: nobody matches it.
 #[test]
 fn a_device_that_is_not_in_the_order_says_so() {
-    let fleet = Fleet::start(0);
-    fleet.publish("1.1", b"new", &["--quantity", "1"]);
-    let device = device(&fleet, "auto", "");
+    let fleet = Fleet::start(1);
+    fleet.publish("1.1", b"new", &[]);
+    let device = fleet.device(1, "");
     device.ask(&["ota", "check"]);
-    let told = |s: &Value| s["problem"].as_str().is_some_and(|why| why.contains("after the order"));
+    let told = |s: &Value| s["problem"].as_str().is_some_and(|why| why.contains("not in its order"));
     device.wait_for(&["ota", "state"], told);
     // A look that finds the same leaves it there.
     device.ask(&["ota", "check"]);

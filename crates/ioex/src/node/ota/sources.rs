@@ -125,7 +125,7 @@ impl DeviceSources {
                     tracing::debug!("{} does not match: {e}", matcher.short());
                     let hint = match e {
                         FetchError::No(No::Refused(_)) => {
-                            ": this device came to the list after the order, or the order is over"
+                            ": this device is not in its order (devices that came to the list later are not), or the order is over"
                         }
                         _ => "",
                     };
