@@ -96,6 +96,21 @@ fn an_owner_who_is_asked_before_installing_and_one_who_is_asked_twice() {
     }
 }
 
+/// A device that came to the list after the order is told so: nobody matches it.
+#[test]
+fn a_device_that_is_not_in_the_order_says_so() {
+    let fleet = Fleet::start(1);
+    fleet.publish("1.1", b"new", &[]);
+    let device = fleet.device(1, "");
+    device.ask(&["ota", "check"]);
+    let told = |s: &Value| s["problem"].as_str().is_some_and(|why| why.contains("not in its order"));
+    device.wait_for(&["ota", "state"], told);
+    // A look that finds the same leaves it there.
+    device.ask(&["ota", "check"]);
+    let state = device.wait_for(&["ota", "state"], |s| !s["last_check"].is_null());
+    assert!(told(&state), "{state}");
+}
+
 /// A package is published again under a new number while it waits for its owner: it is his to agree to anew, and what is
 /// here is used.
 #[test]

@@ -4,14 +4,18 @@ use std::{
     collections::HashSet,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use ioex_base::Uid;
-use ioex_net::{LinkError, Mesh, proto::Match, transfer::FetchError};
+use ioex_net::{
+    LinkError, Mesh,
+    proto::{Match, No},
+    transfer::FetchError,
+};
 use ioex_ota::{Release, pass::Pass, policy::Hold};
 use tokio::task::JoinSet;
 
@@ -20,7 +24,7 @@ use super::{
     device::Device,
     download::{Candidate, DownloadError, Sources},
 };
-use crate::node::files;
+use crate::node::{files, lock};
 
 /// Holders from the directory that are asked for a manifest.
 const MANIFEST_HOLDERS_MAX: usize = 8;
@@ -37,11 +41,19 @@ pub(super) struct DeviceSources {
     turn: AtomicUsize,
     /// Whether candidates were looked for before.
     looked: AtomicBool,
+    /// Why the last matcher that was asked named nobody.
+    refused: Mutex<Option<String>>,
 }
 
 impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
-        Self { ota, device, release, turn: AtomicUsize::new(0), looked: AtomicBool::new(false) }
+        let (turn, looked, refused) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
+        Self { ota, device, release, turn, looked, refused }
+    }
+
+    /// Why no matcher named anybody, when the last one refused.
+    pub(super) fn refused(&self) -> Option<String> {
+        lock(&self.refused).clone()
     }
 
     /// Gets the sealed manifest, if it is not here.
@@ -96,6 +108,7 @@ impl DeviceSources {
         for (matcher, told) in self.ask_matchers(mesh).await {
             match told {
                 Ok(told) => {
+                    *lock(&self.refused) = None;
                     let own = mesh.uid();
                     let good = Pass::check(&told.pass, &matcher, &own, &manifest, files::now()).is_ok();
                     if good && self.device.pass(&manifest).is_none_or(|(issuer, _)| issuer == matcher) {
@@ -108,7 +121,16 @@ impl DeviceSources {
                         origin: provider.origin,
                     }));
                 }
-                Err(e) => tracing::debug!("{} does not match: {e}", matcher.short()),
+                Err(e) => {
+                    tracing::debug!("{} does not match: {e}", matcher.short());
+                    let hint = match e {
+                        FetchError::No(No::Refused(_)) => {
+                            ": this device is not in its order (devices that came to the list later are not), or the order is over"
+                        }
+                        _ => "",
+                    };
+                    *lock(&self.refused) = Some(format!("the matcher {} says: {e}{hint}", matcher.short()));
+                }
             }
         }
         // Without a matcher devices go on among themselves; also when none of those whom it named answers.

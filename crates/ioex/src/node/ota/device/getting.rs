@@ -249,9 +249,17 @@ impl Device {
             self.changed();
             self.note(total, came);
         };
-        let result = download.run(sources, tell, stop).await;
+        let result = download.run(sources.clone(), tell, stop).await;
         *lock(&self.signed) = download.receipts();
-        result.map_err(|e| (download.give_up(), e))
+        result.map_err(|e| {
+            let e = match (e, sources.refused()) {
+                (DownloadError::Alone, Some(why)) => {
+                    DownloadError::Package(format!("{}; {why}", DownloadError::Alone))
+                }
+                (e, _) => e,
+            };
+            (download.give_up(), e)
+        })
     }
 
     /// Makes durable what an attempt fetched so far, now and then: one that a power cut ends costs as well. A thread for
