@@ -6,24 +6,27 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, File, FileTimes, OpenOptions, Permissions},
+    fs::{self, File, FileTimes, Metadata, OpenOptions, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown, lchown, symlink},
+        fs::{
+            FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown, lchown,
+            symlink,
+        },
     },
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     plan::{Plan, PlannedFile, Wanted},
     recovery::RepoKeys,
-    tree::Entry,
+    tree::{Content, Entry},
     xattr,
 };
 use crate::{
@@ -36,6 +39,14 @@ use crate::{
 /// Written bytes after which data goes to the disk and is noted: what an interruption can cost. Small
 /// enough that the disk has work from the start, and little is left for the end.
 const SYNC_EVERY_BYTES: u64 = 64 * 1024 * 1024;
+/// The same by time, for a slow network: so much of it is fetched again at most.
+const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// Zeros of this length, at multiples of it in a file, are not written: they read the same as holes, which
+/// take no room. Small beside a chunk, of which both ends may lie anywhere.
+const HOLE_BYTES: usize = 16 * 1024;
+/// With this bit a program gets the rights of its owner, with the next those of its group.
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +103,8 @@ struct Done {
     /// Done, but perhaps not on the disk.
     unsynced: Vec<u32>,
     unsynced_bytes: u64,
+    /// When the disk was last waited for.
+    synced: Instant,
     /// A thread waits for the disk; the others go on meanwhile.
     syncing: bool,
 }
@@ -146,6 +159,7 @@ impl TreeWriter {
                 shards,
                 unsynced: Vec::new(),
                 unsynced_bytes: 0,
+                synced: Instant::now(),
                 syncing: false,
             }),
             owned: rustix::process::geteuid().is_root(),
@@ -223,9 +237,13 @@ impl TreeWriter {
         }
     }
 
-    /// Owner, attributes, rights and times of a file that is complete.
+    /// Length, owner, attributes, rights and times of a file that is complete.
     fn dress(&self, handle: &File, file: &PlannedFile) -> io::Result<()> {
         let entry = &file.entry;
+        if let Content::File { size, .. } = entry.content {
+            // It may end with a hole.
+            handle.set_len(size)?;
+        }
         if self.owned {
             fchown(handle, Some(entry.uid), Some(entry.gid))?;
         }
@@ -233,7 +251,7 @@ impl TreeWriter {
             // Not every file system has them all; the content is worth more than its labels.
             let _ = xattr::write(&self.part.join(&file.path), &entry.xattrs);
         }
-        handle.set_permissions(Permissions::from_mode(entry.mode))?;
+        handle.set_permissions(rights(entry, &handle.metadata()?))?;
         handle.set_times(times(entry))
     }
 
@@ -273,7 +291,7 @@ impl TreeWriter {
         for (number, offset) in targets {
             let Some(file) = self.plan.files.get(*number as usize) else { continue };
             let (handle, path) = self.open_file(file)?;
-            handle.write_all_at(plain, *offset).map_err(at(&path))?;
+            write_sparse(&handle, plain, *offset).map_err(at(&path))?;
         }
         let bytes = plain.len() as u64 * targets.len() as u64;
         self.written.fetch_add(bytes, Ordering::Relaxed);
@@ -303,7 +321,8 @@ impl TreeWriter {
         }
         done.unsynced.push(index);
         done.unsynced_bytes += bytes;
-        if done.unsynced_bytes < SYNC_EVERY_BYTES || done.syncing {
+        let is_due = done.unsynced_bytes >= SYNC_EVERY_BYTES || done.synced.elapsed() >= SYNC_EVERY;
+        if !is_due || done.syncing {
             return Ok(());
         }
         done.syncing = true;
@@ -317,7 +336,7 @@ impl TreeWriter {
     fn sync(&self) -> Result<(), TreeError> {
         let shards = {
             let mut done = self.done();
-            done.unsynced_bytes = 0;
+            (done.unsynced_bytes, done.synced) = (0, Instant::now());
             std::mem::take(&mut done.unsynced)
         };
         let folder = File::open(&self.part).map_err(at(&self.part))?;
@@ -364,7 +383,8 @@ impl TreeWriter {
             let _ = xattr::write(&path, &entry.xattrs);
             let handle = File::open(&path).map_err(at(&path))?;
             handle.set_times(times(entry)).map_err(at(&path))?;
-            handle.set_permissions(Permissions::from_mode(entry.mode)).map_err(at(&path))?;
+            let meta = handle.metadata().map_err(at(&path))?;
+            handle.set_permissions(rights(entry, &meta)).map_err(at(&path))?;
         }
         self.sync()?;
         fs::set_permissions(&self.part, Permissions::from_mode(0o755)).map_err(at(&self.part))?;
@@ -375,6 +395,37 @@ impl TreeWriter {
         let journal = self.done().journal.path().to_owned();
         fs::remove_file(&journal).map_err(at(&journal))
     }
+}
+
+/// Writes into a new file, without its long runs of zeros.
+fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let write = |from: usize, to: usize| {
+        let part = bytes.get(from..to).unwrap_or_default();
+        if part.is_empty() { Ok(()) } else { file.write_all_at(part, offset + from as u64) }
+    };
+    let beyond = (offset % HOLE_BYTES as u64) as usize;
+    let (mut at, mut unwritten) = ((HOLE_BYTES - beyond) % HOLE_BYTES, 0);
+    while let Some(block) = bytes.get(at..at + HOLE_BYTES) {
+        if block.iter().all(|byte| *byte == 0) {
+            write(unwritten, at)?;
+            unwritten = at + HOLE_BYTES;
+        }
+        at += HOLE_BYTES;
+    }
+    write(unwritten, bytes.len())
+}
+
+/// The rights of an entry. Whoever restores without the right to give files away is their owner: for
+/// that owner, the bits that lend the old one's rights would be a door.
+fn rights(entry: &Entry, is: &Metadata) -> Permissions {
+    let mut mode = entry.mode;
+    if is.uid() != entry.uid {
+        mode &= !SET_UID;
+    }
+    if is.gid() != entry.gid {
+        mode &= !SET_GID;
+    }
+    Permissions::from_mode(mode)
 }
 
 /// Gives a folder its name without replacing anything.
@@ -462,5 +513,59 @@ impl ChunkReader {
             bytes += self.read(chunk, parts)?.len() as u64;
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+
+    fn entry(mode: u32, uid: u32, gid: u32) -> Entry {
+        Entry {
+            depth: 0,
+            name: b"file".to_vec(),
+            mode,
+            uid,
+            gid,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            inode: 0,
+            content: Content::Dir,
+            xattrs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn bits_that_lend_rights_stay_only_with_their_owner() {
+        let file = tempfile::tempfile().unwrap();
+        let is = file.metadata().unwrap();
+        let rights = |uid, gid| rights(&entry(0o6751, uid, gid), &is).mode();
+        assert_eq!(rights(is.uid(), is.gid()), 0o6751);
+        assert_eq!(rights(is.uid() + 1, is.gid()), 0o2751);
+        assert_eq!(rights(is.uid(), is.gid() + 1), 0o4751);
+        assert_eq!(rights(is.uid() + 1, is.gid() + 1), 0o751);
+    }
+
+    #[test]
+    fn long_runs_of_zeros_become_holes_and_nothing_else_changes() {
+        let mut whole = noise(5 * HOLE_BYTES, 1);
+        // From the middle of a block to the middle of another, some single ones, and up to the end.
+        whole[HOLE_BYTES / 2..3 * HOLE_BYTES + 7].fill(0);
+        whole[4 * HOLE_BYTES - 9..4 * HOLE_BYTES - 5].fill(0);
+        whole.extend(vec![0; 3 * HOLE_BYTES + 1]);
+        for cut in [0, 1, HOLE_BYTES, 2 * HOLE_BYTES + 5, whole.len()] {
+            let file = tempfile::tempfile().unwrap();
+            let (a, b) = whole.split_at(cut);
+            write_sparse(&file, b, cut as u64).unwrap();
+            write_sparse(&file, a, 0).unwrap();
+            file.set_len(whole.len() as u64).unwrap();
+            let mut back = vec![1; whole.len()];
+            file.read_exact_at(&mut back, 0).unwrap();
+            assert!(back == whole, "cut at {cut}");
+            // Of 8 blocks and a byte, 2 to 5 are holes.
+            let taken = file.metadata().unwrap().blocks() * 512;
+            assert!(taken <= 6 * HOLE_BYTES as u64, "{taken} bytes, cut at {cut}");
+        }
     }
 }

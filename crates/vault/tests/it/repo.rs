@@ -167,6 +167,7 @@ fn filled() -> World {
     world.write("small/empty", b"");
     world.write("big/noise", &noise(5 << 20, 1));
     world.write("big/zeros", &vec![0; 3 << 20]);
+    world.write("big/hole", &[noise(100_000, 2), vec![0; 2 << 20]].concat());
     for n in 0..300 {
         world.write(&format!("many/{n}"), &noise(1 + n * 37, n as u64));
     }
@@ -187,7 +188,7 @@ fn a_tree_comes_back_as_it_was() {
     let mut world = filled();
     let point = world.backup("one", None);
     assert_eq!(point.outcome.problems, []);
-    assert_eq!(point.outcome.totals.files, 306);
+    assert_eq!(point.outcome.totals.files, 307);
     let stored: usize = point.new.iter().map(|p| p.bytes.len()).sum();
     assert!(stored < 9 << 20, "{stored} bytes: equal files and zeros are stored once");
     let out = world.restore(&point, &Selection::default(), "out");
@@ -196,6 +197,10 @@ fn a_tree_comes_back_as_it_was() {
         assert_eq!(got.get(path), Some(text), "{}", path.display());
     }
     assert_eq!(got.len(), want.len());
+    for sparse in ["big/zeros", "big/hole"] {
+        let taken = fs::metadata(out.join("tree").join(sparse)).unwrap().blocks() * 512;
+        assert!(taken < 300_000, "{sparse} takes {taken} bytes");
+    }
 }
 
 #[test]
