@@ -86,8 +86,12 @@ pub struct DeviceInfo {
     pub leaving: bool,
     /// Of the space, in use.
     pub used_bytes: u64,
-    /// Of the space, free for shards.
+    /// Of the space, free for shards; never more than `disk_bytes`.
     pub free_bytes: u64,
+    /// What the folder's disk has left for others, in bytes: what is free there, less what the device keeps
+    /// free of it. Absent when the disk does not say.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// Of what is in use, set aside as damaged.
     pub damaged_bytes: u64,
     /// Bytes that are to be handed over: those beyond the space, or all when the device leaves.

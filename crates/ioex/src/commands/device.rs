@@ -8,14 +8,14 @@ use ioex_api::{
     ClientError, Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldShard, Request, ShardList, When,
 };
 use ioex_base::{ContentAddress, UnixSeconds};
-use ioex_store::ShardStore;
+use ioex_store::{SHARD_OVERHEAD_BYTES, ShardStore};
 
 use super::{Context, absolute};
 use crate::{
     cli::{DeviceCommand, DeviceSetArgs},
     device::DeviceSettings,
     exit::Usage,
-    node::{clear_old, relocate},
+    node::{DISK_SPARE_BYTES, clear_old, disk_bytes, relocate},
     render::{self, Table},
     size,
 };
@@ -87,6 +87,8 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
     } else {
         None
     };
+    let disk_bytes = disk_bytes(&dir);
+    let free = |u: ioex_store::Usage| u.free_bytes().min(disk_bytes.unwrap_or(u64::MAX));
     let excess = usage.map_or(0, |u| if new.leaving { u.used_bytes } else { u.excess_bytes() });
     Ok(DeviceInfo {
         state: DeviceState::Stopped,
@@ -102,7 +104,8 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
         enabled: new.enabled,
         leaving: new.leaving,
         used_bytes: usage.map_or(0, |u| u.used_bytes),
-        free_bytes: usage.filter(|_| new.space_bytes.is_some()).map_or(0, |u| u.free_bytes()),
+        free_bytes: usage.filter(|_| new.space_bytes.is_some()).map_or(0, free),
+        disk_bytes,
         damaged_bytes: usage.map_or(0, |u| u.damaged_bytes),
         handover_bytes: excess,
         shards: usage.map_or(0, |u| u.shards as u64),
@@ -120,6 +123,9 @@ fn state(info: &DeviceInfo) -> String {
         DeviceState::Open if info.leaving => {
             "leaving: it takes nothing, and serves until all is handed over".into()
         }
+        DeviceState::Open if info.free_bytes <= SHARD_OVERHEAD_BYTES => {
+            "open, but full: it keeps and serves, and takes nothing more".to_owned()
+        }
         DeviceState::Open => "open: it takes, keeps and serves".to_owned(),
         DeviceState::Paused => because("paused"),
         DeviceState::Off => "off: it does nothing for others, and keeps what it holds".to_owned(),
@@ -127,6 +133,17 @@ fn state(info: &DeviceInfo) -> String {
         DeviceState::Stopped if info.enabled => "no node runs".to_owned(),
         DeviceState::Stopped => "no node runs, and the device is off".to_owned(),
     }
+}
+
+/// What may still come, and what says so if it is the disk.
+fn free(info: &DeviceInfo) -> String {
+    let free = size::human(info.free_bytes);
+    let lent = info.space_bytes.map_or(0, |space| space.saturating_sub(info.used_bytes));
+    if info.disk_bytes.is_some_and(|disk| disk < lent) {
+        let spare = size::human(DISK_SPARE_BYTES);
+        return format!("{free}: the folder's disk has no more for others; {spare} of it stay free");
+    }
+    free
 }
 
 fn when(when: When, noticed: Option<bool>) -> String {
@@ -155,7 +172,7 @@ fn human(info: &DeviceInfo) -> String {
             "in use",
             format!("{} in {} shards and {} heads", size::human(info.used_bytes), info.shards, info.heads),
         ),
-        ("free", size::human(info.free_bytes)),
+        ("free", free(info)),
         ("damaged", if info.damaged_bytes > 0 { size::human(info.damaged_bytes) } else { String::new() }),
         ("to hand over", handover),
         ("folder", info.dir.display().to_string()),

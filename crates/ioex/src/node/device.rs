@@ -9,7 +9,7 @@ use ioex_base::ContentAddress;
 
 use super::{
     Node, lenders_topic,
-    lent::{DeleteError, Lent, Verdict},
+    lent::{DeleteError, Lent, Verdict, disk_bytes},
 };
 use crate::device::{DeviceError, ValueError};
 
@@ -29,6 +29,8 @@ async fn blocking<T: Send + 'static>(
 pub(super) fn show(lent: &Lent) -> DeviceInfo {
     let (settings, usage, noticed) = (lent.settings(), lent.usage(), lent.conditions());
     let space = lent.space_bytes(&settings);
+    let dir = lent.shards_dir();
+    let disk_bytes = disk_bytes(&dir);
     let (state, why) = match lent.verdict() {
         Verdict::Off => (DeviceState::Off, None),
         _ if usage.is_none() || (space == 0 && usage.is_some_and(|u| u.shards + u.heads == 0)) => {
@@ -41,7 +43,7 @@ pub(super) fn show(lent: &Lent) -> DeviceInfo {
         state,
         why,
         space_bytes: Some(space),
-        dir: lent.shards_dir(),
+        dir,
         upload_bytes_per_second: settings.upload,
         hours: settings.hours_text(),
         metered: settings.metered,
@@ -51,7 +53,8 @@ pub(super) fn show(lent: &Lent) -> DeviceInfo {
         enabled: settings.enabled,
         leaving: settings.leaving,
         used_bytes: usage.map_or(0, |u| u.used_bytes),
-        free_bytes: usage.map_or(0, |u| u.free_bytes()),
+        free_bytes: usage.map_or(0, |u| u.free_bytes().min(disk_bytes.unwrap_or(u64::MAX))),
+        disk_bytes,
         damaged_bytes: usage.map_or(0, |u| u.damaged_bytes),
         handover_bytes: lent.handover_bytes(),
         shards: usage.map_or(0, |u| u.shards as u64),

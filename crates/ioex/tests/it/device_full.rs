@@ -106,3 +106,18 @@ fn a_device_whose_disk_is_full_refuses_and_takes_again_when_there_is_room() {
     net.peers[0].kill();
     drop(disk);
 }
+
+#[test]
+fn a_device_whose_disk_is_smaller_than_what_it_lends_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(&dir.path().join("disk"), "size=10m") else { return };
+    let net = Net::start(1, "100MB");
+    let held = dir.path().join("disk/shards");
+    let set = net.peers[0].ask(&["device", "set", "--space", "1GiB", "--dir", held.to_str().unwrap()]);
+    assert_eq!((number(&set, "free_bytes"), number(&set, "disk_bytes")), (0, 0), "{set}");
+    let shown = net.peers[0].command(&["device", "show"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("takes nothing more") && shown.contains("67.1 MB of it stay free"), "{shown}");
+    drop(net);
+    drop(disk);
+}

@@ -14,7 +14,7 @@ mod tests;
 
 use std::{
     io::Read as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -41,7 +41,7 @@ use super::{files, lock};
 use crate::{config::NodeConfig, device::DeviceSettings};
 
 /// Bytes of the disk that nobody is lent.
-const DISK_SPARE_BYTES: u64 = 64 * 1024 * 1024;
+pub(crate) const DISK_SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The store, if space is lent, what its owner set, and whose word counts on it.
 pub(crate) struct Lent {
@@ -64,6 +64,13 @@ pub(crate) struct Lent {
     scrub: Mutex<Scrub>,
     /// Why no space is lent, although some should be.
     problem: Mutex<Option<String>>,
+}
+
+/// Bytes that the disk of a folder has left for others; `None` when it does not say. What is lent must not
+/// fill it up: the device and its owner's programs write there as well.
+pub(crate) fn disk_bytes(dir: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(DISK_SPARE_BYTES))
 }
 
 impl Lent {
@@ -265,12 +272,10 @@ impl Lent {
         Ok(Terms { placer: *placer, reader, stored, expires })
     }
 
-    /// Bytes that the disk itself has left for others. What is lent must not fill it up: the device
-    /// and its owner's programs write there as well.
+    /// Bytes that the disk itself has left for others.
     fn disk_bytes(&self) -> u64 {
         // What cannot be asked does not say no.
-        let Ok(stat) = rustix::fs::statvfs(self.shards_dir()) else { return u64::MAX };
-        stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(DISK_SPARE_BYTES)
+        disk_bytes(&self.shards_dir()).unwrap_or(u64::MAX)
     }
 
     /// Whether super nodes that look for space find some here.
