@@ -31,6 +31,12 @@ pub enum ClientError {
     /// The socket is there, but this user may not open it, or it broke.
     #[error("the node's local socket failed")]
     Io(#[from] io::Error),
+    /// The node was killed or stopped before it had answered.
+    #[error("the node ended before it had answered")]
+    Ended,
+    /// The request cannot be written down: it has a path that is no text, or is too long.
+    #[error("the node cannot be asked for this: {0}")]
+    Request(String),
     /// The node answered with an error.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -62,6 +68,15 @@ impl Client {
         &self.data
     }
 
+    /// The number of the node's process, as far as this one can see it.
+    ///
+    /// # Errors
+    /// When the node cannot be reached.
+    pub async fn process(&self) -> Result<Option<u32>, ClientError> {
+        let pid = self.open().await?.peer_cred()?.pid();
+        Ok(pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0))
+    }
+
     /// Sends `request` and waits for its final value, skipping updates.
     ///
     /// # Errors
@@ -73,10 +88,11 @@ impl Client {
     /// Sends `request`; its updates come from the result. Dropping that ends the request.
     ///
     /// # Errors
-    /// When the node cannot be reached.
+    /// When the request cannot be written down, or the node cannot be reached.
     pub async fn stream(&self, request: Request) -> Result<Updates, ClientError> {
+        let line = line::encode(&request).map_err(|e| ClientError::Request(e.to_string()))?;
         let (reader, mut writer) = self.open().await?.into_split();
-        match line::write(&mut writer, &line::encode(&request)?).await {
+        match line::write(&mut writer, &line).await {
             // The node may have closed because of this very request; its reason can be read.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
@@ -112,15 +128,17 @@ impl Updates {
     /// nothing, so it may stand in a `select!`.
     ///
     /// # Errors
-    /// [`ClientError::Api`] when the request failed.
+    /// [`ClientError::Api`] when the request failed, [`ClientError::Ended`] when the node is gone.
     pub async fn next(&mut self) -> Result<Option<Update>, ClientError> {
         if self.end.is_some() {
             return Ok(None);
         }
-        let bytes = match line::read(&mut self.reader, &mut self.begun).await? {
-            Line::Whole(bytes) => bytes,
-            Line::TooLong => return Err(ClientError::Protocol("a line is too long".to_owned())),
-            Line::End => return Err(ClientError::Protocol("it ended without a result".to_owned())),
+        let bytes = match line::read(&mut self.reader, &mut self.begun).await {
+            Ok(Line::Whole(bytes)) => bytes,
+            Ok(Line::TooLong) => return Err(ClientError::Protocol("a line is too long".to_owned())),
+            Ok(Line::End) => return Err(ClientError::Ended),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Err(ClientError::Ended),
+            Err(e) => return Err(e.into()),
         };
         match serde_json::from_slice(&bytes).map_err(|e| ClientError::Protocol(e.to_string()))? {
             Reply::Update(update) => Ok(Some(update)),
@@ -135,7 +153,7 @@ impl Updates {
     /// The final value; updates that come before it are skipped.
     ///
     /// # Errors
-    /// [`ClientError::Api`] when the request failed.
+    /// [`ClientError::Api`] when the request failed, [`ClientError::Ended`] when the node is gone.
     pub async fn finish<T: DeserializeOwned>(mut self) -> Result<T, ClientError> {
         while self.next().await?.is_some() {}
         let value = self.end.unwrap_or_default();

@@ -568,6 +568,9 @@ pub struct LastRun {
     pub point: Option<String>,
     /// Why it made none.
     pub error: Option<crate::ApiError>,
+    /// Files that are not, or not whole, in the restore point.
+    #[serde(default)]
+    pub problems_total: u64,
 }
 
 /// Schedules.

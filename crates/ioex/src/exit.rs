@@ -11,7 +11,7 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line or the configuration file makes no sense.
 pub const USAGE: u8 = 2;
-/// No node runs in the data folder.
+/// No node runs in the data folder, or it ended meanwhile.
 pub const NO_NODE: u8 = 3;
 /// Done, but not with everything: files were left out, or parts cannot be read.
 pub const INCOMPLETE: u8 = 4;
@@ -48,7 +48,7 @@ pub const OTHER_CODES: [(&str, u8, &str); 6] = [
     ("ok", OK, "all went well"),
     ("failed", FAILED, "failed in a way that has no code of its own"),
     ("usage", USAGE, "the command line or the configuration file makes no sense"),
-    ("no-node", NO_NODE, "no node runs in the data folder"),
+    ("no-node", NO_NODE, "no node runs in the data folder, or it ended before it had answered"),
     ("incomplete", INCOMPLETE, "done, but files were left out, or parts cannot be read now"),
     ("interrupted", INTERRUPTED, "stopped by Ctrl-C before the end"),
 ];
@@ -120,7 +120,8 @@ fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<(String, u8)> {
         return Some(node_failure(error.code));
     }
     match cause.downcast_ref::<ClientError>()? {
-        ClientError::NotRunning { .. } => Some(("no-node".to_owned(), NO_NODE)),
+        ClientError::NotRunning { .. } | ClientError::Ended => Some(("no-node".to_owned(), NO_NODE)),
+        ClientError::Request(_) => Some(("usage".to_owned(), USAGE)),
         ClientError::Api(error) => Some(node_failure(error.code)),
         ClientError::Io(_) | ClientError::Protocol(_) => None,
     }

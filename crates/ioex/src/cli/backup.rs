@@ -11,7 +11,8 @@ use crate::size;
 pub enum BackupCommand {
     /// Back files and folders up into a new restore point (super nodes)
     #[command(
-        after_help = "`-` as the only PATH backs up what comes on stdin: pg_dump shop | ioex backup create - --name shop.sql"
+        after_help = "`-` as the only PATH backs up what comes on stdin: pg_dump shop | ioex backup create - --name shop.sql\n\n\
+                      Ctrl-C ends this command, not the backup, which says how to follow or cancel it; one from stdin ends"
     )]
     Create(CreateArgs),
     /// List the restore points

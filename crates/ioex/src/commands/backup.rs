@@ -4,27 +4,29 @@ use std::{
     fs::File,
     io::{Read as _, Write as _, stdin, stdout},
     path::{Path, PathBuf},
+    sync::mpsc,
 };
 
 use anyhow::Context as _;
 use ioex_api::{
-    BackupDone, Client, Empty, Holding, Request, RestoreDone, Update, Updates,
+    BackupDone, Client, ClientError, Empty, Holding, Request, RestoreDone, Update, Updates,
     frames::{FrameReader, FrameWriter},
     vault::{
-        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PointFilter,
-        PointList, PointQuery, Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream,
-        TreeRestored, VaultRequest, Verified, WatchReport,
+        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PointList, Priority,
+        Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream, TreeRestored, VaultRequest,
+        Verified, WatchReport,
     },
 };
-use jiff::{Timestamp, civil, tz::TimeZone};
+use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Context, absolute, backup_partner, unexpected, who};
+use super::{
+    Context, absolute, backup_partner,
+    backup_words::{filter, named, query, recovery, words},
+    textual, unexpected, who,
+};
 use crate::{
-    cli::{
-        BackupCommand, CreateArgs, FilterArgs, ForgetArgs, PointArgs, PriorityArg, RestoreArgs,
-        ScheduleCommand,
-    },
-    exit::{Incomplete, Usage},
+    cli::{BackupCommand, CreateArgs, ForgetArgs, PriorityArg, RestoreArgs, ScheduleCommand},
+    exit::{Incomplete, Interrupted, Usage},
     progress,
     render::{self, Table},
     size,
@@ -44,6 +46,7 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
         }
         BackupCommand::Restore(args) => restore(context, &client, args).await?,
         BackupCommand::Ls { point, paths } => {
+            paths.iter().try_for_each(|path| textual(path))?;
             let (query, of) = query(&point)?;
             let mut updates = client.stream(ask(VaultRequest::Ls { point: query, of, paths })).await?;
             while let Some(update) = updates.next().await? {
@@ -82,8 +85,15 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
         }
         BackupCommand::Mount { dir, of } => {
             let request = ask(VaultRequest::Mount { dir: absolute(&dir)?, of: filter(&of)? });
-            progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
-            let _: Empty = client.call(request).await?;
+            let mut updates = client.stream(request).await?;
+            while let Some(update) = updates.next().await? {
+                progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
+                context.out.update(update, |_| None)?;
+            }
+            let done: Empty = updates.finish().await?;
+            if context.out.json() {
+                context.out.done(&done, |_| String::new())?;
+            }
         }
         BackupCommand::Renew { points: names, all: _, days } => {
             let points_named = names.iter().map(|n| named(Some(n))).collect::<Result<_, _>>()?;
@@ -110,9 +120,7 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
             context.out.result(&list, jobs)?;
         }
         BackupCommand::Follow { job } => {
-            let request = ask(VaultRequest::Follow { job });
-            let report: BackupReport = follow(context, &client, request).await?.finish().await?;
-            finished(context, &report)?;
+            finished(context, &followed(context, &client, job, true).await?)?;
         }
         BackupCommand::Cancel { job } => {
             let job: Job = client.call(ask(VaultRequest::Cancel { job })).await?;
@@ -123,9 +131,9 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
             context.out.result(&words, recovery)?;
         }
         BackupCommand::ImportKey { replace } => {
-            let mut words = String::new();
-            stdin().read_to_string(&mut words).context("cannot read the words from stdin")?;
-            let request = ask(VaultRequest::ImportKey { words, replace });
+            let mut text = String::new();
+            stdin().read_to_string(&mut text).context("cannot read the words from stdin")?;
+            let request = ask(VaultRequest::ImportKey { words: words(&text), replace });
             let taken: RecoveryWords = client.call(request).await?;
             context.out.result(&taken, |t| format!("this node now has the repository {}", t.repo))?;
         }
@@ -199,16 +207,50 @@ async fn create(context: &Context, client: &Client, args: &CreateArgs) -> anyhow
     } else {
         None
     };
+    let from_paths = create.stream.is_none();
+    // So that the job has a number here when something comes between.
+    create.no_wait = true;
     let request = Request::Vault(Box::new(VaultRequest::Create(create)));
-    let updates = follow(context, client, request).await?;
-    drop(pipe);
+    let job: Job = client.call(request).await?;
     if args.no_wait {
-        let job: Job = updates.finish().await?;
         context.out.done(&job, |j| format!("backup {} waits in the queue", j.id))?;
         return Ok(());
     }
-    let report: BackupReport = updates.finish().await?;
-    finished(context, &report)
+    let report = followed(context, client, job.id, from_paths).await;
+    drop(pipe);
+    finished(context, &report?)
+}
+
+/// Follows a job until it ends; says what becomes of it when this command or the node ends before. One
+/// that reads stdin does not go on.
+async fn followed(
+    context: &Context,
+    client: &Client,
+    job: u64,
+    from_paths: bool,
+) -> anyhow::Result<BackupReport> {
+    let request = Request::Vault(Box::new(VaultRequest::Follow { job }));
+    let following = async { anyhow::Ok(follow(context, client, request).await?.finish().await?) };
+    let result = tokio::select! {
+        result = following => result,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot wait for Ctrl-C")?;
+            if from_paths {
+                progress::say(&format!(
+                    "backup {job} goes on; `ioex backup follow {job}` follows it again, `ioex backup cancel {job}` ends it"
+                ));
+            } else {
+                progress::say(&format!("backup {job} ends without a restore point: stdin was cut off"));
+            }
+            return Err(Interrupted.into());
+        }
+    };
+    if from_paths && matches!(&result, Err(e) if matches!(e.downcast_ref(), Some(ClientError::Ended))) {
+        progress::say(&format!(
+            "backup {job} goes on when the node runs again; `ioex backup follow {job}` follows it then"
+        ));
+    }
+    result
 }
 
 fn finished(context: &Context, report: &BackupReport) -> anyhow::Result<()> {
@@ -257,14 +299,18 @@ impl Pipe {
     }
 
     /// Brings the pipe's bytes to stdout.
-    fn pour(&self) -> std::thread::JoinHandle<std::io::Result<()>> {
+    fn pour(&self) -> mpsc::Receiver<std::io::Result<()>> {
         let path = self.path.clone();
+        let (told, poured) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut input = FrameReader::new(File::open(&path)?);
+            let Ok(pipe) = File::open(&path) else { return };
+            let mut input = FrameReader::new(pipe);
             let mut out = stdout().lock();
-            std::io::copy(&mut input, &mut out)?;
-            out.flush()
-        })
+            let copied = std::io::copy(&mut input, &mut out).and_then(|_| out.flush());
+            // Before the pipe closes, of which the node then complains: here stands why.
+            let _ = told.send(copied);
+        });
+        poured
     }
 }
 
@@ -275,6 +321,7 @@ impl Drop for Pipe {
 }
 
 async fn restore(context: &Context, client: &Client, args: RestoreArgs) -> anyhow::Result<()> {
+    args.path.iter().try_for_each(|path| textual(path))?;
     let (point, of) = query(&args.point)?;
     let mut wish = RestoreTree {
         point,
@@ -293,19 +340,26 @@ async fn restore(context: &Context, client: &Client, args: RestoreArgs) -> anyho
     }
     let pipe = Pipe::make(&context.data()?)?;
     wish.pipe = Some(pipe.path.clone());
-    let pouring = pipe.pour();
+    let poured = pipe.pour();
     let request = Request::Vault(Box::new(VaultRequest::Restore(wish)));
     let mut steps = progress::Steps::new(context.show());
     let mut updates = client.stream(request).await?;
-    // stdout belongs to the file.
-    while let Some(update) = updates.next().await? {
-        if let Update::Backup(progress) = &update {
-            steps.update(progress);
+    let restored = async {
+        // stdout belongs to the file.
+        while let Some(update) = updates.next().await? {
+            if let Update::Backup(progress) = &update {
+                steps.update(progress);
+            }
         }
+        updates.finish::<TreeRestored>().await
+    };
+    match restored.await {
+        Ok(_) => Ok(poured.recv().context("writing to stdout failed")?.context("cannot write to stdout")?),
+        Err(e) => match poured.try_recv() {
+            Ok(Err(own)) => Err(own).context("cannot write to stdout"),
+            _ => Err(e.into()),
+        },
     }
-    let _: TreeRestored = updates.finish().await?;
-    pouring.join().map_err(|_| anyhow::anyhow!("writing to stdout failed"))??;
-    Ok(())
 }
 
 async fn forget(context: &Context, client: &Client, args: &ForgetArgs) -> anyhow::Result<()> {
@@ -369,20 +423,6 @@ async fn schedule(context: &Context, client: &Client, command: ScheduleCommand) 
     Ok(())
 }
 
-fn query(args: &PointArgs) -> anyhow::Result<(PointQuery, PointFilter)> {
-    Ok((named(args.point.as_deref())?, filter(&args.of)?))
-}
-
-/// Paths as a backup writes them down: links resolved, as far as they are there.
-fn filter(args: &FilterArgs) -> anyhow::Result<PointFilter> {
-    let path = |path: &PathBuf| path.canonicalize().or_else(|_| absolute(path));
-    Ok(PointFilter {
-        host: args.host.clone(),
-        sources: args.source.iter().map(path).collect::<Result<_, _>>()?,
-        tags: args.tag.clone(),
-    })
-}
-
 /// Says what a node notes beside its results, on stderr.
 fn warn(update: &Update) {
     if let Update::Backup(progress) = update
@@ -390,29 +430,6 @@ fn warn(update: &Update) {
     {
         progress::say(&render::printable(note));
     }
-}
-
-/// A restore point by name, by date, or the newest.
-fn named(text: Option<&str>) -> anyhow::Result<PointQuery> {
-    let Some(text) = text.filter(|t| *t != "latest") else { return Ok(PointQuery::Latest) };
-    let at = |time: civil::DateTime| -> anyhow::Result<PointQuery> {
-        let zoned = time.to_zoned(TimeZone::system()).map_err(|e| Usage(e.to_string()))?;
-        let seconds = u64::try_from(zoned.timestamp().as_second()).unwrap_or(0);
-        Ok(PointQuery::At { date: ioex_base::UnixSeconds(seconds) })
-    };
-    if text.contains('-') {
-        if let Ok(date) = text.parse::<civil::Date>()
-            && !text.contains([':', 'T'])
-        {
-            // A day means up to its end.
-            return at(date.at(23, 59, 59, 0));
-        }
-        let time: civil::DateTime = text
-            .parse()
-            .map_err(|_| Usage(format!("'{text}' is no date: write 2026-11-24 or 2026-11-24T08:30")))?;
-        return at(time);
-    }
-    Ok(PointQuery::Id { id: text.to_owned() })
 }
 
 fn date(seconds: ioex_base::UnixSeconds) -> String {
@@ -546,11 +563,16 @@ fn state(state: JobState) -> &'static str {
     }
 }
 
+/// Behind a restore point's name: what is missing in it.
+fn left_out(problems: u64) -> String {
+    if problems == 0 { String::new() } else { format!(", incomplete: {problems} left out") }
+}
+
 /// How a schedule's last run ended.
 fn last_run(run: &LastRun) -> String {
     let what = match (&run.error, &run.point) {
         (Some(error), _) => format!("failed: {}", render::printable(&error.message)),
-        (None, Some(point)) => point.clone(),
+        (None, Some(point)) => format!("{point}{}", left_out(run.problems_total)),
         (None, None) => "done".to_owned(),
     };
     format!("{} {what}", date(run.ended))
@@ -564,7 +586,7 @@ fn jobs(list: &JobList) -> String {
             None => job.create.paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" "),
         };
         let outcome = match (&job.report, &job.error) {
-            (Some(report), _) => report.point.id.clone(),
+            (Some(report), _) => format!("{}{}", report.point.id, left_out(report.problems_total)),
             (None, Some(error)) => render::printable(&error.message),
             (None, None) => String::new(),
         };
@@ -579,21 +601,6 @@ fn jobs(list: &JobList) -> String {
         ]);
     }
     table.text_or("no backups wait, and none ended lately")
-}
-
-fn recovery(words: &RecoveryWords) -> String {
-    let list: Vec<&str> = words.words.split_whitespace().collect();
-    let rows: Vec<String> = list
-        .chunks(6)
-        .enumerate()
-        .map(|(row, part)| format!("  {:>2}  {}", row * 6 + 1, part.join(" ")))
-        .collect();
-    format!(
-        "Write these words down and keep them where nobody else finds them. With them, and the network,\n\
-         everything in the repository {} can be restored; without them nothing can.\n\n{}",
-        words.repo,
-        rows.join("\n")
-    )
 }
 
 fn listed(update: &Update) -> Option<String> {
@@ -668,23 +675,4 @@ fn holders(holders: &[Holding]) -> String {
         ]);
     }
     table.text_or("no holders")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn restore_points_are_named_in_three_ways() {
-        assert_eq!(named(None).unwrap(), PointQuery::Latest);
-        assert_eq!(named(Some("latest")).unwrap(), PointQuery::Latest);
-        assert_eq!(named(Some("00ab12")).unwrap(), PointQuery::Id { id: "00ab12".into() });
-        let at = |text| match named(Some(text)).unwrap() {
-            PointQuery::At { date } => date.0,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(at("2026-11-24") - at("2026-11-24T00:00"), 86_399);
-        assert_eq!(at("2026-11-24 08:30"), at("2026-11-24T08:30"));
-        assert!(named(Some("24-11-2026")).is_err());
-    }
 }

@@ -16,6 +16,7 @@ use crate::{
 mod authority;
 mod backup;
 mod backup_partner;
+mod backup_words;
 #[cfg(feature = "full")]
 mod completions;
 mod device;
@@ -121,7 +122,18 @@ fn runtime() -> anyhow::Result<Runtime> {
 
 /// `path` as the node must see it, whose working folder is another one.
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    textual(path)?;
     std::path::absolute(path).with_context(|| format!("no usable path: '{}'", path.display()))
+}
+
+/// What is asked of a node is text, so a path that is none cannot be named.
+fn textual(path: &Path) -> Result<(), Usage> {
+    if path.to_str().is_some() {
+        return Ok(());
+    }
+    let text = "is no text (UTF-8), and cannot be named to the node: name a folder above it, with which it is \
+                backed up and restored";
+    Err(Usage(format!("'{}' {text}", path.display())))
 }
 
 /// The node answered a request with updates of another kind.

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
@@ -42,7 +44,8 @@ fn a_new_machine_restores_from_the_words_alone_while_devices_are_gone() {
     let report = create(&net.super_node, &tree, &["--policy", "rs=2/3/5/6"]);
     assert_eq!(report["problems_total"], 0);
     assert_eq!(report["policy"], "rs=2/3/5/6");
-    let words = net.super_node.ask(&["backup", "export-key"])["words"].as_str().unwrap().to_owned();
+    // As they are printed for people, with what is said about them.
+    let words = net.super_node.command(&["backup", "export-key"]).output().unwrap().stdout;
     // The super node and three of six holders vanish: two shards of each group are left at least.
     net.super_node.kill();
     net.peers.truncate(3);
@@ -50,7 +53,7 @@ fn a_new_machine_restores_from_the_words_alone_while_devices_are_gone() {
     fresh.wait_for(&["status"], |s| s["joined"] == true);
     let wrong = with_input(fresh.command(&["backup", "import-key"]), b"zoo zoo zoo");
     assert_eq!(wrong.status.code(), Some(10), "{}", text(&wrong));
-    let taken = with_input(fresh.command(&["backup", "import-key"]), words.as_bytes());
+    let taken = with_input(fresh.command(&["backup", "import-key"]), &words);
     assert!(taken.status.success(), "{}", text(&taken));
     let out = net.path("out");
     let done = restore(&fresh, &out, &[]);
@@ -289,23 +292,54 @@ fn restore_points_are_shown_as_folders() {
         eprintln!("skipped: no /dev/fuse, or not root");
         return;
     }
-    let net = Net::start(2, "200MB");
+    let mut net = Net::start(2, "200MB");
     let tree = net.make_tree("tree");
+    let (text_file, other) = (tree.join("text"), tree.join("other-name"));
+    fs::hard_link(&text_file, &other).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    let has_attribute = rustix::fs::setxattr(&text_file, "user.note", b"mine", flags).is_ok();
     create(&net.super_node, &tree, &[]);
     let dir = net.path("points");
+    let mount = ["backup", "mount", dir.to_str().unwrap()];
+    // What fails says nothing else before.
+    let failed = net.super_node.command(&mount).output().unwrap();
+    assert_eq!(failed.status.code(), Some(27), "{}", text(&failed));
+    assert!(!text(&failed).contains("until Ctrl-C"), "{}", text(&failed));
     fs::create_dir(&dir).unwrap();
     let shown = || fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).next();
-    let mut mount = net
-        .super_node
-        .command(&["backup", "mount", dir.to_str().unwrap()])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    net.super_node.wait_for(&["id"], |_| shown().is_some());
-    let point = shown().unwrap();
+    let begin = |node: &Node| {
+        let mut child = node.command(&mount).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("until Ctrl-C"), "{line}");
+        child
+    };
+    let mut command = begin(&net.super_node);
+    let point = shown().expect("it is there once the command says so");
     same(&tree, &point.join("tree"));
     assert!(fs::write(point.join("new"), b"x").is_err(), "read-only");
-    mount.kill().unwrap();
-    mount.wait().unwrap();
+    let (one, two) = (point.join("tree/text"), point.join("tree/other-name"));
+    let name = |path: &Path| fs::metadata(path).map(|meta| (meta.ino(), meta.nlink())).unwrap();
+    assert_eq!((name(&one), name(&one).1), (name(&two), 2), "one file with two names");
+    if has_attribute {
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&two, "user.note", &mut value[..]).unwrap();
+        assert_eq!(&value[..length], b"mine");
+        let length = rustix::fs::listxattr(&one, &mut value[..]).unwrap();
+        assert_eq!(&value[..length], b"user.note\0");
+        let none = rustix::fs::getxattr(point.join("tree/large"), "user.note", &mut value[..]);
+        assert_eq!(none, Err(rustix::io::Errno::NODATA));
+    }
+    command.kill().unwrap();
+    command.wait().unwrap();
     net.super_node.wait_for(&["id"], |_| shown().is_none());
+    // A node that is killed leaves its mount, and the next one says how to end it.
+    let mut command = begin(&net.super_node);
+    net.super_node.kill();
+    command.wait().unwrap();
+    net.super_node.run();
+    let dead = net.super_node.command(&mount).output().unwrap();
+    let ended = Command::new("umount").arg(&dir).status().unwrap().success();
+    assert!(text(&dead).contains(&format!("`umount {}`", dir.display())), "{}", text(&dead));
+    assert!(ended);
 }

@@ -1,6 +1,7 @@
 //! Client commands against a stand-in for the node: what they ask, print, and exit with.
 
 use std::{
+    os::unix::ffi::OsStrExt as _,
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use ioex_api::{
 };
 use ioex_base::{ContentAddress, Uid, UnixSeconds};
 use serde_json::{Value, json};
-use tokio::{runtime::Runtime, sync::Notify};
+use tokio::runtime::Runtime;
 
 use crate::{ioex, json_error, stderr, stdout};
 
@@ -20,7 +21,6 @@ use crate::{ioex, json_error, stderr, stdout};
 #[derive(Default)]
 struct StandIn {
     asked: Mutex<Vec<Request>>,
-    stop: Notify,
 }
 
 fn friend(byte: u8, label: &str) -> Friend {
@@ -83,10 +83,6 @@ impl Handler for StandIn {
                     seconds: 0.1,
                 }))
             }
-            Request::Shutdown => {
-                self.stop.notify_one();
-                Ok(json!({}))
-            }
             Request::FriendRemove { .. } | Request::MessageSend { .. } | Request::FriendLabel { .. } => {
                 Ok(json!({}))
             }
@@ -109,8 +105,7 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let node = Arc::new(StandIn::default());
         let (path, handler) = (folder.path().join(SOCKET_NAME), node.clone());
-        let stop = node.clone();
-        let serving = runtime.spawn(async move { serve(&path, handler, stop.stop.notified()).await });
+        let serving = runtime.spawn(async move { serve(&path, handler, std::future::pending::<()>()).await });
         let deadline = Instant::now() + Duration::from_secs(10);
         while runtime.block_on(Client::connect(folder.path())).is_err() {
             assert!(Instant::now() < deadline && !serving.is_finished());
@@ -214,8 +209,16 @@ fn a_restore_reports_steps_and_absolute_paths_go_to_the_node() {
 }
 
 #[test]
-fn stop_returns_when_the_node_is_gone() {
+fn a_path_that_is_no_text_is_a_usage_error_and_says_what_helps() {
     let node = Served::start();
-    assert!(node.ioex(&["stop"]).status.success());
-    assert_eq!(node.ioex(&["status"]).status.code(), Some(3));
+    let path = std::ffi::OsStr::from_bytes(b"dir\xff");
+    let lines: [&[&str]; 3] =
+        [&["backup", "create"], &["backup", "ls"], &["backup", "restore", "out", "--path"]];
+    for line in lines {
+        let mut command = std::process::Command::new(crate::program());
+        let output = command.args(line).arg(path).arg("--data").arg(node.home()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("name a folder above it"), "{}", stderr(&output));
+    }
+    assert!(node.node.asked.lock().unwrap().is_empty(), "the node was not asked");
 }

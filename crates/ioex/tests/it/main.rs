@@ -7,6 +7,7 @@ mod config;
 mod device;
 mod device_full;
 mod disk_full;
+mod endings;
 mod harm;
 mod kill_device;
 mod kill_super;

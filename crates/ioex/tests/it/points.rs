@@ -2,6 +2,8 @@
 
 use std::{fs, process::Stdio};
 
+use serde_json::Value;
+
 use crate::{
     backup::can_mount,
     net::{Net, Node, noise, read_updates, same, text, with_input, write},
@@ -183,9 +185,9 @@ fn a_schedule_that_fails_says_when_and_why() {
         "--policy",
         "replicas=2",
     ]);
-    let done = |s: &serde_json::Value| s["schedules"][0]["result"]["point"].is_string();
+    let done = |s: &Value| s["schedules"][0]["result"]["point"].is_string();
     let made = node.wait_for(&["backup", "schedule", "list"], done);
-    assert_eq!(made["schedules"][0]["result"]["error"], serde_json::Value::Null);
+    assert_eq!(made["schedules"][0]["result"]["error"], Value::Null);
     node.ask(&["backup", "schedule", "remove", "nightly"]);
     node.ask(&[
         "backup",
@@ -198,7 +200,7 @@ fn a_schedule_that_fails_says_when_and_why() {
         "--exclude",
         "a[",
     ]);
-    let failed = |s: &serde_json::Value| s["schedules"][0]["result"]["error"].is_object();
+    let failed = |s: &Value| s["schedules"][0]["result"]["error"].is_object();
     let list = node.wait_for(&["backup", "schedule", "list"], failed);
     let result = &list["schedules"][0]["result"];
     assert!(result["ended"].as_u64() > Some(0) && result["job"].is_u64(), "{list}");
@@ -231,9 +233,25 @@ fn what_an_inspection_refuses_is_neither_put_nor_taken_from_stdin() {
     assert_eq!(refused.status.code(), Some(17), "{}", text(&refused));
     assert!(text(&refused).contains("found: Eicar"), "{}", text(&refused));
     assert!(put(&good, "m2").status.success());
+    // A schedule that leaves something out says so wherever it is looked at.
+    let tree = net.path("tree");
+    write(&tree.join("good"), b"harmless");
+    write(&tree.join("bad"), b"X5O!P%@AP an evil thing");
+    let args = ["backup", "schedule", "add", "nightly", "--every", "1h", tree.to_str().unwrap()];
+    careful.ask(&args);
+    let made = careful.wait_for(&["backup", "schedule", "list"], |s| s["schedules"][0]["result"].is_object());
+    let result = &made["schedules"][0]["result"];
+    assert_eq!((&result["error"], &result["problems_total"]), (&Value::Null, &1.into()), "{made}");
+    for list in [&["backup", "schedule", "list"][..], &["backup", "jobs"]] {
+        let shown = careful.command(list).output().unwrap();
+        assert!(text(&shown).contains("incomplete: 1 left out"), "{list:?}: {}", text(&shown));
+    }
+    careful.ask(&["backup", "schedule", "remove", "nightly"]);
+    careful.ask(&["backup", "forget", result["point"].as_str().unwrap()]);
     let args = ["backup", "create", "-", "--name", "dump", "--policy", "replicas=2", "--json"];
     let refused = with_input(careful.command(&args), b"X5O!P%@AP an evil thing");
-    assert!(!refused.status.success() && text(&refused).contains("found: Eicar"), "{}", text(&refused));
+    assert_eq!(refused.status.code(), Some(17), "{}", text(&refused));
+    assert!(text(&refused).contains("found: Eicar"), "{}", text(&refused));
     assert_eq!(ids(&careful, &[]), [] as [String; 0]);
     assert!(with_input(careful.command(&args), b"harmless").status.success());
     assert_eq!(ids(&careful, &[]).len(), 1);

@@ -31,7 +31,7 @@ use super::{
     book::{CopyRecord, GroupRecord},
     failure::{fail, fresh_seed, internal, io_error},
     fetch::Fetcher,
-    inspect::Inspector,
+    inspect::{Inspector, is_refusal},
     manage::Need,
     placing::{PlacedGroup, Placing, capability, find_holders},
     points,
@@ -60,6 +60,16 @@ fn progress(step: BackupStep, done_bytes: u64, total_bytes: u64) -> BackupProgre
 
 fn note(step: BackupStep, text: String) -> BackupProgress {
     BackupProgress { step, done_bytes: 0, total_bytes: 0, note: Some(text), holder: None }
+}
+
+/// For how many days a restore point is kept.
+pub(super) fn days(create: &CreateBackup) -> Result<u32, ApiError> {
+    let days = create.days.unwrap_or(DAYS_MAX);
+    if (1..=DAYS_MAX).contains(&days) {
+        return Ok(days);
+    }
+    let text = format!("a restore point is kept for 1 to {DAYS_MAX} days; it can be renewed later");
+    Err(fail(ErrorCode::BadRequest, text))
 }
 
 /// What stays the same during a job.
@@ -126,11 +136,7 @@ impl Job<'_> {
             "" => Wanted::Auto,
             text => text.parse().map_err(|e| fail(ErrorCode::BadRequest, format!("{e}")))?,
         };
-        let days = self.create.days.unwrap_or(DAYS_MAX);
-        if !(1..=DAYS_MAX).contains(&days) {
-            let text = format!("a restore point is kept for 1 to {DAYS_MAX} days; it can be renewed later");
-            return Err(fail(ErrorCode::BadRequest, text));
-        }
+        let days = days(self.create)?;
         let grant = capability(self.node)?;
         let _work = self.repo.work.lock().await;
         self.says(BackupStep::FindHolders, 0, 0);
@@ -333,6 +339,7 @@ impl Job<'_> {
         stored?;
         outcome.map_err(|e| match e {
             BackupError::Stopped => fail(ErrorCode::Timeout, e.to_string()),
+            BackupError::Io(e) if is_refusal(&e) => fail(ErrorCode::Refused, e.to_string()),
             BackupError::Io(e) => fail(ErrorCode::Io, e.to_string()),
             BackupError::Listing(e) => fail(ErrorCode::Io, e.to_string()),
             BackupError::TooMuch { .. } => fail(ErrorCode::NoSpace, e.to_string()),

@@ -77,8 +77,18 @@ impl Inspector {
     }
 }
 
+/// Why a stream has no end: what looked at it did not let it in.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was refused: {0}")]
+pub(super) struct Refused(String);
+
 fn refused(why: impl std::fmt::Display) -> io::Error {
-    io::Error::other(format!("the stream was refused: {why}"))
+    io::Error::new(io::ErrorKind::PermissionDenied, Refused(why.to_string()))
+}
+
+/// Whether reading failed because of a refusal, not of the stream itself.
+pub(super) fn is_refusal(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|why| why.is::<Refused>())
 }
 
 /// A new file that only its owner reads.
@@ -334,7 +344,9 @@ mod tests {
             stream.read_to_end(&mut out).map(|_| out)
         };
         assert_eq!(read(b"a good stream").unwrap(), b"a good stream");
-        assert_eq!(read(b"a bad one").unwrap_err().to_string(), "the stream was refused: found: bad");
+        let bad = read(b"a bad one").unwrap_err();
+        assert_eq!(bad.to_string(), "the stream was refused: found: bad");
+        assert!(is_refusal(&bad) && !is_refusal(&io::ErrorKind::PermissionDenied.into()));
         assert!(!spool.exists());
         let none = Inspector::new(&Inspection::Clamd(dir.path().join("no-socket")));
         assert!(

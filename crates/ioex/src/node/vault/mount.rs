@@ -15,9 +15,9 @@ use std::{
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, Request,
+    ReplyOpen, ReplyXattr, Request,
 };
-use ioex_api::{ApiError, Empty, ErrorCode, Sink, vault::PointFilter};
+use ioex_api::{ApiError, BackupProgress, BackupStep, Empty, ErrorCode, Sink, Update, vault::PointFilter};
 use ioex_base::UnixSeconds;
 use ioex_net::Mesh;
 use ioex_vault::{
@@ -58,6 +58,8 @@ struct Tree {
     opened: Opened,
     /// The first one is the restore point's own folder.
     nodes: Vec<Node0>,
+    /// Files with several names, and how many further ones they have.
+    further_names: HashMap<u32, u32>,
 }
 
 struct OpenFile {
@@ -80,7 +82,10 @@ struct Points {
 
 /// See [`ioex_api::vault::VaultRequest::Mount`].
 pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) -> Result<Empty, ApiError> {
-    let meta = std::fs::metadata(dir).map_err(io_error(dir))?;
+    let meta = std::fs::metadata(dir).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotConnected => left_over(dir),
+        _ => io_error(dir)(e),
+    })?;
     let empty = meta.is_dir() && std::fs::read_dir(dir).map_err(io_error(dir))?.next().is_none();
     if !empty {
         let text = format!("{} is no empty folder: choose another one", dir.display());
@@ -119,6 +124,11 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
             format!("{} cannot be mounted: {e}; it needs /dev/fuse and fusermount3, or root", dir.display()),
         )
     })?;
+    // From now on there is something to see.
+    let shown = Some(format!("restore points are shown in {}", dir.display()));
+    let progress =
+        BackupProgress { step: BackupStep::Locate, done_bytes: 0, total_bytes: 0, note: shown, holder: None };
+    let _ = sink.update(Update::Backup(progress)).await;
     tokio::select! {
         () = sink.closed() => {}
         () = node.stop.cancelled() => {}
@@ -126,6 +136,18 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
     let ended = tokio::task::spawn_blocking(move || session.umount_and_join());
     ended.await.map_err(internal)?.map_err(io_error(dir))?;
     Ok(Empty {})
+}
+
+/// What a mount leaves whose node was killed: the kernel still knows it, and nobody answers.
+fn left_over(dir: &Path) -> ApiError {
+    let dir = dir.display();
+    fail(
+        ErrorCode::Io,
+        format!(
+            "{dir} is still mounted by a node that was killed: end that first with `umount {dir}`, or as another \
+             user than root with `fusermount3 -u {dir}`"
+        ),
+    )
 }
 
 /// When it was made, in a form that sorts, and its name.
@@ -145,7 +167,7 @@ fn load(opened: Opened) -> Result<Tree, ApiError> {
     let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
     let mut reader = ListingReader::new(listing);
     let mut nodes = vec![Node0 { entry: None, parent: 0, children: Vec::new() }];
-    let mut folders = vec![0u32];
+    let (mut folders, mut further_names) = (vec![0u32], HashMap::new());
     while let Some(entry) = reader.next_entry().map_err(|e| fail(ErrorCode::Manifest, e.to_string()))? {
         let at = nodes.len() as u32;
         folders.truncate(entry.depth as usize + 1);
@@ -154,19 +176,30 @@ fn load(opened: Opened) -> Result<Tree, ApiError> {
         if let Some(folder) = nodes.get_mut(parent as usize) {
             folder.children.push(at);
         }
+        if let Content::HardLink(first) = entry.content {
+            *further_names.entry(numbered(first)).or_default() += 1;
+        }
         nodes.push(Node0 { entry: Some(entry), parent, children: Vec::new() });
     }
-    Ok(Tree { opened, nodes })
+    Ok(Tree { opened, nodes, further_names })
+}
+
+/// The number here of a listing's entry: there they are counted from 0, here the folder comes first. What
+/// has no number here is no entry either.
+fn numbered(entry: u64) -> u32 {
+    u32::try_from(entry.saturating_add(1)).unwrap_or(u32::MAX)
 }
 
 impl Tree {
-    /// The entry with the content of `at`: for a further name of a file, the first one's.
     fn content(&self, at: u32) -> Option<&Entry> {
-        let entry = self.nodes.get(at as usize)?.entry.as_ref()?;
-        match entry.content {
-            // Entries are counted from 0 in a listing, and from 1 here.
-            Content::HardLink(first) => self.nodes.get(usize::try_from(first).ok()? + 1)?.entry.as_ref(),
-            _ => Some(entry),
+        self.nodes.get(at as usize)?.entry.as_ref()
+    }
+
+    /// What stands under a name: for a further name of a file, that file, so that both are seen to be one.
+    fn named(&self, child: u32) -> u32 {
+        match self.content(child).map(|entry| &entry.content) {
+            Some(Content::HardLink(first)) => numbered(*first),
+            _ => child,
         }
     }
 
@@ -188,7 +221,7 @@ impl Tree {
             crtime: time,
             kind,
             perm: (entry.mode & 0o7777) as u16,
-            nlink: 1,
+            nlink: 1 + self.further_names.get(&at).copied().unwrap_or(0),
             uid: entry.uid,
             gid: entry.gid,
             rdev: 0,
@@ -267,7 +300,7 @@ impl Points {
         };
         let place = node.children.binary_search_by(|child| name_of(child).cmp(&Some(name.as_bytes())));
         let child = place.ok().and_then(|place| node.children.get(place)).ok_or(Errno::ENOENT)?;
-        self.attr_of(inode(point, *child))
+        self.attr_of(inode(point, tree.named(*child)))
     }
 
     fn names(&self, ino: u64) -> Result<Vec<(u64, FileType, Vec<u8>)>, Errno> {
@@ -286,7 +319,7 @@ impl Points {
                 Content::Symlink(_) => FileType::Symlink,
                 Content::File { .. } | Content::HardLink(_) => FileType::RegularFile,
             };
-            Some((inode(point, *child), kind, entry.name.clone()))
+            Some((inode(point, tree.named(*child)), kind, entry.name.clone()))
         };
         Ok(node.children.iter().filter_map(row).collect())
     }
@@ -319,6 +352,13 @@ impl Points {
         let file = Arc::new(OpenFile { tree: tree.clone(), chunks: list });
         lock(&self.files).insert(ino, file.clone());
         Ok(file)
+    }
+
+    /// Runs `answer` on the extended attributes of an entry; what is not from a backup has none.
+    fn xattrs<T>(&self, ino: u64, answer: impl FnOnce(&[(Vec<u8>, Vec<u8>)]) -> T) -> Result<T, Errno> {
+        let Some((point, at)) = split(ino).filter(|(_, at)| *at > 0) else { return Ok(answer(&[])) };
+        let tree = self.tree(point)?;
+        Ok(answer(tree.content(at).map_or(&[][..], |entry| &entry.xattrs)))
     }
 
     fn chunk(&self, tree: &Tree, id: &ChunkId) -> Result<Arc<Vec<u8>>, Errno> {
@@ -360,6 +400,15 @@ impl Points {
             out.extend_from_slice(part.get(..most).unwrap_or_default());
         }
         Ok(out)
+    }
+}
+
+/// Answers with `bytes`, or with their number when that was asked for.
+fn reply_sized(reply: ReplyXattr, size: u32, bytes: &[u8]) {
+    match u32::try_from(bytes.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }
 
@@ -411,6 +460,27 @@ impl Filesystem for Points {
     ) {
         match self.bytes(u64::from(ino), offset, size) {
             Ok(bytes) => reply.data(&bytes),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.xattrs(u64::from(ino), |xattrs| {
+            xattrs.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value.clone())
+        });
+        match value {
+            Ok(Some(value)) => reply_sized(reply, size, &value),
+            Ok(None) => reply.error(Errno::NO_XATTR),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = |xattrs: &[(Vec<u8>, Vec<u8>)]| -> Vec<u8> {
+            xattrs.iter().flat_map(|(name, _)| name.iter().copied().chain([0])).collect()
+        };
+        match self.xattrs(u64::from(ino), names) {
+            Ok(names) => reply_sized(reply, size, &names),
             Err(e) => reply.error(e),
         }
     }

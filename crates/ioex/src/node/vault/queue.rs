@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,7 +24,7 @@ use tokio::sync::{Notify, broadcast};
 use super::{
     super::{Node, files},
     create, done,
-    failure::{fail, internal},
+    failure::{fail, internal, io_error},
     placing::capability,
     schedule,
 };
@@ -146,7 +146,9 @@ impl Queue {
                 JobState::Queued => 1,
                 _ => 2,
             };
-            (place, std::cmp::Reverse(job.create.priority), job.id)
+            // Those that ended stand in the order in which they did, whatever their priority was.
+            let waits = job.ended.is_none().then_some(job.create.priority);
+            (place, std::cmp::Reverse(waits), job.ended, job.id)
         });
         JobList { jobs }
     }
@@ -301,6 +303,14 @@ pub(super) fn check(create: &CreateBackup) -> Result<(), ApiError> {
     {
         return bad(e.to_string());
     }
+    create::days(create)?;
+    let never = |p: &&String| p.ends_with('/') || (p.contains('/') && !p.starts_with(['/', '*']));
+    if let Some(pattern) = create.exclude.iter().find(never) {
+        return bad(format!(
+            "nothing fits the pattern '{pattern}': one with a slash stands for an absolute path, such as \
+             /home/anna/cache or **/cache/*.tmp, and none ends with a slash"
+        ));
+    }
     match &create.stream {
         Some(_) if !create.paths.is_empty() => {
             return bad("either paths or a stream can be backed up, not both".into());
@@ -322,10 +332,13 @@ pub(super) fn check(create: &CreateBackup) -> Result<(), ApiError> {
     if paths + create.tags.iter().map(String::len).sum::<usize>() > PATHS_MAX_BYTES {
         return bad(format!("paths and tags have more than {PATHS_MAX_BYTES} bytes: back fewer up together"));
     }
-    match create.paths.iter().find(|p| p.symlink_metadata().is_err()) {
-        Some(missing) => Err(fail(ErrorCode::NotFound, format!("{} is not there", missing.display()))),
-        None => Ok(()),
-    }
+    create.paths.iter().try_for_each(|path| match path.symlink_metadata() {
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(fail(ErrorCode::NotFound, format!("{} is not there", path.display())))
+        }
+        Err(e) => Err(io_error(path)(e)),
+    })
 }
 
 /// See [`ioex_api::vault::VaultRequest::Follow`].
@@ -398,6 +411,22 @@ mod tests {
     }
 
     #[test]
+    fn those_that_ended_are_listed_as_they_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::new(dir.path());
+        for priority in [Priority::Low, Priority::Normal, Priority::Urgent, Priority::Low] {
+            queue.add(job(priority)).unwrap();
+        }
+        for (id, ended) in [(3, 20), (1, 30), (2, 40)] {
+            let mut inner = queue.inner();
+            let job = inner.jobs.get_mut(&id).unwrap();
+            (job.state, job.ended) = (JobState::Done, Some(ioex_base::UnixSeconds(ended)));
+        }
+        let order: Vec<u64> = queue.list().jobs.iter().map(|job| job.id).collect();
+        assert_eq!(order, [4, 3, 1, 2]);
+    }
+
+    #[test]
     fn nonsense_is_refused_before_it_waits() {
         let refused = |change: fn(&mut CreateBackup)| {
             let mut create = job(Priority::Normal);
@@ -409,5 +438,21 @@ mod tests {
         assert_eq!(refused(|c| c.paths.clear()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.policy = "many".into()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.paths = vec!["/no/such".into()]), Err(ErrorCode::NotFound));
+        assert_eq!(refused(|c| c.paths = vec![format!("/{}", "n".repeat(300)).into()]), Err(ErrorCode::Io));
+        for days in [0, 91, u32::MAX] {
+            let create = CreateBackup { days: Some(days), ..job(Priority::Normal) };
+            assert_eq!(check(&create).map_err(|e| e.code), Err(ErrorCode::BadRequest), "{days}");
+        }
+        for (pattern, is_good) in [
+            ("t/sub", false),
+            ("sub/", false),
+            ("/t/", false),
+            ("*.o", true),
+            ("/t/sub", true),
+            ("**/t/*.o", true),
+        ] {
+            let create = CreateBackup { exclude: vec![pattern.into()], ..job(Priority::Normal) };
+            assert_eq!(check(&create).is_ok(), is_good, "{pattern}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use ioex_vault::{
     repo::{
         ChunkReader, TreeError, TreeWriter,
         plan::{Plan, PlanError, Selection},
-        tree::{self, Content, ListingReader},
+        tree::{self, Content, ListingError, ListingReader},
     },
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -225,26 +226,54 @@ async fn fetch_all(
     }
 }
 
-/// The chunks of the only file that is wanted.
-fn only_file(opened: &Opened, paths: &[PathBuf]) -> Result<Vec<ChunkId>, ApiError> {
-    let several =
-        || fail(ErrorCode::BadRequest, "only one file can be written to a stream: name it with --path");
+/// The chunks of the only file that is wanted. `listing` opens the listing from its start.
+fn only_file<R: Read>(
+    listing: impl Fn() -> Result<ListingReader<R>, ApiError>,
+    paths: &[PathBuf],
+) -> Result<Vec<ChunkId>, ApiError> {
+    let bad = |text: String| fail(ErrorCode::BadRequest, text);
+    let several = || bad("only one file can be written to a stream: name it with --path".into());
     let wanted: Vec<Vec<Vec<u8>>> = paths.iter().map(|p| tree::split(p)).collect();
-    let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
-    let mut reader = ListingReader::new(listing);
+    let mut reader = listing()?;
     let mut found = None;
-    while let Some(entry) = reader.next_entry().map_err(|e| fail(ErrorCode::Manifest, e.to_string()))? {
-        let named = wanted.iter().any(|w| reader.path() == w.as_slice());
-        if let Content::File { chunks, .. } = entry.content
-            && (named || wanted.is_empty())
-        {
-            if found.is_some() {
-                return Err(several());
-            }
-            found = Some(chunks);
+    while let Some(entry) = reader.next_entry().map_err(listing_error)? {
+        let is_wanted = match wanted.as_slice() {
+            [] => entry.content != Content::Dir,
+            wanted => wanted.iter().any(|w| reader.path() == w.as_slice()),
+        };
+        if is_wanted && found.replace((tree::join(reader.path()), entry.content)).is_some() {
+            return Err(several());
         }
     }
-    found.ok_or_else(several)
+    let (path, content) = found.ok_or_else(several)?;
+    match content {
+        Content::File { chunks, .. } => Ok(chunks),
+        // A further name of a file: its content stands at the first one.
+        Content::HardLink(first) => match nth(listing()?, first)? {
+            Some(Content::File { chunks, .. }) => Ok(chunks),
+            _ => Err(fail(ErrorCode::Manifest, "a listing is damaged: a link to something that is no file")),
+        },
+        Content::Dir => {
+            Err(bad(format!("{} is a folder: only a file can be written to a stream", path.display())))
+        }
+        Content::Symlink(to) => Err(bad(format!(
+            "{} is a symbolic link to {}: only a file can be written to a stream",
+            path.display(),
+            String::from_utf8_lossy(&to)
+        ))),
+    }
+}
+
+fn listing_error(e: ListingError) -> ApiError {
+    fail(ErrorCode::Manifest, e.to_string())
+}
+
+/// What the entry with this number is.
+fn nth<R: Read>(mut reader: ListingReader<R>, number: u64) -> Result<Option<Content>, ApiError> {
+    for _ in 0..number {
+        reader.next_entry().map_err(listing_error)?;
+    }
+    Ok(reader.next_entry().map_err(listing_error)?.map(|entry| entry.content))
 }
 
 async fn stream(
@@ -255,7 +284,11 @@ async fn stream(
     pipe: &Path,
     sink: &Sink,
 ) -> Result<u64, ApiError> {
-    let chunks = only_file(opened, paths)?;
+    let open = || {
+        let listing = open_listing(&opened.listing).map_err(io_error(&opened.listing))?;
+        Ok(ListingReader::new(listing))
+    };
+    let chunks = only_file(open, paths)?;
     let total = plan.bytes;
     let (send, mut queue) = mpsc::channel::<Vec<u8>>(2);
     let path = pipe.to_owned();
@@ -368,5 +401,57 @@ impl<'o> StreamSource<'o> {
 impl Drop for StreamSource<'_> {
     fn drop(&mut self) {
         self.ahead.iter().for_each(|(_, running)| running.abort());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ioex_vault::repo::tree::{Entry, ListingWriter};
+
+    use super::*;
+
+    fn listing(entries: &[(u32, &str, Content)]) -> Vec<u8> {
+        let mut out = ListingWriter::new(Vec::new());
+        for (depth, name, content) in entries {
+            let entry = Entry {
+                depth: *depth,
+                name: name.as_bytes().to_vec(),
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                mtime_ns: 0,
+                ctime_ns: 0,
+                inode: 0,
+                content: content.clone(),
+                xattrs: Vec::new(),
+            };
+            out.push(&entry).unwrap();
+        }
+        out.finish().unwrap()
+    }
+
+    #[test]
+    fn one_file_is_found_under_each_of_its_names_and_nothing_else_is_taken_for_one() {
+        let file = |n: u8| Content::File { size: 1, chunks: vec![ChunkId([n; 16])] };
+        let bytes = listing(&[
+            (0, "t", Content::Dir),
+            (1, "-dash", file(1)),
+            (1, "first", file(2)),
+            (1, "link", Content::Symlink(b"first".to_vec())),
+            (1, "second", Content::HardLink(2)),
+        ]);
+        let ask = |bytes: &Vec<u8>, paths: &[&str]| {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            only_file(|| Ok(ListingReader::new(bytes.as_slice())), &paths).map_err(|e| e.message)
+        };
+        assert_eq!(ask(&bytes, &["t/-dash"]), Ok(vec![ChunkId([1; 16])]));
+        assert_eq!(ask(&bytes, &["t/first"]), Ok(vec![ChunkId([2; 16])]));
+        assert_eq!(ask(&bytes, &["t/second"]), Ok(vec![ChunkId([2; 16])]), "the second name");
+        for paths in [&["t/-dash", "t/link"][..], &["t/-dash", "t/second"], &["t/first", "t/second"], &[]] {
+            assert!(ask(&bytes, paths).unwrap_err().contains("only one file"), "{paths:?}");
+        }
+        assert!(ask(&bytes, &["t"]).unwrap_err().contains("t is a folder"));
+        assert!(ask(&bytes, &["t/link"]).unwrap_err().contains("a symbolic link to first"));
+        assert_eq!(ask(&listing(&[(0, "dump", file(3))]), &[]), Ok(vec![ChunkId([3; 16])]));
     }
 }

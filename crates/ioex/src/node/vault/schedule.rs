@@ -152,8 +152,9 @@ async fn look(node: &Node) -> Result<(), ApiError> {
             if let Some(known) = all.iter_mut().find(|s| s.name == schedule.name) {
                 known.last = Some(now);
                 if let Err(e) = &added {
+                    let error = Some(e.clone());
                     known.result =
-                        Some(LastRun { job: None, ended: now, point: None, error: Some(e.clone()) });
+                        Some(LastRun { job: None, ended: now, point: None, error, problems_total: 0 });
                 }
             }
             Ok(())
@@ -183,7 +184,8 @@ fn outcome(job: &Job) -> Option<LastRun> {
         JobState::Cancelled => Some(cancelled()),
     };
     let point = job.report.as_ref().map(|report| report.point.id.clone());
-    Some(LastRun { job: Some(job.id), ended: job.ended.unwrap_or(job.queued), point, error })
+    let problems_total = job.report.as_ref().map_or(0, |report| report.problems_total);
+    Some(LastRun { job: Some(job.id), ended: job.ended.unwrap_or(job.queued), point, error, problems_total })
 }
 
 /// Notes how a job ended with the schedule that it belongs to, if there is one.
@@ -196,6 +198,12 @@ pub(super) fn note(node: &Node, job: &Job) {
     }
     if let Some(error) = &outcome.error {
         node.mesh.warn(format!("the scheduled backup {} failed: {}", job.id, error.message));
+    } else if outcome.problems_total > 0 {
+        node.mesh.warn(format!(
+            "the scheduled backup {} is incomplete: {} files are not, or not whole, in it; `ioex backup follow {0}` \
+             names them",
+            job.id, outcome.problems_total
+        ));
     }
     let noted = change(node, |all| {
         if let Some(schedule) = all.iter_mut().find(of) {
