@@ -16,7 +16,7 @@ use ioex_api::{
         TreeRestored, VaultRequest, Verified, WatchReport,
     },
 };
-use jiff::{Timestamp, civil, tz::TimeZone};
+use jiff::{civil, tz::TimeZone};
 
 use super::{Context, absolute, backup_partner, unexpected, who};
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     },
     exit::{Incomplete, Usage},
     progress,
-    render::{self, Table},
+    render::{self, Table, date},
     size,
 };
 
@@ -415,11 +415,6 @@ fn named(text: Option<&str>) -> anyhow::Result<PointQuery> {
     Ok(PointQuery::Id { id: text.to_owned() })
 }
 
-fn date(seconds: ioex_base::UnixSeconds) -> String {
-    let time = i64::try_from(seconds.0).ok().and_then(|s| Timestamp::from_second(s).ok());
-    time.map_or_else(String::new, |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string())
-}
-
 fn points(list: &PointList) -> String {
     let mut table =
         Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
@@ -431,7 +426,11 @@ fn points(list: &PointList) -> String {
             p.totals.files.to_string(),
             size::human(p.totals.bytes),
             size::human(p.totals.new_bytes),
-            p.label.clone(),
+            if list.harmed.contains(&p.id) {
+                format!("(lost something) {}", p.label)
+            } else {
+                p.label.clone()
+            },
         ]);
     }
     let mut text = table.text_or("no restore points");
@@ -526,9 +525,18 @@ fn watched(r: &WatchReport) -> String {
         (
             "groups",
             format!(
-                "{}, {} repaired, {} still to repair, {} lost",
-                r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups
+                "{}, {} repaired, {} still to repair, {} degraded, {} lost",
+                r.groups, r.repaired_groups, r.unrepaired_groups, r.degraded_groups, r.lost_groups
             ),
+        ),
+        ("harmed points", r.harmed_points.join(", ")),
+        (
+            "degraded",
+            if r.degraded_groups > 0 {
+                "fewer copies than the policy wants, until further owners have room".to_owned()
+            } else {
+                String::new()
+            },
         ),
         ("new shards", format!("{}, {}", r.placed_shards, size::human(r.placed_bytes))),
         ("handed over", if r.handed_over > 0 { r.handed_over.to_string() } else { String::new() }),

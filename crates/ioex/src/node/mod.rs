@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::lent::{clear_old, relocate};
+pub(crate) use self::lent::{clear_old, handover_bytes, relocate};
 pub use self::ota::{Answer, DeviceUpdates, Moment};
 use self::{
     lent::{Lent, Sense},
