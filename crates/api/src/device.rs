@@ -97,12 +97,28 @@ pub struct DeviceInfo {
     /// Bytes that are to be handed over: those beyond the space, or all when the device leaves.
     /// Super nodes bring them elsewhere before they are deleted here.
     pub handover_bytes: u64,
+    /// By when everything that is held has ended at the latest, whether or not it is handed over; absent
+    /// when nothing is held.
+    pub held_until: Option<UnixSeconds>,
+    /// While the device leaves: whom it waits for.
+    pub waiting: Vec<Waiting>,
     /// Shards held.
     pub shards: u64,
     /// Heads of repositories held.
     pub heads: u64,
     /// Authorities whose grants count here.
     pub authorities: Vec<Uid>,
+}
+
+/// What one super node placed here and has not brought elsewhere yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The super node.
+    pub placer: Uid,
+    /// How much it placed.
+    pub bytes: u64,
+    /// When it last asked and was told what is to go, since this node started; absent when it did not.
+    pub asked: Option<UnixSeconds>,
 }
 
 /// A shard, or the head of a repository, that this device holds for others. It cannot be read

@@ -17,7 +17,9 @@ mod types;
 pub mod vault;
 
 pub use client::{Client, ClientError, Updates};
-pub use device::{Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, When};
+pub use device::{
+    Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldLease, HeldShard, ShardList, Waiting, When,
+};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use ota::{

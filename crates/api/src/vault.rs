@@ -294,6 +294,8 @@ pub struct PointList {
     pub repo: Option<Uid>,
     /// Oldest first.
     pub points: Vec<Point>,
+    /// Names of those that need a group which the last round of the watch found lost; only in a list.
+    pub harmed: Vec<String>,
     /// What the owner should know: points that end soon, for example.
     pub warnings: Vec<String>,
 }
@@ -472,7 +474,7 @@ pub struct Pruned {
 }
 
 /// What a round of watching came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WatchReport {
     /// Devices that were asked.
     pub devices: u64,
@@ -486,10 +488,15 @@ pub struct WatchReport {
     pub groups: u64,
     /// Groups that got new shards.
     pub repaired_groups: u64,
-    /// Groups that need new shards and could not get them now.
+    /// Groups that lost shards and could not get new ones now.
     pub unrepaired_groups: u64,
+    /// Groups with fewer shards than their policy wants, which have what the devices with room allow:
+    /// they get more as soon as further owners lend space.
+    pub degraded_groups: u64,
     /// Groups that cannot be read any more.
     pub lost_groups: u64,
+    /// Names of the own restore points that need such groups.
+    pub harmed_points: Vec<String>,
     /// New shards.
     pub placed_shards: u64,
     /// Bytes of them.

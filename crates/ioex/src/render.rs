@@ -4,6 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use ioex_api::{BackupStep, Friend, FriendState, Message, Path, Transfer, TransferState};
 use ioex_base::{DAY_SECONDS, UnixSeconds};
+use jiff::{Timestamp, tz::TimeZone};
 
 use crate::size;
 
@@ -124,6 +125,13 @@ pub fn until(then: UnixSeconds, now: UnixSeconds) -> String {
 #[must_use]
 pub fn ago(then: Option<UnixSeconds>, now: UnixSeconds) -> String {
     then.map_or_else(|| "-".to_owned(), |then| format!("{} ago", duration(now.since(then))))
+}
+
+/// A date in local time, to the minute.
+#[must_use]
+pub fn date(seconds: UnixSeconds) -> String {
+    let time = i64::try_from(seconds.0).ok().and_then(|s| Timestamp::from_second(s).ok());
+    time.map_or_else(String::new, |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string())
 }
 
 /// The system's clock.

@@ -228,6 +228,13 @@ impl State {
         self.seqs.get(address).copied()
     }
 
+    pub(crate) fn placers(&self) -> Vec<(Uid, u64)> {
+        let mut out: Vec<_> =
+            self.placed.iter().filter(|(_, bytes)| **bytes > 0).map(|(u, b)| (*u, *b)).collect();
+        out.sort_unstable();
+        out
+    }
+
     pub(crate) fn placed_bytes(&self, placer: &Uid) -> u64 {
         self.placed.get(placer).copied().unwrap_or(0)
     }

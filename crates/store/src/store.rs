@@ -353,6 +353,12 @@ impl ShardStore {
         self.0.delete(&mut state, address)
     }
 
+    /// Who placed what is held here, with the bytes of each, in the order of their identities.
+    #[must_use]
+    pub fn placers(&self) -> Vec<(Uid, u64)> {
+        self.0.lock().placers()
+    }
+
     /// Deletes what was set aside and returns how many bytes that gave back.
     ///
     /// # Errors

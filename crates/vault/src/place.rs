@@ -217,6 +217,38 @@ impl Placer {
         self.pick(&ask, keep, avoid).devices
     }
 
+    /// How many devices that store for others are known, with room or without.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.iter().filter(|device| device.stores).count()
+    }
+
+    /// Whether no such device is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many of these have less than `bytes` free.
+    #[must_use]
+    pub fn without_room(&self, bytes: u64) -> usize {
+        self.devices.iter().filter(|device| device.stores && device.free_bytes < bytes).count()
+    }
+
+    /// How many devices [`Self::more`] would find now.
+    #[must_use]
+    pub fn room(
+        &self,
+        redundancy: Redundancy,
+        group: (ContentAddress, u64),
+        keep: &[Uid],
+        avoid: &[Uid],
+        count: usize,
+    ) -> usize {
+        let ask = Ask { key: group.0, bytes: group.1, count, firmware_max: firmware_max(redundancy) };
+        self.look(&ask, keep, avoid).devices.len()
+    }
+
     fn copies(&mut self, shards: &[(ContentAddress, u64)], count: usize) -> Placement {
         let mut placement = Placement::default();
         for (index, (key, bytes)) in shards.iter().enumerate() {
@@ -233,8 +265,20 @@ impl Placer {
         self.devices.binary_search_by_key(uid, |device| device.uid).ok().and_then(|n| u32::try_from(n).ok())
     }
 
-    /// The best possible candidates for `ask`.
+    /// The best possible candidates for `ask`, which have so much less free afterwards.
     fn pick(&mut self, ask: &Ask, keep: &[Uid], avoid: &[Uid]) -> Picked {
+        let picked = self.look(ask, keep, avoid);
+        for device in &picked.devices {
+            if let Some(n) = self.find(&device.uid) {
+                let free = &mut self.devices[n as usize].free_bytes;
+                *free = free.saturating_sub(ask.bytes);
+            }
+        }
+        picked
+    }
+
+    /// The best possible candidates for `ask`.
+    fn look(&self, ask: &Ask, keep: &[Uid], avoid: &[Uid]) -> Picked {
         let mut taken = Taken::default();
         let kept: Vec<u32> = keep.iter().filter_map(|uid| self.find(uid)).collect();
         kept.iter().for_each(|n| taken.add(&self.devices[*n as usize]));
@@ -266,8 +310,6 @@ impl Placer {
                     }
                     picked.add(device, &taken, ask.firmware_max);
                     taken.add(device);
-                    let free = &mut self.devices[n as usize].free_bytes;
-                    *free = free.saturating_sub(ask.bytes);
                 }
                 open = left;
                 if picked.devices.len() == ask.count || open.is_empty() {

@@ -215,6 +215,27 @@ impl Redundancy {
         Self { needed: 1, repair_at: copies, complete: copies, made: copies }
     }
 
+    /// The whole copies that cost about the same: `o / k`, rounded up, at most [`REPLICAS_MAX`].
+    /// Whole copies stay as they are.
+    #[must_use]
+    pub const fn as_copies(self) -> Self {
+        if self.is_whole_copies() {
+            return self;
+        }
+        let copies = self.complete.div_ceil(self.needed);
+        let copies = if copies > REPLICAS_MAX { REPLICAS_MAX } else { copies };
+        Self { needed: 1, repair_at: copies, complete: copies, made: copies }
+    }
+
+    /// The numbers of a group that has these and comes to be wanted with `goal`, when only copies can
+    /// be added: whole copies are raised to those of [`Self::as_copies`], never lowered, and a code
+    /// stays what it is.
+    #[must_use]
+    pub const fn raised(self, goal: Self) -> Self {
+        let copies = goal.as_copies();
+        if self.is_whole_copies() && copies.complete > self.complete { copies } else { self }
+    }
+
     /// Length of the largest shard in bytes: such that a whole group of `n` fits
     /// [`GROUP_MEMORY_BYTES`]. Whole copies are one shard in memory and may be as long as any
     /// shard. A multiple of 64, as parity is.

@@ -17,7 +17,6 @@ use ioex_api::{
         Verified, WatchReport,
     },
 };
-use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     Context, absolute, backup_partner,
@@ -28,7 +27,7 @@ use crate::{
     cli::{BackupCommand, CreateArgs, ForgetArgs, PriorityArg, RestoreArgs, ScheduleCommand},
     exit::{Incomplete, Interrupted, Usage},
     progress,
-    render::{self, Table},
+    render::{self, Table, date},
     size,
 };
 
@@ -432,11 +431,6 @@ fn warn(update: &Update) {
     }
 }
 
-fn date(seconds: ioex_base::UnixSeconds) -> String {
-    let time = i64::try_from(seconds.0).ok().and_then(|s| Timestamp::from_second(s).ok());
-    time.map_or_else(String::new, |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string())
-}
-
 fn points(list: &PointList) -> String {
     let mut table =
         Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
@@ -448,7 +442,11 @@ fn points(list: &PointList) -> String {
             p.totals.files.to_string(),
             size::human(p.totals.bytes),
             size::human(p.totals.new_bytes),
-            p.label.clone(),
+            if list.harmed.contains(&p.id) {
+                format!("(lost something) {}", p.label)
+            } else {
+                p.label.clone()
+            },
         ]);
     }
     let mut text = table.text_or("no restore points");
@@ -543,9 +541,18 @@ fn watched(r: &WatchReport) -> String {
         (
             "groups",
             format!(
-                "{}, {} repaired, {} still to repair, {} lost",
-                r.groups, r.repaired_groups, r.unrepaired_groups, r.lost_groups
+                "{}, {} repaired, {} still to repair, {} degraded, {} lost",
+                r.groups, r.repaired_groups, r.unrepaired_groups, r.degraded_groups, r.lost_groups
             ),
+        ),
+        ("harmed points", r.harmed_points.join(", ")),
+        (
+            "degraded",
+            if r.degraded_groups > 0 {
+                "fewer copies than the policy wants, until further owners have room".to_owned()
+            } else {
+                String::new()
+            },
         ),
         ("new shards", format!("{}, {}", r.placed_shards, size::human(r.placed_bytes))),
         ("handed over", if r.handed_over > 0 { r.handed_over.to_string() } else { String::new() }),

@@ -15,7 +15,7 @@ use crate::{
     cli::{DeviceCommand, DeviceSetArgs},
     device::DeviceSettings,
     exit::Usage,
-    node::{DISK_SPARE_BYTES, clear_old, disk_bytes, relocate},
+    node::{DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, relocate},
     render::{self, Table},
     size,
 };
@@ -81,15 +81,16 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
         }
     }
     let dir = new.shards_dir(data);
-    let usage = if dir.is_dir() {
+    let (mut usage, mut held_until) = (None, None);
+    if dir.is_dir() {
         let store = ShardStore::open(&dir, new.space_bytes.unwrap_or(u64::MAX));
-        Some(store.with_context(|| format!("what is held in {} cannot be read", dir.display()))?.usage())
-    } else {
-        None
-    };
+        let store = store.with_context(|| format!("what is held in {} cannot be read", dir.display()))?;
+        usage = Some(store.usage());
+        held_until = store.list().iter().map(|held| held.expires).max();
+    }
     let disk_bytes = disk_bytes(&dir);
     let free = |u: ioex_store::Usage| u.free_bytes().min(disk_bytes.unwrap_or(u64::MAX));
-    let excess = usage.map_or(0, |u| if new.leaving { u.used_bytes } else { u.excess_bytes() });
+    let excess = usage.map_or(0, |u| handover_bytes(&u, new.leaving));
     Ok(DeviceInfo {
         state: DeviceState::Stopped,
         why: None,
@@ -108,6 +109,8 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
         disk_bytes,
         damaged_bytes: usage.map_or(0, |u| u.damaged_bytes),
         handover_bytes: excess,
+        held_until,
+        waiting: Vec::new(),
         shards: usage.map_or(0, |u| u.shards as u64),
         heads: usage.map_or(0, |u| u.heads as u64),
         authorities: Vec::new(),
@@ -162,7 +165,11 @@ fn human(info: &DeviceInfo) -> String {
     let handover = match (info.handover_bytes, info.leaving) {
         (0, true) => "all is handed over: the device can go".to_owned(),
         (0, false) => String::new(),
-        (bytes, _) => format!("{} wait until super nodes have brought them elsewhere", size::human(bytes)),
+        (bytes, _) => {
+            let until = info.held_until.map(|until| format!(", until {} at the latest", render::date(until)));
+            let wait = "wait until super nodes have brought them elsewhere";
+            format!("{} {wait}{}", size::human(bytes), until.unwrap_or_default())
+        }
     };
     let upload = info.upload_bytes_per_second;
     let mut text = render::fields([
@@ -181,6 +188,18 @@ fn human(info: &DeviceInfo) -> String {
         ("metered", when(info.metered, info.metered_now)),
         ("battery", when(info.battery, info.on_battery_now)),
     ]);
+    for waiting in &info.waiting {
+        let (placer, bytes) = (waiting.placer.short(), size::human(waiting.bytes));
+        let why = waiting.asked.map_or_else(
+            || "has not asked what is to go since this node started: it may be off, or watch over nothing here".to_owned(),
+            |at| format!("was told {}", render::ago(Some(at), render::now())),
+        );
+        text += &format!("\nSuper node {placer}, {bytes}: {why}.");
+    }
+    if !info.waiting.is_empty() {
+        text += "\nWhat nobody brings elsewhere, such as single files (`ioex backup put`), is kept until its date: \
+                 `ioex device shards`.";
+    }
     let takes = matches!(info.state, DeviceState::Open | DeviceState::Paused);
     if takes && info.authorities.is_empty() {
         text += "\nNobody may place anything here: list an authority under `authorities`.";

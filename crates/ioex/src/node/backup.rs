@@ -82,14 +82,13 @@ pub(super) async fn put(
         return Err(fail(ErrorCode::Refused, format!("{} was refused: {why}", path.display())));
     }
     tell(sink, BackupStep::FindHolders, 0, 0, None, None).await;
-    let mut holders = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
-    holders.retain(|h| h.free_bytes > 0);
-    if holders.is_empty() {
-        return Err(fail(
-            ErrorCode::NotEnoughHolders,
-            "no device that lends space was found, or none accepts this node's capability",
-        ));
+    let found = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
+    if found.holders.iter().all(|h| h.free_bytes == 0) {
+        return Err(found.nobody());
     }
+    let closed = found.closed().into();
+    let mut holders = found.holders;
+    holders.retain(|h| h.free_bytes > 0);
     let reader_seed = ReaderSeed::generate().map_err(|e| fail(ErrorCode::Internal, e.to_string()))?;
     let created = files::now();
     let expires = created.plus(SHARD_LIFE_SECONDS);
@@ -100,6 +99,7 @@ pub(super) async fn put(
         reader: reader_seed.key().uid(),
         expires,
         placer: Arc::new(Mutex::new(Placer::new(&holders, fresh_seed()?))),
+        closed,
     };
     let details = BackupDetails { name, created, expires, policy, placer: node.mesh.uid(), reader_seed };
     let owner = node.vault.repo()?.keys.owner.clone();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ioex_api::{
     ApiError, Deleted, DeviceChanges, DeviceInfo, DeviceState, ErrorCode, HeldLease, HeldShard, ShardList,
+    Waiting,
 };
 use ioex_base::ContentAddress;
 
@@ -57,6 +58,12 @@ pub(super) fn show(lent: &Lent) -> DeviceInfo {
         disk_bytes,
         damaged_bytes: usage.map_or(0, |u| u.damaged_bytes),
         handover_bytes: lent.handover_bytes(),
+        held_until: lent.held_until(),
+        waiting: lent
+            .waiting()
+            .into_iter()
+            .map(|(placer, bytes, asked)| Waiting { placer, bytes, asked })
+            .collect(),
         shards: usage.map_or(0, |u| u.shards as u64),
         heads: usage.map_or(0, |u| u.heads as u64),
         authorities: lent.authorities().to_vec(),

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::lent::{DISK_SPARE_BYTES, clear_old, disk_bytes, relocate};
+pub(crate) use self::lent::{DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, relocate};
 pub use self::ota::{Answer, DeviceUpdates, Moment};
 use self::{
     lent::{Lent, Sense},

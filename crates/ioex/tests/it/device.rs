@@ -195,6 +195,47 @@ fn an_owner_sees_and_sets_what_the_device_does_and_it_stays_so() {
 }
 
 #[test]
+fn a_device_that_leaves_says_whom_it_waits_for_and_until_when() {
+    let net = Net::start(0, "0");
+    let device = lender(&net, "device", &[]);
+    let (to, spn) = (uid_of(&device), Super::start(&net));
+    let shards: Vec<Bytes> = (1..3).map(|n| Bytes::from(noise(500_000, n))).collect();
+    for shard in &shards {
+        assert_eq!(spn.place(to, shard).unwrap(), PlaceAnswer::Send);
+    }
+    // One of them is damaged on the disk, which a proof shows.
+    let address = ContentAddress::of(&shards[0]);
+    let file = crate::backup::shard_files(&device)
+        .into_iter()
+        .find(|path| std::fs::read(path).unwrap() == shards[0])
+        .unwrap();
+    std::fs::write(&file, noise(500_000, 9)).unwrap();
+    assert!(spn.audit(to, (0..8).map(|leaf| (address, leaf)).collect()).unwrap().proofs[0].is_none());
+    let shown = device.ask(&["device", "show"]);
+    assert!(
+        shown["damaged_bytes"].as_u64() > Some(0) && shown["waiting"] == serde_json::json!([]),
+        "{shown}"
+    );
+
+    let shown = device.ask(&["device", "leave"]);
+    assert_eq!((&shown["damaged_bytes"], &shown["shards"]), (&0.into(), &1.into()), "nobody wants it back");
+    assert_eq!(shown["held_until"], device.ask(&["device", "shards"])["shards"][0]["until"]);
+    let waiting = &shown["waiting"][0];
+    assert_eq!((&waiting["placer"], &waiting["asked"]), (&spn.mesh.uid().to_string().into(), &Value::Null));
+    let said = text(&device.command(&["device", "show"]).output().unwrap());
+    assert!(said.contains("has not asked") && said.contains("kept until its date"), "{said}");
+    let told = spn.audit(to, vec![]).unwrap();
+    assert_eq!(told.handover, [ContentAddress::of(&shards[1])]);
+    let shown = device.ask(&["device", "show"]);
+    assert!(shown["waiting"][0]["asked"].is_number(), "{shown}");
+    let release = spn.mesh.shard_release(to, &spn.grant, told.handover);
+    assert_eq!(spn.runtime.block_on(release).unwrap(), 1);
+    let shown = device.ask(&["device", "show"]);
+    assert_eq!((&shown["handover_bytes"], &shown["held_until"]), (&0.into(), &Value::Null));
+    assert_eq!(shown["waiting"], serde_json::json!([]));
+}
+
+#[test]
 fn a_revoked_capability_is_refused() {
     let net = Net::start(0, "0");
     let spn = Super::start(&net);

@@ -23,6 +23,7 @@ mod partner;
 mod points;
 mod prune;
 mod stall;
+mod wanted;
 
 use std::{
     path::Path,

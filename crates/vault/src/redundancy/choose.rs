@@ -39,8 +39,12 @@ const _: () = {
 /// What was chosen, and what could not be given, in words for the owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The redundancy.
+    /// What can be had now.
     pub redundancy: Redundancy,
+    /// What groups are to have, now or as soon as further owners have room: whole copies are added
+    /// later, up to here. A code keeps its numbers, as further parity would be other shards; then
+    /// this is the same as `redundancy`. Never less than that.
+    pub goal: Redundancy,
     /// What is less than was asked for or could be; empty when nothing is.
     pub notes: Vec<String>,
 }
@@ -66,13 +70,23 @@ pub fn choose(wanted: Wanted, holders: &[Holder]) -> Option<Choice> {
     if owners == 0 {
         return None;
     }
-    Some(match wanted {
+    let (redundancy, notes) = match wanted {
         Wanted::Auto => automatic(owners),
         Wanted::Exact(asked) => nearest(asked, owners),
-    })
+    };
+    Some(Choice { redundancy, goal: goal(wanted, redundancy), notes })
 }
 
-fn automatic(owners: usize) -> Choice {
+/// What groups are to have that are made with `now` in place of what was `wanted`.
+fn goal(wanted: Wanted, now: Redundancy) -> Redundancy {
+    let goal = match wanted {
+        Wanted::Auto => Redundancy::clamped(1, OVERHEAD_MAX, OVERHEAD_MAX, OVERHEAD_MAX),
+        Wanted::Exact(asked) => asked.as_copies(),
+    };
+    if now.is_whole_copies() && goal.o() > now.o() { goal } else { now }
+}
+
+fn automatic(owners: usize) -> (Redundancy, Vec<String>) {
     let redundancy = for_owners(owners);
     let mut notes = Vec::new();
     if owners < MANY_OWNERS {
@@ -83,7 +97,7 @@ fn automatic(owners: usize) -> Choice {
             MANY.tolerated_losses(),
         ));
     }
-    Choice { redundancy, notes }
+    (redundancy, notes)
 }
 
 /// The scheme for this many owners: a quarter of them is needed, three quarters hold a shard, and a
@@ -106,9 +120,9 @@ fn repair_at(needed: usize) -> usize {
 }
 
 /// What comes next to what was asked for.
-fn nearest(asked: Redundancy, owners: usize) -> Choice {
+fn nearest(asked: Redundancy, owners: usize) -> (Redundancy, Vec<String>) {
     if owners >= usize::from(asked.made) {
-        return Choice { redundancy: asked, notes: Vec::new() };
+        return (asked, Vec::new());
     }
     let lend = plural(owners, "owner lends", "owners lend");
     if owners >= usize::from(asked.complete) {
@@ -118,7 +132,7 @@ fn nearest(asked: Redundancy, owners: usize) -> Choice {
             "{asked} starts with {} shards and {lend} free space: {redundancy} instead, as complete as asked for, but slow devices can hold it up",
             asked.made,
         );
-        return Choice { redundancy, notes: vec![note] };
+        return (redundancy, vec![note]);
     }
     // The same ratios with fewer shards, and owners to spare as in a scheme of our own. What is needed is
     // rounded up, so it costs no more than asked.
@@ -130,7 +144,7 @@ fn nearest(asked: Redundancy, owners: usize) -> Choice {
     // Of whole copies none is started only for speed.
     let made = if needed == 1 { complete } else { owners };
     let redundancy = Redundancy::clamped(small(needed), small(repair_at), small(complete), small(made));
-    Choice { redundancy, notes: vec![less(asked, redundancy, owners)] }
+    (redundancy, vec![less(asked, redundancy, owners)])
 }
 
 /// Says that there are fewer owners than needed, and what that means.

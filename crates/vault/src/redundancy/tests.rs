@@ -176,6 +176,38 @@ fn what_cannot_be_had_is_said() {
     assert!(said.contains("8 owners lend free space: rs=2/5/6/8 bears the loss of 4 devices"), "{said}");
 }
 
+#[test]
+fn what_could_not_be_had_is_still_the_goal() {
+    let goal = |wanted: &str, owners: usize| {
+        let choice = choose(wanted.parse().unwrap(), &many(owners)).unwrap();
+        (choice.redundancy.to_string(), choice.goal.to_string())
+    };
+    let pair = |now: &str, goal: &str| (now.to_owned(), goal.to_owned());
+    assert_eq!(goal("auto", 1), pair("replicas=1", "replicas=3"));
+    assert_eq!(goal("auto", 4), pair("replicas=3", "replicas=3"));
+    assert_eq!(goal("auto", 8), pair("rs=2/5/6/8", "rs=2/5/6/8"));
+    assert_eq!(goal("replicas=1", 5), pair("replicas=1", "replicas=1"));
+    assert_eq!(goal("replicas=4", 2), pair("replicas=2", "replicas=4"));
+    // A code becomes copies that cost the same, and one that is a code all the same stays it.
+    assert_eq!(goal("rs=4/6/8/10", 1), pair("replicas=1", "replicas=2"));
+    assert_eq!(goal("rs=20/32/60/80", 2), pair("replicas=2", "replicas=3"));
+    assert_eq!(goal("rs=20/32/60/80", 8), pair("rs=2/5/6/8", "rs=2/5/6/8"));
+}
+
+#[test]
+fn groups_of_copies_are_raised_and_never_lowered() {
+    let copies = |n| Redundancy::replicas(n).unwrap();
+    assert_eq!(copies(1).raised(copies(4)), copies(4));
+    assert_eq!(copies(4).raised(copies(1)), copies(4));
+    assert_eq!(copies(1).raised(rs(2, 5, 6, 8)), copies(3));
+    assert_eq!(copies(1).raised(rs(1, 2, 3, 3)), rs(1, 2, 3, 3));
+    let code = rs(2, 5, 6, 8);
+    assert_eq!(code.raised(copies(9)), code);
+    assert_eq!(code.short(1).raised(code), code.short(1), "a short group has more already");
+    assert_eq!(rs(1, 1, 96, 96).raised(copies(16)), rs(1, 1, 96, 96));
+    assert_eq!(rs(2, 2, 96, 96).as_copies(), copies(16));
+}
+
 fn any_redundancy() -> impl Strategy<Value = Redundancy> {
     prop::array::uniform4(1..=REDUNDANCY_MAX).prop_map(|mut numbers| {
         numbers.sort_unstable();
@@ -229,6 +261,8 @@ proptest! {
         let wanted = if auto { Wanted::Auto } else { Wanted::Exact(asked) };
         let choice = choose(wanted, &many(owners)).unwrap();
         let got = choice.redundancy;
+        prop_assert!(choice.goal.o() >= got.o() && choice.goal.k() == got.k());
+        prop_assert!(got.is_whole_copies() || choice.goal == got);
         prop_assert!(usize::from(got.n()) <= owners);
         let dearest = if auto { f64::from(OVERHEAD_MAX) } else { asked.overhead() };
         prop_assert!(got.overhead() <= dearest + 1e-9);

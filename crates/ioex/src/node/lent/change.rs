@@ -68,12 +68,22 @@ impl Lent {
             }
         }
         self.use_settings(new);
+        if self.handover_bytes() > 0 || self.settings().leaving {
+            self.clear_damaged();
+        }
         let (settings, space) = (self.settings(), self.space_bytes(&self.settings()));
         if self.store().is_none() && space > 0 {
             let store = open(&self.data, &settings, space).context("the settings are kept")?;
             self.set_store(Some(store));
         }
         Ok(())
+    }
+
+    /// Deletes what was set aside as damaged: nobody can use it, and the space is wanted back.
+    fn clear_damaged(&self) {
+        if let Some(Err(e)) = self.store().map(|store| store.clear_damaged()) {
+            tracing::warn!("what was set aside as damaged could not be deleted: {e}");
+        }
     }
 
     /// What time it is for the owner's deletions: the earlier of two clocks that agree.
@@ -108,11 +118,12 @@ impl Lent {
         }
     }
 
-    /// Deletes everything whose term is over.
+    /// Deletes everything whose term is over, and what was set aside as damaged.
     pub(crate) fn delete_ended(&self) -> Result<(Vec<ContentAddress>, u64), DeleteError> {
         let now = self.time_to_delete(true)?;
         let Some(store) = self.store() else { return Ok((Vec::new(), 0)) };
         let before = store.usage().used_bytes;
+        self.clear_damaged();
         let ended = store.list().into_iter().filter(|held| held.expires <= now);
         let mut deleted = Vec::new();
         for held in ended {

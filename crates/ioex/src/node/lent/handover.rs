@@ -3,7 +3,7 @@
 
 use ioex_base::{ContentAddress, Uid};
 use ioex_net::{host::Handover, proto::HANDOVER_MAX};
-use ioex_store::{HeldShard, SHARD_OVERHEAD_BYTES, ShardStore};
+use ioex_store::{HeldShard, SHARD_OVERHEAD_BYTES, ShardStore, Usage};
 
 /// What of the shards that `placer` placed should go; all of them when the device is `leaving`.
 pub(super) fn propose(store: &ShardStore, placer: &Uid, leaving: bool) -> Handover {
@@ -18,6 +18,12 @@ pub(super) fn propose(store: &ShardStore, placer: &Uid, leaving: bool) -> Handov
     let chosen = choose(store.list(), excess, leaving);
     let addresses = chosen.into_iter().filter(his).take(HANDOVER_MAX).collect();
     Handover { excess_bytes: excess.min(placed), addresses }
+}
+
+/// Bytes that are to be handed over. What was set aside as damaged is nobody's any more.
+pub(crate) fn bytes(usage: &Usage, leaving: bool) -> u64 {
+    let held = usage.used_bytes.saturating_sub(usage.damaged_bytes);
+    if leaving { held } else { usage.excess_bytes().min(held) }
 }
 
 /// Which shards make up `excess` bytes: those that would stay longest, because the others go soon by

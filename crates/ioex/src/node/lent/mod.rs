@@ -13,6 +13,7 @@ mod sense;
 mod tests;
 
 use std::{
+    collections::HashMap,
     io::Read as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
@@ -32,6 +33,7 @@ use ioex_vault::proof;
 use self::scrub::Scrub;
 pub(crate) use self::{
     change::DeleteError,
+    handover::bytes as handover_bytes,
     policy::{Conditions, Verdict, Why},
     relocate::{clear_old, relocate},
     revoked::Revoked,
@@ -62,6 +64,8 @@ pub(crate) struct Lent {
     /// The network's time, and when it was that.
     network: Mutex<Option<(UnixSeconds, Instant)>>,
     scrub: Mutex<Scrub>,
+    /// When super nodes were last told what is to go.
+    told: Mutex<HashMap<Uid, UnixSeconds>>,
     /// Why no space is lent, although some should be.
     problem: Mutex<Option<String>>,
 }
@@ -99,6 +103,7 @@ impl Lent {
             upload: Throttle::default(),
             network: Mutex::default(),
             scrub: Mutex::default(),
+            told: Mutex::default(),
             problem: Mutex::default(),
         };
         let space = settings.space_bytes.unwrap_or(lent.lend_bytes);
@@ -305,12 +310,29 @@ impl Lent {
     /// See [`ioex_net::Host::handover`].
     fn handover(&self, placer: &Uid) -> Handover {
         let leaving = self.settings().leaving;
-        self.store().map(|store| handover::propose(&store, placer, leaving)).unwrap_or_default()
+        let told = self.store().map(|store| handover::propose(&store, placer, leaving)).unwrap_or_default();
+        // Only of those who placed something here, which are few.
+        if !told.addresses.is_empty() {
+            lock(&self.told).insert(*placer, files::now());
+        }
+        told
+    }
+
+    /// While the device leaves: who placed what is still here, how many bytes, and when it was last told.
+    pub(crate) fn waiting(&self) -> Vec<(Uid, u64, Option<UnixSeconds>)> {
+        let Some(store) = self.store().filter(|_| self.settings().leaving) else { return Vec::new() };
+        let told = lock(&self.told);
+        store.placers().into_iter().map(|(uid, bytes)| (uid, bytes, told.get(&uid).copied())).collect()
+    }
+
+    /// By when everything that is held has ended.
+    pub(crate) fn held_until(&self) -> Option<UnixSeconds> {
+        self.store()?.list().iter().map(|held| held.expires).max()
     }
 
     /// Bytes that are to be handed over.
     pub(crate) fn handover_bytes(&self) -> u64 {
         let leaving = self.settings().leaving;
-        self.usage().map_or(0, |usage| if leaving { usage.used_bytes } else { usage.excess_bytes() })
+        self.usage().map_or(0, |usage| handover_bytes(&usage, leaving))
     }
 }

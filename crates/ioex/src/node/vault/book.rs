@@ -41,6 +41,9 @@ pub(crate) use self::{
 const VERSION: u8 = 1;
 /// Largest value in bytes: a segment, with room.
 const VALUE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Lost groups that are remembered: 3.2 MB.
+#[cfg(feature = "super")]
+const LOST_MAX: usize = 100_000;
 /// Memory for the page cache.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -73,6 +76,7 @@ const HEAD: &[u8] = b"head";
 const HEAD_KEPT: &[u8] = b"head-kept";
 const WARNED: &[u8] = b"warned ";
 const LISTING: &[u8] = b"listing ";
+const LOST: &[u8] = b"lost";
 const MANDATE: &[u8] = b"mandate";
 /// Parts into which the groups are divided when partners compare, by the first byte of their names.
 pub(crate) const BUCKETS: usize = 256;
@@ -146,6 +150,15 @@ impl GroupRecord {
     /// The numbers that hold for this group.
     pub(crate) fn own_redundancy(&self) -> Redundancy {
         self.redundancy.short(self.data.len())
+    }
+
+    /// It is wanted with `goal` as well: see [`Redundancy::raised`].
+    pub(crate) fn raise_to(&mut self, goal: Redundancy) {
+        let own = self.own_redundancy();
+        let raised = own.raised(goal);
+        if raised != own {
+            self.redundancy = raised;
+        }
     }
 }
 
@@ -433,6 +446,12 @@ impl Book {
         self.get(SINGLES, &[LISTING, &id.0].concat())
     }
 
+    /// Groups that the last round of the watch found lost.
+    #[cfg(feature = "super")]
+    pub(crate) fn lost(&self) -> Result<HashSet<ContentAddress>, BookError> {
+        Ok(self.get::<Vec<ContentAddress>>(SINGLES, LOST)?.unwrap_or_default().into_iter().collect())
+    }
+
     /// When the head was last brought to devices by the watch.
     pub(crate) fn head_kept(&self) -> Result<Option<UnixSeconds>, BookError> {
         self.get(SINGLES, HEAD_KEPT)
@@ -574,13 +593,15 @@ impl Changes {
         Ok(self.known::<UnixSeconds>(LEFT, &key)?.is_some())
     }
 
-    /// Adds what was learnt of a group: a later date, further copies, and which of them failed.
+    /// Adds what was learnt of a group: a later date, more copies that are wanted, further copies, and which
+    /// of them failed.
     pub(crate) fn note_group(&self, learnt: &GroupRecord) -> Result<(), BookError> {
         let Some(id) = learnt.id() else { return Ok(()) };
         let Some(mut group) = self.known::<GroupRecord>(GROUPS, id.as_bytes())? else {
             return self.put_group(learnt);
         };
         group.expires = group.expires.max(learnt.expires);
+        group.raise_to(learnt.own_redundancy());
         for new in &learnt.copies {
             match group.copies.iter_mut().find(|c| c.device == new.device && c.shard == new.shard) {
                 Some(known) => known.failed = new.failed,
@@ -639,6 +660,12 @@ impl Changes {
 
     pub(crate) fn put_listing_hash(&self, id: PointId, hash: &[u8; 32]) -> Result<(), BookError> {
         self.put(SINGLES, &[LISTING, &id.0].concat(), hash)
+    }
+
+    /// At most as many as one value holds; more are not remembered.
+    #[cfg(feature = "super")]
+    pub(crate) fn put_lost(&self, groups: &[ContentAddress]) -> Result<(), BookError> {
+        self.put(SINGLES, LOST, &groups.get(..LOST_MAX).unwrap_or(groups))
     }
 
     pub(crate) fn put_head_kept(&self, at: UnixSeconds) -> Result<(), BookError> {

@@ -15,7 +15,7 @@ use ioex_api::{
 };
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
-    ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
+    Choice, ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
     repo::{
         Group, Head, Index, Origin, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, SEGMENTS_MAX,
         Segment, Stopped, TagId, Totals, Walk,
@@ -36,6 +36,7 @@ use super::{
     placing::{PlacedGroup, Placing, capability, find_holders},
     points,
     stream::PipeReader,
+    watch,
 };
 
 /// Packed shards that wait for their group.
@@ -117,6 +118,13 @@ impl Placed {
     }
 }
 
+/// What a restore point shares with others.
+struct Shared {
+    groups: Vec<ContentAddress>,
+    /// Groups that bear fewer losses than the policy, and stay so: a code keeps its numbers.
+    weaker: usize,
+}
+
 /// A group that was placed.
 pub(super) struct Stored {
     pub(super) record: GroupRecord,
@@ -140,13 +148,12 @@ impl Job<'_> {
         let grant = capability(self.node)?;
         let _work = self.repo.work.lock().await;
         self.says(BackupStep::FindHolders, 0, 0);
-        let holders = find_holders(&self.node.mesh, &grant, &HashSet::new()).await?;
-        let choice = choose(wanted, &holders).ok_or_else(|| {
-            fail(
-                ErrorCode::NotEnoughHolders,
-                "no device that lends space was found, or none accepts this node's capability",
-            )
-        })?;
+        let found = find_holders(&self.node.mesh, &grant, &HashSet::new()).await?;
+        let mut choice = choose(wanted, &found.holders).ok_or_else(|| found.nobody())?;
+        let (closed, holders) = (found.closed(), found.holders);
+        if !choice.notes.is_empty() && !closed.is_empty() {
+            choice.notes.push(closed.clone());
+        }
         let created = files::now();
         let expires = created.plus(u64::from(days) * DAY_SECONDS);
         let placing = Placing {
@@ -155,19 +162,31 @@ impl Job<'_> {
             reader: self.repo.keys.reader.uid(),
             expires,
             placer: Arc::new(Mutex::new(Placer::new(&holders, fresh_seed()?))),
+            closed: closed.into(),
         };
         let mut known = self.repo.newest_head(self.node).await?.head;
         known.expire(created);
         let mut placed = Placed::default();
-        let (outcome, index, renewed) = self.passes(&known, choice.redundancy, &placing, &mut placed).await?;
-        let redundancy = choice.redundancy;
+        let (outcome, index, shared) = self.passes(&known, choice.goal, &placing, &mut placed).await?;
+        let renewed = shared.groups.len() as u64;
+        let completed = watch::completed(watch::complete(self.node, &self.repo, shared.groups).await);
         self.says(BackupStep::Index, 0, 0);
         let (point, shortage) =
-            self.write_point(&outcome, &index, redundancy, &placing, (created, &mut placed)).await?;
+            self.write_point(&outcome, &index, &choice, &placing, (created, &mut placed)).await?;
         let mut notes = choice.notes;
+        notes.extend(completed);
+        if shared.weaker > 0 {
+            notes.push(format!(
+                "{} shared groups were stored for fewer owners and bear fewer losses than {}",
+                shared.weaker, choice.goal
+            ));
+        }
         notes.extend(shortage);
         if placed.short > 0 {
-            notes.push(format!("{} groups are not complete yet: they will be repaired", placed.short));
+            notes.push(format!(
+                "{} groups are not complete yet: they get what they lack as soon as devices have room",
+                placed.short
+            ));
         }
         if placed.same_domain {
             notes.push("some shards that protect each other lie in the same network".to_owned());
@@ -179,7 +198,7 @@ impl Job<'_> {
         Ok(BackupReport {
             job: number,
             point: points::point(&point),
-            policy: redundancy.to_string(),
+            policy: choice.redundancy.to_string(),
             notes,
             groups: placed.groups,
             placed_bytes: placed.bytes,
@@ -199,17 +218,22 @@ impl Job<'_> {
         redundancy: Redundancy,
         placing: &Placing,
         placed: &mut Placed,
-    ) -> Result<(Outcome, Index, u64), ApiError> {
+    ) -> Result<(Outcome, Index, Shared), ApiError> {
         for _ in 0..RUNS_MAX {
             let index = Arc::new(self.load_index(known).await?);
             let outcome = self.pack(known, &index, redundancy, placing, placed).await?;
             self.says(BackupStep::Renew, 0, 0);
             let groups = self.shared_groups(&index, &outcome, redundancy, placing)?;
-            let count = groups.len() as u64;
+            let bears = redundancy.for_index().tolerated_losses();
+            let is_weaker = |g: &&GroupRecord| g.own_redundancy().tolerated_losses() < bears;
+            let shared = Shared {
+                groups: groups.iter().filter_map(GroupRecord::id).collect(),
+                weaker: groups.iter().filter(is_weaker).count(),
+            };
             let lost = self.repo.renew_groups(placing, groups, placing.expires).await?;
             if lost.is_empty() {
                 let index = Arc::try_unwrap(index).map_err(|_| internal("the index is still in use"))?;
-                return Ok((outcome, index, count));
+                return Ok((outcome, index, shared));
             }
             if self.create.stream.is_some() {
                 break;
@@ -418,7 +442,7 @@ impl Job<'_> {
     }
 
     /// The groups of earlier restore points to which the new one refers, and those of the segments
-    /// that say so.
+    /// that say so. Copies of them are wanted as of the new one.
     fn shared_groups(
         &self,
         index: &Index,
@@ -427,15 +451,21 @@ impl Job<'_> {
         placing: &Placing,
     ) -> Result<Vec<GroupRecord>, ApiError> {
         let mut out = Vec::new();
+        let mut add = |need: &Need, goal: Redundancy| {
+            let mut record = self.repo.known_group(need, goal, placing)?;
+            record.raise_to(goal);
+            out.push(record);
+            Ok::<(), ApiError>(())
+        };
         for (segment, group) in &outcome.groups {
             let Some((group, holders)) = index.group(*segment, *group) else { continue };
             let need = Need { group: group.clone(), holders };
-            out.push(self.repo.known_group(&need, redundancy, placing)?);
+            add(&need, redundancy)?;
         }
         for segment in &outcome.segments {
             if let Some(object) = index.stored(*segment) {
                 let need = Need::object(object.shard);
-                out.push(self.repo.known_group(&need, redundancy.for_index(), placing)?);
+                add(&need, redundancy.for_index())?;
             }
         }
         Ok(out)
@@ -447,7 +477,7 @@ impl Job<'_> {
         &self,
         outcome: &Outcome,
         index: &Index,
-        redundancy: Redundancy,
+        choice: &Choice,
         placing: &Placing,
         (created, placed): (UnixSeconds, &mut Placed),
     ) -> Result<(PointRef, Option<String>), ApiError> {
@@ -456,7 +486,7 @@ impl Job<'_> {
         let mut new_segments = Vec::new();
         for segment in Segment::joined(repo.book.pending()?) {
             let (object, bytes) = seal_object(&repo.keys, &segment.encode()).map_err(internal)?;
-            self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
+            self.store_object(object.shard, bytes, choice.goal, placing, placed).await?;
             segments.push(object.clone());
             new_segments.push((object, segment));
         }
@@ -485,7 +515,7 @@ impl Job<'_> {
         };
         let encoded = root.encode();
         let (object, bytes) = seal_object(&repo.keys, &encoded).map_err(internal)?;
-        self.store_object(object.shard, bytes, redundancy, placing, placed).await?;
+        self.store_object(object.shard, bytes, choice.goal, placing, placed).await?;
         let point = PointRef {
             created,
             expires: placing.expires,
@@ -500,7 +530,7 @@ impl Job<'_> {
             head.expire(created);
             head.add(point.clone())
         };
-        let written = repo.write_head(self.node, placing, redundancy, add).await?;
+        let written = repo.write_head(self.node, placing, choice.redundancy, add).await?;
         let kept: BTreeSet<PointId> = written.head.points.iter().map(PointRef::id).collect();
         let (listing, new) = (repo.listing_path(point.id()), repo.new_listing());
         let hash = points::listing_hash(&new).map_err(io_error(&new))?;
@@ -555,11 +585,14 @@ pub(super) async fn store(
     let placed = placing.group(own, &shards).await;
     let different: HashSet<u16> = placed.copies.iter().map(|(at, _)| *at).collect();
     if different.len() < usize::from(own.k()) {
+        let longest = shards.iter().map(|(s, _)| u64::from(s.bytes)).max().unwrap_or(0);
+        let mut why = placed.notes;
+        why.push(placing.why_not(longest));
         let text = format!(
             "only {} of the {} shards that a group needs found a device: {}",
             different.len(),
             own.k(),
-            placed.notes.join("; ")
+            why.join("; ")
         );
         return Err(fail(ErrorCode::NotEnoughHolders, text));
     }

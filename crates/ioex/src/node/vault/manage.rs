@@ -11,7 +11,7 @@ use ioex_api::{
 };
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
-    Placer, Redundancy, ShardRef,
+    Choice, Placer, Redundancy, ShardRef,
     repo::{Group, Head, Index, PointId, PointRef, Source},
 };
 use tokio::task::JoinSet;
@@ -23,27 +23,27 @@ use super::{
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     placing::{Placing, capability, find_holders},
-    points,
+    points, watch,
 };
 
 /// Months of this many days, for keeping one a month.
 const MONTH_DAYS: u64 = 30;
 
 /// What changing a repository needs.
-pub(super) async fn placing(node: &Node, reader: Uid) -> Result<(Placing, Redundancy), ApiError> {
+pub(super) async fn placing(node: &Node, reader: Uid) -> Result<(Placing, Choice), ApiError> {
     let grant = capability(node)?;
-    let holders = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
-    let redundancy = ioex_vault::choose(ioex_vault::Wanted::Auto, &holders)
-        .ok_or_else(|| fail(ErrorCode::NotEnoughHolders, "no device that lends space was found"))?
-        .redundancy;
+    let found = find_holders(&node.mesh, &grant, &HashSet::new()).await?;
+    let choice =
+        ioex_vault::choose(ioex_vault::Wanted::Auto, &found.holders).ok_or_else(|| found.nobody())?;
     let placing = Placing {
         mesh: node.mesh.clone(),
         grant,
         reader,
         expires: files::now().plus(SHARD_LIFE_SECONDS),
-        placer: Arc::new(Mutex::new(Placer::new(&holders, fresh_seed()?))),
+        placer: Arc::new(Mutex::new(Placer::new(&found.holders, fresh_seed()?))),
+        closed: found.closed().into(),
     };
-    Ok((placing, redundancy))
+    Ok((placing, choice))
 }
 
 /// A group that a restore point needs, as its index says.
@@ -154,7 +154,7 @@ pub(super) async fn renew(
             format!("a restore point is kept for 1 to {longest} days from now"),
         ));
     }
-    let (mut placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
+    let (mut placing, choice) = placing(node, repo.keys.reader.uid()).await?;
     let now = files::now();
     let expires = now.plus(days * DAY_SECONDS);
     placing.expires = expires;
@@ -184,8 +184,10 @@ pub(super) async fn renew(
     // Groups that another machine placed are found by what the index and the directory say, and are in
     // this machine's book from now on.
     let groups: Vec<GroupRecord> =
-        needed.values().map(|n| repo.known_group(n, redundancy, &placing)).collect::<Result<_, _>>()?;
+        needed.values().map(|n| repo.known_group(n, choice.goal, &placing)).collect::<Result<_, _>>()?;
+    let all: Vec<ContentAddress> = groups.iter().filter_map(GroupRecord::id).collect();
     let lost = repo.renew_groups(&placing, groups, expires).await?;
+    warnings.extend(watch::completed(watch::complete(node, &repo, all).await));
     let ids: HashSet<PointId> = chosen.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
         for point in head.points.iter_mut().filter(|p| ids.contains(&p.id())) {
@@ -193,7 +195,7 @@ pub(super) async fn renew(
         }
         Ok(())
     };
-    let written = repo.write_head(node, &placing, redundancy, change).await?;
+    let written = repo.write_head(node, &placing, choice.redundancy, change).await?;
     if !lost.is_empty() {
         warnings.push(format!(
             "{} groups were lost by their holders: `ioex backup verify` says more",
@@ -205,6 +207,7 @@ pub(super) async fn renew(
         repo: Some(repo.keys.repo()),
         points: written.head.points.iter().filter(|p| ids.contains(&p.id())).map(points::point).collect(),
         warnings,
+        ..PointList::default()
     })
 }
 
@@ -259,7 +262,12 @@ pub(super) async fn forget(
     if !dry_run && !gone.is_empty() {
         warnings.extend(drop_points(node, &repo, &gone).await?);
     }
-    Ok(PointList { repo: Some(repo.keys.repo()), points: gone.iter().map(points::point).collect(), warnings })
+    Ok(PointList {
+        repo: Some(repo.keys.repo()),
+        points: gone.iter().map(points::point).collect(),
+        warnings,
+        ..PointList::default()
+    })
 }
 
 /// Forgets what a schedule does not keep.
@@ -275,13 +283,13 @@ pub(super) async fn forget_tagged(node: &Node, tag: &str, keep: Keep) -> Result<
 
 /// Takes restore points out of the list; returns what the owner should know of that.
 async fn drop_points(node: &Node, repo: &Repo, gone: &[PointRef]) -> Result<Option<String>, ApiError> {
-    let (placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
+    let (placing, choice) = placing(node, repo.keys.reader.uid()).await?;
     let ids: Vec<PointId> = gone.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
         head.forget(&ids);
         Ok(())
     };
-    let written = repo.write_head(node, &placing, redundancy, change).await?;
+    let written = repo.write_head(node, &placing, choice.redundancy, change).await?;
     let roots: HashSet<ContentAddress> = written.head.points.iter().map(|p| p.root.shard.address).collect();
     repo.book.change(|c| c.keep_roots(|address| roots.contains(address)))?;
     repo.forget_listings(|id| !ids.contains(&id));

@@ -9,6 +9,8 @@ mod book;
 mod create;
 pub(crate) mod failure;
 pub(crate) mod fetch;
+#[cfg(feature = "super")]
+mod harmed;
 mod head;
 #[cfg(feature = "super")]
 mod head_write;

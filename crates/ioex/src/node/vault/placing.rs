@@ -4,7 +4,7 @@ mod bring;
 mod patience;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use ioex_api::{ApiError, ErrorCode};
 use ioex_base::{ContentAddress, Grant, NodeKind, Right, SignedGrant, Uid, UnixSeconds, wire};
-use ioex_net::{LinkInfo, Mesh, PathKind};
+use ioex_net::{LinkInfo, Mesh, PathKind, shards::PlaceError};
 use ioex_store::SHARD_OVERHEAD_BYTES;
-use ioex_vault::{Holder, Placer, Redundancy, ShardRef};
+use ioex_vault::{HOLDER_FREE_MIN_BYTES, Holder, Placer, Redundancy, ShardRef};
 use tokio::task::JoinSet;
 
 use self::bring::{Load, bring};
@@ -23,6 +23,7 @@ use super::{
     super::{Node, convert, files, lenders_topic},
     failure::fail,
 };
+use crate::size;
 
 /// A device that does not say in this time what it takes is not used.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,13 +79,52 @@ fn domain_of(link: Option<&LinkInfo>) -> String {
     }
 }
 
+/// Who was found that lends space.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Those that said what they take, be it nothing.
+    pub(crate) holders: Vec<Holder>,
+    /// How many take nothing now, by why.
+    closed: BTreeMap<String, usize>,
+}
+
+impl Found {
+    /// How many take nothing now, and why; empty when all answered.
+    pub(crate) fn closed(&self) -> String {
+        let mut parts = Vec::new();
+        for (why, count) in &self.closed {
+            let take = if *count == 1 { "device takes" } else { "devices take" };
+            parts.push(format!("{count} {take} nothing now ({why})"));
+        }
+        parts.join(", ")
+    }
+
+    /// Why nobody is there who takes anything.
+    pub(crate) fn nobody(&self) -> ApiError {
+        let mut parts = Vec::new();
+        let count = self.holders.len();
+        if count > 0 {
+            let (have, least) =
+                (if count == 1 { "device has" } else { "devices have" }, HOLDER_FREE_MIN_BYTES);
+            parts.push(format!("{count} {have} less than {} left", size::human(least)));
+        }
+        parts.extend(Some(self.closed()).filter(|closed| !closed.is_empty()));
+        let text = if parts.is_empty() {
+            "no device that lends space was found".to_owned()
+        } else {
+            format!("nobody has room: {}", parts.join(", "))
+        };
+        fail(ErrorCode::NotEnoughHolders, text)
+    }
+}
+
 /// Asks the network for devices that lend space, and each of them, and of `known`, what it takes.
 /// Devices without free space are among them: only so is it known whose they are.
 pub(crate) async fn find_holders(
     mesh: &Mesh,
     grant: &SignedGrant,
     known: &HashSet<Uid>,
-) -> Result<Vec<Holder>, ApiError> {
+) -> Result<Found, ApiError> {
     let directory = mesh.directory().map_err(convert::link_error)?;
     let found = directory.find(lenders_topic()).await;
     let mut found = found.map_err(|e| fail(ErrorCode::Unreachable, e.to_string()))?;
@@ -93,7 +133,7 @@ pub(crate) async fn find_holders(
     found.dedup();
     found.retain(|uid| *uid != mesh.uid());
     let mut asks = JoinSet::new();
-    let mut out = Vec::new();
+    let (mut out, mut closed) = (Vec::new(), BTreeMap::new());
     let mut waiting = found.into_iter();
     loop {
         while asks.len() < ASKS_AT_ONCE {
@@ -111,10 +151,24 @@ pub(crate) async fn find_holders(
         let Some(done) = next else { break };
         match done {
             Ok((uid, Ok(Ok(capacity)))) => out.push((uid, capacity)),
-            Ok((uid, Ok(Err(e)))) => tracing::info!("{} takes nothing: {e}", uid.short()),
-            Ok((uid, Err(_))) => tracing::info!("{} did not answer in time", uid.short()),
+            Ok((uid, Ok(Err(e)))) => {
+                tracing::info!("{} takes nothing: {e}", uid.short());
+                let why = match e {
+                    PlaceError::No(no) => no.to_string(),
+                    PlaceError::Link(_) => "cannot be reached".to_owned(),
+                    other => other.to_string(),
+                };
+                *closed.entry(why).or_default() += 1;
+            }
+            Ok((uid, Err(_))) => {
+                tracing::info!("{} did not answer in time", uid.short());
+                *closed.entry("no answer".to_owned()).or_default() += 1;
+            }
             Err(e) => tracing::warn!("asking a device failed: {e}"),
         }
+    }
+    if !asks.is_empty() {
+        *closed.entry("no answer".to_owned()).or_default() += asks.len();
     }
     let links = mesh.link_list();
     let holder = |(uid, capacity): (Uid, ioex_net::proto::Capacity)| {
@@ -133,7 +187,7 @@ pub(crate) async fn find_holders(
             rtt_ms: link.and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
         }
     };
-    Ok(out.into_iter().map(holder).collect())
+    Ok(Found { holders: out.into_iter().map(holder).collect(), closed })
 }
 
 /// What placing a group came to.
@@ -155,6 +209,8 @@ pub(crate) struct Placing {
     pub(crate) reader: Uid,
     pub(crate) expires: UnixSeconds,
     pub(crate) placer: Arc<Mutex<Placer>>,
+    /// See [`Found::closed`].
+    pub(crate) closed: Arc<str>,
 }
 
 impl Placing {
@@ -219,6 +275,32 @@ impl Placing {
         let count = count.saturating_sub(keep.len());
         let found = self.with_placer(|placer| placer.more(redundancy, what, keep, avoid, count));
         found.into_iter().map(|r| r.uid).collect()
+    }
+
+    /// How many further devices could take some of a group, `count` at most. Nobody is asked.
+    pub(crate) fn room(
+        &self,
+        redundancy: Redundancy,
+        what: (ContentAddress, u64),
+        keep: &[Uid],
+        avoid: &[Uid],
+        count: usize,
+    ) -> usize {
+        self.with_placer(|placer| placer.room(redundancy, what, keep, avoid, count))
+    }
+
+    /// Why no further device takes something of a group whose longest shard has `bytes`.
+    pub(crate) fn why_not(&self, bytes: u64) -> String {
+        let (known, full) = self.with_placer(|placer| (placer.len(), placer.without_room(bytes)));
+        let mut text =
+            format!("{full} of {known} devices that lend space have less than {} left", size::human(bytes));
+        if full < known {
+            text += ", the others have some of the group or belong to owners that do";
+        }
+        if !self.closed.is_empty() {
+            text = format!("{text}; {}", self.closed);
+        }
+        text
     }
 
     /// Whether a device was slow when it last got something of this job.

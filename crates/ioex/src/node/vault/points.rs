@@ -155,7 +155,20 @@ pub(super) async fn list(node: &Node, of: &PointFilter) -> Result<PointList, Api
     let points = living(among(known.head.points, of), now);
     let mut all: Vec<String> = known.warning.into_iter().collect();
     all.extend(warnings(&points, now));
-    Ok(PointList { repo: Some(repo.keys.repo()), points: points.iter().map(point).collect(), warnings: all })
+    #[cfg(feature = "super")]
+    let harmed = repo.harmed(points.clone()).await?;
+    // Only who watches knows.
+    #[cfg(not(feature = "super"))]
+    let harmed = Vec::new();
+    for id in &harmed {
+        all.push(format!("restore point {id} lost something for now: `ioex backup verify {id}` says what"));
+    }
+    Ok(PointList {
+        repo: Some(repo.keys.repo()),
+        points: points.iter().map(point).collect(),
+        harmed,
+        warnings: all,
+    })
 }
 
 impl Repo {

@@ -19,7 +19,7 @@ use std::{
 use ioex_api::{ApiError, ErrorCode, vault::Pruned};
 use ioex_base::{ContentAddress, DAY_SECONDS, UnixSeconds};
 use ioex_vault::{
-    ChunkId, ChunkRef, Redundancy, ShardRef,
+    Choice, ChunkId, ChunkRef, Redundancy, ShardRef,
     repo::{
         ChunkReader, Head, ObjectRef, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, Segment,
         plan::Wanted,
@@ -231,7 +231,7 @@ async fn repack(
     pending: Vec<(u64, Segment)>,
     out: &mut Pruned,
 ) -> Result<(), ApiError> {
-    let (mut placing, redundancy) = placing(node, repo.keys.reader.uid()).await?;
+    let (mut placing, choice) = placing(node, repo.keys.reader.uid()).await?;
     // A group may be needed by each of them.
     placing.expires = survey.views.iter().map(|v| v.point.expires).max().unwrap_or(placing.expires);
     let fetcher = Fetcher::new(&node.mesh, &repo.keys.reader)?;
@@ -239,7 +239,7 @@ async fn repack(
         node,
         repo,
         placing,
-        redundancy,
+        choice,
         fetcher,
         stored: Vec::new(),
         numbers: Vec::new(),
@@ -265,7 +265,7 @@ struct Mover<'a> {
     node: &'a Node,
     repo: &'a Arc<Repo>,
     placing: Placing,
-    redundancy: Redundancy,
+    choice: Choice,
     fetcher: Fetcher,
     /// What says where moved chunks are now, and its numbers in the book.
     stored: Vec<Segment>,
@@ -300,7 +300,7 @@ impl Mover<'_> {
         // What is packed together is protected in the same way, as it was.
         let mut by_policy: HashMap<Redundancy, Vec<ContentAddress>> = HashMap::new();
         for id in moving.iter() {
-            by_policy.entry(policy(id).unwrap_or(self.redundancy)).or_default().push(*id);
+            by_policy.entry(policy(id).unwrap_or(self.choice.goal)).or_default().push(*id);
         }
         let mut failed = Vec::new();
         for (redundancy, groups) in by_policy {
@@ -392,7 +392,7 @@ impl Mover<'_> {
     async fn object(&self, plain: &[u8]) -> Result<ObjectRef, ApiError> {
         let (object, bytes) = seal_object(&self.repo.keys, plain).map_err(internal)?;
         let shard = PackedShard { shard: object.shard, bytes, chunks: Vec::new() };
-        let stored = store(self.placing.clone(), self.redundancy.for_index(), vec![shard]).await?;
+        let stored = store(self.placing.clone(), self.choice.goal.for_index(), vec![shard]).await?;
         self.repo.book.change(|c| c.put_group(&stored.record))?;
         Ok(object)
     }
@@ -491,7 +491,7 @@ impl Mover<'_> {
             }
             Ok(())
         };
-        let written = self.repo.write_head(self.node, &self.placing, self.redundancy, change).await?;
+        let written = self.repo.write_head(self.node, &self.placing, self.choice.redundancy, change).await?;
         out.notes.extend(written.shortage());
         let now: UnixSeconds = files::now();
         let living = written.head.points.iter().filter(|p| p.expires >= now);

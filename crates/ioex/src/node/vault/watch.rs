@@ -7,24 +7,20 @@
 mod ask;
 mod charge;
 mod let_go;
+mod mend;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use ioex_api::{ApiError, ErrorCode, vault::WatchReport};
+use ioex_api::{ApiError, vault::WatchReport};
 use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::{
-    Holder, Placer, ShardRef,
-    health::{
-        Assessment, DeviceHealth, DeviceState, Rules, Standing, Verdict, assess, responsible, standing,
-        warning,
-    },
-    reconstruct,
+    ShardRef,
+    health::{DeviceHealth, DeviceState, Rules, Standing, Verdict, assess, responsible, standing, warning},
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -35,11 +31,12 @@ use self::{
 };
 use super::{
     super::{Node, files},
-    book::{Book, BookError, Changes, CopyRecord, GroupRecord, Heard, Owed},
-    failure::{fail, fresh_seed, internal},
-    fetch::Fetcher,
+    Repo,
+    book::{Book, BookError, Changes, CopyRecord, GroupRecord, Heard},
+    failure::internal,
     partner,
-    placing::{Placing, capability, find_holders},
+    placing::capability,
+    points,
     renew::lease_end,
 };
 
@@ -50,13 +47,9 @@ const FIRST_AFTER: Duration = Duration::from_secs(60);
 /// Leases of a device are extended again after so long, in seconds: one that was away when a backup
 /// extended them must not lose what is needed.
 const RENEW_EVERY_SECONDS: u64 = 24 * 3_600;
-/// Groups repaired at once: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
-const REPAIRS_AT_ONCE: usize = 1;
 /// For so long it is remembered that a group was removed, in seconds: until every lease on it ended, and
 /// every partner that was away has heard of it or dropped the group by itself.
 const REMOVED_KEPT_SECONDS: u64 = SHARD_LIFE_SECONDS + 2 * LEASE_GRACE_SECONDS;
-/// Repairs of one round; what is left comes in the next one.
-const REPAIRS_MAX: usize = 10_000;
 
 /// Pause between two looks whether partners should hear of something.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
@@ -82,6 +75,9 @@ impl DeviceRecord {
     }
 }
 
+/// A copy of a group, by their places, and the address of its shard.
+type Held = (usize, usize, ContentAddress);
+
 /// A round over everything in a book.
 struct Round<'a> {
     node: &'a Node,
@@ -99,6 +95,8 @@ struct Round<'a> {
     mine: Vec<(Uid, DeviceRecord)>,
     /// Copies (group, shard, device) of which partners say something that this node has not seen.
     unseen: HashSet<(ContentAddress, u16, Uid)>,
+    /// Devices that lacked something they were to prove.
+    faulty: HashSet<Uid>,
     /// Copies that their devices want to be rid of.
     handed_over: HashSet<(Uid, ContentAddress)>,
     report: WatchReport,
@@ -155,8 +153,11 @@ async fn rounds(node: &Node) {
 fn tell(node: &Node, whose: &str, done: Result<WatchReport, ApiError>) {
     match done {
         Ok(report) if report.lost_groups > 0 => {
-            node.mesh
-                .warn(format!("{} groups of backups{whose} cannot be read any more", report.lost_groups));
+            let mut text = format!("{} groups of backups{whose} cannot be read any more", report.lost_groups);
+            if !report.harmed_points.is_empty() {
+                text = format!("{text}; restore points that need them: {}", report.harmed_points.join(", "));
+            }
+            node.mesh.warn(text);
         }
         Ok(report) => tracing::info!("watched over {} groups{whose}: {report:?}", report.groups),
         Err(e) => tracing::info!("could not watch over backups{whose}: {e}"),
@@ -193,6 +194,8 @@ fn sum(a: WatchReport, b: WatchReport) -> WatchReport {
         groups: a.groups + b.groups,
         repaired_groups: a.repaired_groups + b.repaired_groups,
         unrepaired_groups: a.unrepaired_groups + b.unrepaired_groups,
+        degraded_groups: a.degraded_groups + b.degraded_groups,
+        harmed_points: [a.harmed_points, b.harmed_points].concat(),
         lost_groups: a.lost_groups + b.lost_groups,
         placed_shards: a.placed_shards + b.placed_shards,
         placed_bytes: a.placed_bytes + b.placed_bytes,
@@ -213,26 +216,12 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
         handed_over = find_out(node, &charge, &grant, (&stock.groups, &stock.devices), heard).await?;
         stock = charge.book.off(move |book| take_stock(book, now)).await?;
     }
-    let Stock { groups, devices, heard } = stock;
-    let living = node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members);
-    let mut round = Round {
-        node,
-        charge,
-        living,
-        all,
-        grant,
-        rules: Rules::default(),
-        now,
-        groups,
-        devices,
-        unseen: heard.iter().map(|h| (h.group, h.shard, h.device)).collect(),
-        handed_over,
-        mine: Vec::new(),
-        report: WatchReport::default(),
-    };
+    let mut round = Round::new(node, charge, grant, now, stock);
+    (round.all, round.handed_over) = (all, handed_over);
     round.ask().await?;
     round.renew().await?;
     round.mend().await?;
+    round.name_lost().await?;
     round.warn_of_ends().await?;
     round.keep_head().await?;
     round.let_go().await?;
@@ -240,6 +229,45 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     partner::tell_devices(node, round.charge.repo, &round.charge.members, &round.mine).await;
     round.report.seconds = started.elapsed().as_secs_f64();
     Ok(round.report)
+}
+
+/// Makes whole what groups of the own repository lack, as far as devices have room now. Nobody is asked
+/// what it has.
+pub(super) async fn complete(
+    node: &Node,
+    repo: &Arc<Repo>,
+    ids: Vec<ContentAddress>,
+) -> Result<WatchReport, ApiError> {
+    let charge = own_charge(node, repo)?;
+    let read = move |book: &Book| {
+        let groups = ids.iter().filter_map(|id| book.group(id).transpose()).collect::<Result<_, _>>()?;
+        with_devices(book, groups)
+    };
+    let stock = charge.book.off(read).await?;
+    let mut round = Round::new(node, charge, capability(node)?, files::now(), stock);
+    round.all = true;
+    round.mend().await?;
+    Ok(round.report)
+}
+
+/// What [`complete`] came to, in a sentence for the owner, if there is something to say.
+pub(super) fn completed(done: Result<WatchReport, ApiError>) -> Option<String> {
+    let report = match done {
+        Ok(report) => report,
+        Err(e) => return Some(format!("whether shared groups have all their copies was not looked at: {e}")),
+    };
+    let mut text = Vec::new();
+    if report.repaired_groups > 0 {
+        text.push(format!(
+            "{} shared groups had fewer copies than wanted and got {} more",
+            report.repaired_groups, report.placed_shards
+        ));
+    }
+    let short = report.degraded_groups + report.unrepaired_groups;
+    if short > 0 {
+        text.push(format!("{short} shared groups have fewer copies than wanted until devices have room"));
+    }
+    (!text.is_empty()).then(|| text.join("; "))
 }
 
 /// What is in a book when a round begins.
@@ -261,6 +289,11 @@ fn take_stock(book: &Book, now: UnixSeconds) -> Result<Stock, BookError> {
         over.iter().filter_map(GroupRecord::id).try_for_each(|id| c.remove_group(&id))?;
         c.forget_removed(UnixSeconds(now.0.saturating_sub(REMOVED_KEPT_SECONDS)))
     })?;
+    with_devices(book, groups)
+}
+
+/// These groups with what is known of their devices.
+fn with_devices(book: &Book, groups: Vec<GroupRecord>) -> Result<Stock, BookError> {
     let mut devices = HashMap::new();
     for uid in groups.iter().flat_map(|g| &g.copies).map(|c| c.device) {
         if let std::collections::hash_map::Entry::Vacant(new) = devices.entry(uid) {
@@ -270,7 +303,28 @@ fn take_stock(book: &Book, now: UnixSeconds) -> Result<Stock, BookError> {
     Ok(Stock { groups, devices, heard: book.hearsay()? })
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    /// A round of this node's part over what is in a book.
+    fn new(node: &'a Node, charge: Charge<'a>, grant: SignedGrant, now: UnixSeconds, stock: Stock) -> Self {
+        let Stock { groups, devices, heard } = stock;
+        Self {
+            node,
+            living: node.vault.partners.living(charge.repo, node.mesh.uid(), &charge.members),
+            charge,
+            all: false,
+            grant,
+            rules: Rules::default(),
+            now,
+            groups,
+            devices,
+            unseen: heard.iter().map(|h| (h.group, h.shard, h.device)).collect(),
+            faulty: HashSet::new(),
+            handed_over: HashSet::new(),
+            mine: Vec::new(),
+            report: WatchReport::default(),
+        }
+    }
+
     /// Whether a device or group is this node's to look after.
     fn is_mine(&self, name: &[u8; 32]) -> bool {
         self.all || responsible(&self.living, name) == Some(self.node.mesh.uid())
@@ -301,7 +355,9 @@ impl Round<'_> {
         group.shard(copy.shard.into()).is_some_and(|s| self.handed_over.contains(&(copy.device, s.address)))
     }
 
-    /// Extends the leases of devices that are there, up to what each group is needed for.
+    /// Extends the leases of devices that are there, up to what each group is needed for. A device that
+    /// lacked something says thereby what else it lacks: a lost disk is found whole in one look, not in
+    /// many that each count as a fault.
     async fn renew(&mut self) -> Result<(), ApiError> {
         let mut running = JoinSet::new();
         for (uid, held) in self.held() {
@@ -311,243 +367,81 @@ impl Round<'_> {
             let there = record.asked == Some(self.now) || owner;
             let recently =
                 record.renewed.is_some_and(|at| at <= self.now && self.now.since(at) < RENEW_EVERY_SECONDS);
-            if !there || recently {
+            if !there || (recently && !self.faulty.contains(&uid)) {
                 continue;
             }
-            let mut by_end: BTreeMap<(Uid, UnixSeconds), Vec<ContentAddress>> = BTreeMap::new();
-            for (at, _, shard) in held {
+            let mut by_end: BTreeMap<(Uid, UnixSeconds), Vec<Held>> = BTreeMap::new();
+            for (at, copy, shard) in held {
                 if let Some(group) = self.groups.get(at).filter(|g| g.expires > self.now) {
                     let end = lease_end(group.expires, self.now);
-                    by_end.entry((group.reader, end)).or_default().push(shard.address);
+                    by_end.entry((group.reader, end)).or_default().push((at, copy, shard.address));
                 }
             }
             let (mesh, grant) = (self.node.mesh.clone(), self.grant.clone());
             running.spawn(async move {
-                for ((reader, expires), addresses) in by_end {
-                    for part in addresses.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
-                        if mesh.shard_renew(uid, &grant, reader, expires, part.to_vec()).await.is_err() {
+                let mut lacks = Vec::new();
+                for ((reader, expires), list) in by_end {
+                    for part in list.chunks(ioex_net::proto::LEASES_AT_ONCE_MAX) {
+                        let addresses = part.iter().map(|(.., address)| *address).collect();
+                        let Ok(held) = mesh.shard_renew(uid, &grant, reader, expires, addresses).await else {
                             return None;
-                        }
+                        };
+                        let not_held = part.iter().zip(held).filter(|(_, held)| !held);
+                        lacks.extend(not_held.map(|((at, copy, _), _)| (*at, *copy)));
                     }
                 }
-                Some(uid)
+                Some((uid, lacks))
             });
         }
-        let mut renewed = Vec::new();
+        let (mut renewed, mut failed) = (Vec::new(), Vec::new());
         while let Some(done) = running.join_next().await {
-            let Some(uid) = done.map_err(internal)? else { continue };
+            let Some((uid, lacks)) = done.map_err(internal)? else { continue };
             if let Some(record) = self.devices.get_mut(&uid) {
                 record.renewed = Some(self.now);
                 renewed.push((uid, record.clone()));
             }
+            if !self.faulty.contains(&uid) {
+                continue;
+            }
+            for (at, copy) in lacks {
+                let Some(group) = self.groups.get_mut(at) else { continue };
+                let id = group.id();
+                if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {
+                    record.failed = true;
+                    failed.push((id, *record));
+                }
+            }
         }
-        let write = move |c: &Changes| renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record));
+        let write = move |c: &Changes| {
+            renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
+            failed.iter().try_for_each(|(id, lost)| {
+                c.update_group(id, |g| {
+                    let known =
+                        g.copies.iter_mut().find(|k| k.device == lost.device && k.shard == lost.shard);
+                    known.into_iter().for_each(|known| known.failed = true);
+                })
+            })
+        };
         Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 
-    /// Looks at a group. What a device wants to be rid of counts as lost: it has to go elsewhere.
-    fn assess(&self, group: &GroupRecord) -> Assessment {
-        let held = group.copies.iter().map(|copy| {
-            let standing = if self.wants_rid(group, copy) { Standing::Lost } else { self.standing_of(copy) };
-            (usize::from(copy.shard), standing)
-        });
-        assess(group.own_redundancy(), held)
-    }
-
-    /// Repairs what has to be, and releases what was handed over.
-    async fn mend(&mut self) -> Result<(), ApiError> {
-        let mut work = Vec::new();
-        for (at, group) in self.groups.iter().enumerate() {
-            let leaves = group.copies.iter().any(|copy| self.wants_rid(group, copy));
-            // Only who was told that a copy is to go, or found that it is not there, knows it.
-            let knows = leaves || group.copies.iter().any(|copy| copy.failed);
-            if !knows && !group.id().is_some_and(|id| self.is_mine(id.as_bytes())) {
-                continue;
-            }
-            self.report.groups += 1;
-            let mut missing = match self.assess(group).verdict {
-                Verdict::Healthy => Vec::new(),
-                Verdict::Repair { missing } => missing,
-                Verdict::Lost => {
-                    self.report.lost_groups += u64::from(!leaves);
-                    Vec::new()
-                }
-            };
-            if leaves {
-                // A handover moves each shard, also when the group could bear its loss.
-                let moved = group.copies.iter().filter(|copy| self.wants_rid(group, copy));
-                let moved: Vec<usize> = moved.map(|copy| usize::from(copy.shard)).collect();
-                let whole = group.own_redundancy().is_whole_copies();
-                missing
-                    .extend(moved.into_iter().filter(|s| whole || !missing.contains(s)).collect::<Vec<_>>());
-                if whole {
-                    let leaving = group.copies.iter().filter(|copy| self.wants_rid(group, copy)).count();
-                    let living =
-                        group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost).count();
-                    let most =
-                        usize::from(group.own_redundancy().o()).saturating_sub(living - leaving.min(living));
-                    missing.truncate(most.max(1));
-                }
-            }
-            if !missing.is_empty() {
-                work.push((at, missing));
-            }
+    /// Notes which groups of the owner's are lost, and which restore points need them.
+    async fn name_lost(&mut self) -> Result<(), ApiError> {
+        let Some(repo) = self.charge.own else { return Ok(()) };
+        let is_lost = |g: &&GroupRecord| {
+            // What a device wants to be rid of is still there.
+            let held = g.copies.iter().map(|c| (usize::from(c.shard), self.standing_of(c)));
+            assess(g.own_redundancy(), held).verdict == Verdict::Lost
+        };
+        let lost: Vec<ContentAddress> =
+            self.groups.iter().filter(is_lost).filter_map(GroupRecord::id).collect();
+        let known = |book: &Book| book.lost();
+        if lost.iter().copied().collect::<HashSet<_>>() != repo.book.off(known).await? {
+            repo.book.off(move |book| book.change(|c| c.put_lost(&lost))).await?;
         }
-        if work.is_empty() {
-            return Ok(());
-        }
-        // Fewest living shards first.
-        work.sort_by_key(|(at, missing)| {
-            let of = self.groups.get(*at).map_or(0, |g| g.own_redundancy().tolerated_losses());
-            i64::from(of) - missing.len() as i64
-        });
-        work.truncate(REPAIRS_MAX);
-        let known: HashSet<Uid> = self.devices.keys().copied().collect();
-        let holders = find_holders(&self.node.mesh, &self.grant, &known).await?;
-        let fetcher = Fetcher::with_grant(&self.node.mesh, self.charge.read.clone());
-        let placer = Arc::new(Mutex::new(Placer::new(
-            &usable(&holders, &self.devices, &self.rules, self.now),
-            fresh_seed()?,
-        )));
-        for batch in work.chunks(REPAIRS_AT_ONCE) {
-            for (at, missing) in batch {
-                let Some(group) = self.groups.get(*at).cloned() else { continue };
-                match self.repair(&fetcher, &placer, &group, missing).await {
-                    Ok(copies) if copies.is_empty() => self.report.unrepaired_groups += 1,
-                    Ok(copies) => self.settle(*at, copies).await?,
-                    Err(e) => {
-                        tracing::info!("a group could not be repaired: {e}");
-                        self.report.unrepaired_groups += 1;
-                    }
-                }
-            }
-        }
+        let points = repo.local_head()?.map(|known| points::living(known.head.points, self.now));
+        self.report.harmed_points = repo.harmed(points.unwrap_or_default()).await?;
         Ok(())
-    }
-
-    /// Makes shards anew and brings them to further devices.
-    async fn repair(
-        &self,
-        fetcher: &Fetcher,
-        placer: &Arc<Mutex<Placer>>,
-        group: &GroupRecord,
-        missing: &[usize],
-    ) -> Result<Vec<(u16, Uid)>, ApiError> {
-        let redundancy = group.own_redundancy();
-        let shards = self.content(fetcher, group, missing).await?;
-        let placing = Placing {
-            mesh: self.node.mesh.clone(),
-            grant: self.grant.clone(),
-            reader: group.reader,
-            expires: group.expires,
-            placer: placer.clone(),
-        };
-        let living = group.copies.iter().filter(|c| self.standing_of(c) != Standing::Lost);
-        let keep: Vec<Uid> = living.filter(|c| !self.wants_rid(group, c)).map(|c| c.device).collect();
-        let avoid: Vec<Uid> = group.copies.iter().map(|c| c.device).filter(|u| !keep.contains(u)).collect();
-        let key = group.id().ok_or_else(|| internal("a group without shards"))?;
-        let longest = shards.iter().map(|(_, s, _)| u64::from(s.bytes)).max().unwrap_or(0);
-        Ok(placing.more(redundancy, (key, longest), &shards, &keep, &avoid).await.copies)
-    }
-
-    /// The bytes of the shards with these indexes.
-    async fn content(
-        &self,
-        fetcher: &Fetcher,
-        group: &GroupRecord,
-        missing: &[usize],
-    ) -> Result<Vec<(u16, ShardRef, Bytes)>, ApiError> {
-        let online = |at: usize| -> Vec<Uid> {
-            let has = group.copies.iter().filter(|c| usize::from(c.shard) == at && !c.failed);
-            has.filter(|c| self.standing_of(c) == Standing::Online).map(|c| c.device).collect()
-        };
-        let mut out = Vec::new();
-        if group.own_redundancy().is_whole_copies() {
-            let Some(shard) = group.data.first().copied() else { return Ok(out) };
-            let bytes = Bytes::from(fetcher.shard(shard, &online(0)).await?.bytes);
-            return Ok(missing.iter().map(|_| (0, shard, bytes.clone())).collect());
-        }
-        let lens: Vec<usize> = group.data.iter().map(|s| s.bytes as usize).collect();
-        let mut present: Vec<(usize, Vec<u8>)> = Vec::new();
-        // Those that are to move are read where they are, if they are.
-        let order =
-            missing.iter().copied().chain((0..group.shards().count()).filter(|at| !missing.contains(at)));
-        for at in order {
-            if present.len() == lens.len() {
-                break;
-            }
-            let (Some(shard), hints) = (group.shard(at).copied(), online(at)) else { continue };
-            if hints.is_empty() {
-                continue;
-            }
-            if let Some(fetched) = fetcher.quick(shard, &hints).await {
-                present.push((at, fetched));
-            }
-        }
-        if present.len() < lens.len() {
-            return Err(fail(
-                ErrorCode::NotEnoughHolders,
-                format!("{} of {} needed shards can be read now", present.len(), lens.len()),
-            ));
-        }
-        let (parity, want) = (group.parity.len(), missing.to_vec());
-        let made = tokio::task::spawn_blocking(move || reconstruct(&lens, present, parity, &want)).await;
-        let made = made.map_err(internal)?.map_err(internal)?;
-        for (at, bytes) in missing.iter().zip(made) {
-            let Some(shard) = group.shard(*at).copied() else { continue };
-            if ContentAddress::of(&bytes) != shard.address {
-                return Err(fail(ErrorCode::Manifest, "a shard that was computed is another one"));
-            }
-            out.push((*at as u16, shard, Bytes::from(bytes)));
-        }
-        Ok(out)
-    }
-
-    /// Writes down where a group's new shards are, and lets go of what they replace.
-    async fn settle(&mut self, at: usize, copies: Vec<(u16, Uid)>) -> Result<(), ApiError> {
-        let Some(group) = self.groups.get(at).cloned() else { return Ok(()) };
-        let mut new = group.clone();
-        self.report.repaired_groups += 1;
-        let mut released = Vec::new();
-        for (shard, device) in copies {
-            let bytes = group.shard(shard.into()).map_or(0, |s| u64::from(s.bytes));
-            (self.report.placed_shards, self.report.placed_bytes) =
-                (self.report.placed_shards + 1, self.report.placed_bytes + bytes);
-            // Each new one replaces one that leaves, or else one that is lost.
-            let leaving = new.copies.iter().position(|c| c.shard == shard && self.wants_rid(&group, c));
-            let lost =
-                || new.copies.iter().position(|c| c.shard == shard && self.standing_of(c) == Standing::Lost);
-            if let Some(gone) = leaving.or_else(lost) {
-                let gone = new.copies.remove(gone);
-                if let (Some(s), true) = (group.shard(gone.shard.into()), self.wants_rid(&group, &gone)) {
-                    released.push(Owed { device: gone.device, address: s.address });
-                }
-            }
-            new.copies.push(CopyRecord { shard, device, failed: false });
-        }
-        // Into the group as it is now: a partner may have changed it meanwhile.
-        let same = |a: &CopyRecord, b: &CopyRecord| a.device == b.device && a.shard == b.shard;
-        let without = move |list: &[CopyRecord], other: &[CopyRecord]| -> Vec<CopyRecord> {
-            list.iter().filter(|c| !other.iter().any(|o| same(c, o))).copied().collect()
-        };
-        let (dropped, added) = (without(&group.copies, &new.copies), without(&new.copies, &group.copies));
-        let Some(id) = group.id() else { return Ok(()) };
-        let (owed, until) = (released.clone(), group.expires.plus(LEASE_GRACE_SECONDS));
-        let write = move |c: &Changes| {
-            c.update_group(&id, |g| {
-                g.copies.retain(|k| !dropped.iter().any(|d| same(d, k)));
-                let more = without(&added, &g.copies);
-                g.copies.extend(more);
-            })?;
-            // A device that is not there to be told is told when it is back.
-            owed.iter().try_for_each(|owed| c.owe(owed, until))
-        };
-        self.charge.book.off(|book| book.change(write)).await?;
-        if let Some(known) = self.groups.get_mut(at) {
-            *known = new;
-        }
-        // Only now: until here the device's copy was the only one of its kind.
-        self.release(released).await
     }
 
     /// Warns the owner of restore points that end soon.
@@ -572,18 +466,4 @@ impl Round<'_> {
         let write = move |c: &Changes| warned.iter().try_for_each(|id| c.put_warned(*id, now));
         Ok(repo.book.off(|book| book.change(write)).await?)
     }
-}
-
-/// Devices that may get something: those that failed too often get nothing more.
-fn usable(
-    holders: &[Holder],
-    devices: &HashMap<Uid, DeviceRecord>,
-    rules: &Rules,
-    now: UnixSeconds,
-) -> Vec<Holder> {
-    let distrusted =
-        |uid: &Uid| devices.get(uid).is_some_and(|d| d.health.state(rules, now) == DeviceState::Failed);
-    let free =
-        |h: &Holder| Holder { free_bytes: if distrusted(&h.uid) { 0 } else { h.free_bytes }, ..h.clone() };
-    holders.iter().map(free).collect()
 }

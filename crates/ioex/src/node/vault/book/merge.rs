@@ -170,6 +170,9 @@ impl Changes {
         }
         let mut merged = ours.clone();
         merged.expires = word.expires(ours.expires, theirs.expires);
+        if word.say != Say::Copies {
+            merged.raise_to(theirs.own_redundancy());
+        }
         let is_owner = word.say == Say::Owner;
         merged.copies.retain(|c| !((is_owner || c.failed) && left.contains(&(c.shard, c.device))));
         let stands = |list: &[CopyRecord], (shard, device): (u16, Uid)| {

@@ -256,6 +256,7 @@ impl Round<'_> {
         if faults > 0 {
             // One look is one fault, however many shards it showed: a lost disk is one event.
             record.health.observe(&self.rules, Observation::Fault, self.now);
+            self.faulty.insert(uid);
         }
     }
 }

@@ -18,10 +18,10 @@ pub(super) struct Charge<'a> {
     /// All who watch over it.
     pub(super) members: Vec<Uid>,
     /// Only the owner reads the list of restore points.
-    pub(super) own: Option<&'a Repo>,
+    pub(super) own: Option<&'a Arc<Repo>>,
 }
 
-pub(super) fn own_charge<'a>(node: &Node, repo: &'a Repo) -> Result<Charge<'a>, ApiError> {
+pub(super) fn own_charge<'a>(node: &Node, repo: &'a Arc<Repo>) -> Result<Charge<'a>, ApiError> {
     Ok(Charge {
         repo: repo.keys.repo(),
         book: &repo.book,

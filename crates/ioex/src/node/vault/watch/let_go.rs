@@ -30,7 +30,7 @@ impl Round<'_> {
         let Charge { repo, book, own, .. } = &self.charge;
         let last = book.head_kept()?;
         let kept = last.is_some_and(|at| self.now.since(at) < HEAD_EVERY_SECONDS && at <= self.now);
-        Ok(!kept && (own.is_some() || self.is_mine(repo.as_bytes())))
+        Ok((self.all || !kept) && (own.is_some() || self.is_mine(repo.as_bytes())))
     }
 
     /// Devices that have the head and are to be asked; none when nobody can be asked who they are.
@@ -53,9 +53,9 @@ impl Round<'_> {
         if leaving.is_empty() && !self.is_head_due()? {
             return Ok(());
         }
-        let (placing, redundancy) = manage::placing(self.node, self.charge.reader).await?;
+        let (placing, choice) = manage::placing(self.node, self.charge.reader).await?;
         let spread =
-            spread(self.node, &self.charge.repo, &placing, redundancy, (&head, true), &leaving).await;
+            spread(self.node, &self.charge.repo, &placing, choice.redundancy, (&head, true), &leaving).await;
         let moved = if spread.is_enough() { leaving } else { Vec::new() };
         let moved: Vec<Owed> = moved.into_iter().map(|device| Owed { device, address }).collect();
         let (owed, now) = (moved.clone(), self.now);
