@@ -33,7 +33,9 @@ pub enum OtaRequest {
     RollBack,
     /// At a device: let what failed be tried again. → [`OtaState`].
     Forgive,
-    /// At a super node: pack a version. Updates: [`crate::Update::OtaPack`]. → [`OtaPacked`].
+    /// At a super node: pack a version. Updates: [`crate::Update::OtaPack`], at last [`crate::Update::OtaPacked`]. The
+    /// request goes on until its client ends it: until then the package is kept though no order asks for it.
+    /// → [`crate::Empty`] once the node stops.
     Pack {
         /// The images, in order.
         images: Vec<OtaImagePath>,
@@ -73,6 +75,15 @@ pub enum OtaRequest {
     End {
         /// The version's manifest.
         manifest: ContentAddress,
+    },
+    /// At a super node: change when failures stop the order for a version. → whether there is one.
+    Stop {
+        /// The version's manifest.
+        manifest: ContentAddress,
+        /// As in [`OtaRequest::Order`].
+        stop: (u32, u16),
+        /// Go on when it was stopped, and count failures anew from now on.
+        resume: bool,
     },
     /// At a super node. → [`OtaFleet`].
     Fleet,
@@ -233,8 +244,27 @@ pub struct OtaPacked {
 /// All orders of a super node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtaFleet {
-    /// In order of manifest.
+    /// The devices of each channel, over all its orders.
+    pub channels: Vec<OtaChannelInfo>,
+    /// The newest first.
     pub orders: Vec<OtaOrderInfo>,
+}
+
+/// The devices of a channel, over all its orders at this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaChannelInfo {
+    /// The channel.
+    pub channel: ContentAddress,
+    /// The devices' brand; empty when the channel has no version any more.
+    pub brand: String,
+    /// The devices' model; empty when the channel has no version any more.
+    pub model: String,
+    /// Devices on the rosters of its orders, each once.
+    pub roster: u64,
+    /// Devices that said anything.
+    pub heard: u64,
+    /// How many run what, by the last word of each.
+    pub versions: BTreeMap<String, u64>,
 }
 
 /// How an order is doing.
@@ -246,6 +276,14 @@ pub struct OtaOrderInfo {
     pub manifest: ContentAddress,
     /// The version.
     pub version: String,
+    /// The devices' brand; empty when the version was withdrawn.
+    pub brand: String,
+    /// The devices' model; empty when the version was withdrawn.
+    pub model: String,
+    /// What the channel says of its rollout: `running`, `paused` or `aborted`; absent when it was withdrawn.
+    pub course: Option<String>,
+    /// When this node took the order; absent when an earlier program did.
+    pub taken: Option<UnixSeconds>,
     /// Devices on the roster.
     pub roster: u64,
     /// Devices to be updated at most.
@@ -254,15 +292,15 @@ pub struct OtaOrderInfo {
     pub heard: u64,
     /// How many are where.
     pub stages: BTreeMap<String, u64>,
-    /// How many run what.
+    /// How many ran what when they last spoke about this order.
     pub versions: BTreeMap<String, u64>,
     /// Why devices failed, the most frequent reason first.
     pub reasons: Vec<(String, u64)>,
     /// Bytes that devices got from the maker, the local network, other devices; and of these, over relays.
     pub by_source: [u64; 4],
-    /// Whether failures ended it.
+    /// Whether too many failures keep others from beginning.
     pub stopped: bool,
-    /// When it ended: by its date, or because as many devices as ordered have the version.
+    /// When it ended: by its date, or because as many devices as ordered run the version and are healthy.
     pub ended: Option<UnixSeconds>,
     /// Until when it runs.
     pub expires: UnixSeconds,

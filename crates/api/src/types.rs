@@ -239,6 +239,8 @@ pub enum Update {
     Ota(Box<crate::OtaState>),
     /// Progress of packing a version.
     OtaPack(crate::OtaPackProgress),
+    /// A version is packed.
+    OtaPacked(Box<crate::OtaPacked>),
     /// Something happened.
     Event(Event),
 }

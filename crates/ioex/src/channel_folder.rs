@@ -4,17 +4,22 @@
 //! - `keys/`: `root-1.key`, … (to be moved to a safe place), `targets.key`, `snapshot.key`, `timestamp.key`;
 //!   `package.key`, which goes into the firmware; `pack.key`, under which versions share their content.
 //! - `metadata/`: what is published.
+//! - `shards.json`: how many shards the package of each version has, by manifest.
 //! - `roster.txt`: the devices, a UID in each line.
 //! - `lock`: locked by the command that changes the folder.
+
+mod rotation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
+    io,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use ioex_api::{ApiError, ErrorCode};
 use ioex_base::{ContentAddress, NodeKey, Uid, UnixSeconds};
 use ioex_ota::{
     channel::{Channel, KeyPlan, RootDraft, Signers},
@@ -103,8 +108,10 @@ impl ChannelFolder {
                 "{name:?} is no {what}: letters, digits, '-', '_', '.' and spaces"
             );
         }
-        let used = dir.is_dir() && fs::read_dir(dir)?.next().is_some();
-        ensure!(!used, "{} is not empty: a channel gets a folder of its own", dir.display());
+        if dir.is_dir() && fs::read_dir(dir)?.next().is_some() {
+            let why = format!("{} is not empty: a channel gets a folder of its own", dir.display());
+            return Err(ApiError::new(ErrorCode::Exists, why).into());
+        }
         let keys = dir.join("keys");
         files::private_dir(dir)?;
         files::private_dir(&keys)?;
@@ -227,20 +234,40 @@ impl ChannelFolder {
         ONLINE.iter().map(|role| self.key(&role.to_string())).collect()
     }
 
-    /// The root keys that lie here.
+    /// The root keys that lie here, with their files.
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn root_keys(&self) -> anyhow::Result<Vec<NodeKey>> {
+    pub fn root_keys(&self) -> anyhow::Result<Vec<(PathBuf, NodeKey)>> {
         let mut keys = Vec::new();
         for entry in fs::read_dir(self.dir.join("keys"))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with("root-") && name.ends_with(".key") {
-                keys.push(authority::load(&entry.path())?);
+                keys.push((entry.path(), authority::load(&entry.path())?));
             }
         }
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(keys)
+    }
+
+    fn all_shards(&self) -> anyhow::Result<BTreeMap<ContentAddress, u32>> {
+        let path = self.dir.join("shards.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(e).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// How many shards a version's package has; nothing when it was not published from this folder.
+    ///
+    /// # Errors
+    /// When the note cannot be read.
+    pub fn shards(&self, manifest: &ContentAddress) -> anyhow::Result<Option<u32>> {
+        Ok(self.all_shards()?.get(manifest).copied())
     }
 
     /// The channel's address.
@@ -295,82 +322,27 @@ impl ChannelFolder {
         }
         Ok(KeyPlan { roles })
     }
-
-    fn next_key_path(&self, role: Role) -> PathBuf {
-        let name = if role == Role::Root { "root-1".to_owned() } else { role.to_string() };
-        self.dir.join("keys").join(format!("{name}.key.next"))
-    }
 }
 
 impl ChannelEdit {
+    /// Notes how many shards a version's package has.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn note_shards(&self, manifest: &ContentAddress, shards: u32) -> anyhow::Result<()> {
+        let mut all = self.all_shards()?;
+        all.insert(*manifest, shards);
+        let path = self.dir.join("shards.json");
+        files::replace(&path, &serde_json::to_vec_pretty(&all)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Writes the metadata.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn save(&self) -> anyhow::Result<()> {
         self.folder.save()
-    }
-
-    /// Replaces a role's key by a new one and returns the draft of the next root, signed with what is here.
-    /// The new key lies in the folder as `ROLE.key.next` until [`ChannelEdit::adopt`].
-    ///
-    /// # Errors
-    /// When a key cannot be written or read.
-    pub fn rotate(&self, role: Role, elsewhere: &[PathBuf], now: UnixSeconds) -> anyhow::Result<RootDraft> {
-        let mut plan = self.plan()?;
-        let next = self.next_key_path(role);
-        let new = if next.exists() { authority::load(&next)? } else { authority::create(&next)? };
-        let here =
-            if role == Role::Root { self.key("root-1")?.uid() } else { self.key(&role.to_string())?.uid() };
-        let signers = plan.roles.get_mut(&role).context("no such role")?;
-        signers.keys.retain(|uid| *uid != here && *uid != new.uid());
-        signers.keys.push(new.uid());
-        let mut draft = self.channel.draft_root(&plan, now)?;
-        for key in self.root_keys()? {
-            draft.sign(&key)?;
-        }
-        for path in elsewhere {
-            draft.sign(&authority::load(path)?)?;
-        }
-        if role == Role::Root {
-            draft.sign(&new)?;
-        }
-        Ok(draft)
-    }
-
-    /// Makes a draft the root, signs what is below it with the new keys, and puts those in place.
-    ///
-    /// # Errors
-    /// When signatures are missing; nothing has changed then.
-    pub fn adopt(&mut self, draft: &RootDraft, now: UnixSeconds) -> anyhow::Result<()> {
-        let mut keys = Vec::new();
-        let mut renamed = Vec::new();
-        for role in Role::ALL {
-            let next = self.next_key_path(role);
-            let named =
-                draft.root().signers(role).map(|(signers, _)| signers.into_values().collect::<Vec<_>>());
-            let new = if next.exists() { Some(authority::load(&next)?) } else { None };
-            let new = new.filter(|key| named.iter().flatten().any(|uid| *uid == key.uid()));
-            if new.is_some() {
-                renamed.push(next.clone());
-            }
-            match new {
-                Some(key) => keys.push(key),
-                None if role == Role::Root => {}
-                None => keys.push(self.key(&role.to_string())?),
-            }
-        }
-        self.channel.adopt(draft, &keys, now)?;
-        self.save()?;
-        for next in renamed {
-            let place = next.with_extension("");
-            let old = place.with_extension(format!("key.until-{}", now.0));
-            if place.exists() {
-                fs::rename(&place, &old)?;
-            }
-            fs::rename(&next, &place)?;
-        }
-        Ok(())
     }
 }
 
@@ -392,9 +364,39 @@ pub fn read_roster(path: &Path) -> anyhow::Result<BTreeSet<Uid>> {
     Ok(roster)
 }
 
+/// A roster's text without some devices; remarks stay.
+#[must_use]
+pub fn without(text: &str, gone: &[Uid]) -> String {
+    let stays = |line: &&str| {
+        let uid = line.split('#').next().unwrap_or_default().trim().parse::<Uid>();
+        !uid.is_ok_and(|uid| gone.contains(&uid))
+    };
+    text.lines().filter(stays).map(|line| format!("{line}\n")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_goes_from_a_roster_takes_no_remark_and_nobody_else_along() {
+        let [a, b] = [1, 2].map(|n| NodeKey::from_seed([n; 32]).uid());
+        let text = format!("# devices\n{a}\n {b} # the second\n{a}\n");
+        assert_eq!(without(&text, &[a]), format!("# devices\n {b} # the second\n"));
+    }
+
+    #[test]
+    fn how_many_shards_a_package_has_is_noted() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("channel");
+        let folder = ChannelFolder::create(&dir, "acme", "box", 1, 1, files::now()).unwrap();
+        let [a, b] = [b"a", b"b"].map(|name| ContentAddress::of(name));
+        assert_eq!(folder.shards(&a).unwrap(), None);
+        let edit = ChannelFolder::edit(&dir).unwrap();
+        edit.note_shards(&a, 9).unwrap();
+        edit.note_shards(&b, 3).unwrap();
+        assert_eq!((folder.shards(&a).unwrap(), folder.shards(&b).unwrap()), (Some(9), Some(3)));
+    }
 
     #[test]
     fn one_command_at_a_time_changes_a_channel() {

@@ -96,6 +96,21 @@ pub struct OtaConfig {
     pub policy: Policy,
 }
 
+/// A device has one installer. What comes without this says nothing about what is wrong.
+fn one_installer(text: &str) -> Result<(), toml::de::Error> {
+    let table: toml::Table = toml::from_str(text)?;
+    let install = table.get("ota").and_then(|ota| ota.get("install")).and_then(toml::Value::as_table);
+    match install.filter(|install| install.len() != 1) {
+        None => Ok(()),
+        Some(install) => {
+            let names: Vec<&str> = install.keys().map(String::as_str).collect();
+            let got = if names.is_empty() { "none".to_owned() } else { names.join(" and ") };
+            let why = format!("ota.install has {got}: a device has one installer, `pair`, `swap` or `hook`");
+            Err(serde::de::Error::custom(why))
+        }
+    }
+}
+
 fn confirm_minutes() -> u32 {
     10
 }
@@ -263,6 +278,7 @@ impl NodeConfig {
         struct DataOnly {
             data: Option<PathBuf>,
         }
+        one_installer(text)?;
         let mut config: Self = toml::from_str(text)?;
         if toml::from_str::<DataOnly>(text)?.data.is_none() {
             config.data = default_data;
@@ -302,6 +318,9 @@ impl NodeConfig {
             }
             if ota.confirm_minutes == 0 {
                 return wrong("ota.confirm_minutes", "at least 1".to_owned());
+            }
+            if let Err(why) = ota.policy.check() {
+                return wrong("ota.policy", why.to_string());
             }
         }
         Ok(())

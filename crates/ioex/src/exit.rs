@@ -29,7 +29,7 @@ pub const NODE_FAILURES: [(ErrorCode, u8, &str); 21] = [
     (ErrorCode::NotFriend, 16, "the other node is no friend"),
     (ErrorCode::Refused, 17, "the other side refused"),
     (ErrorCode::Unreachable, 18, "the other node could not be reached"),
-    (ErrorCode::NotFound, 19, "no such transfer, request, forward or file"),
+    (ErrorCode::NotFound, 19, "no such transfer, request, forward or file; nothing on trial"),
     (ErrorCode::Exists, 20, "the target exists already"),
     (ErrorCode::NoSpace, 21, "the disk is full or the lent space is used up"),
     (ErrorCode::WrongCode, 22, "wrong pairing code"),

@@ -18,7 +18,7 @@ use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Uid, UnixSeconds};
 use ring::digest;
 
 use crate::{
-    release::{Custom, Image, InvalidRelease, Release},
+    release::{Custom, Image, InvalidRelease, Release, Version},
     rollout::{InvalidRollout, Rollout},
     tuf::{
         Date, Envelope, FileMeta, HASH_BLAKE3, HASH_SHA256, Key, MetadataError, Role, RoleKeys, Root,
@@ -85,6 +85,14 @@ pub enum ChannelError {
     /// The version is in the channel already. What was published never changes under its name.
     #[error("version {0} was published already; give the new package a number of its own")]
     Published(String),
+    /// A version that may be installed over itself or higher ones only: every device that has those has no use for it.
+    #[error("version {version} cannot follow {follows}: name a lower version with --follows")]
+    Follows {
+        /// The version.
+        version: String,
+        /// The lowest version over which it was to be installed.
+        follows: String,
+    },
     /// No such version.
     #[error("the channel has no version {0}")]
     Unknown(String),
@@ -99,6 +107,12 @@ pub enum ChannelError {
         /// The draft's.
         got: u64,
     },
+    /// A key whose signature would not count for a draft.
+    #[error("{0} is no root key, neither of the channel nor of this draft: its signature would not count")]
+    NoRootKey(Uid),
+    /// A key that has signed a draft before.
+    #[error("{0} has signed this draft already: bring another root key")]
+    Signed(Uid),
     /// A file of the channel is absent.
     #[error("the channel's file {0} is missing")]
     Missing(String),
@@ -188,7 +202,16 @@ impl RootDraft {
             roles,
             other: serde_json::Map::new(),
         };
-        Ok(Self { envelope: Envelope::draft(&root)?, root })
+        let mut draft = Self { envelope: Envelope::draft(&root)?, root };
+        draft.invite(&draft.root.clone());
+        Ok(draft)
+    }
+
+    /// Names the keys of a root as those that are to sign.
+    fn invite(&mut self, root: &Root) {
+        let keys =
+            root.signers(Role::Root).map(|(signers, _)| signers.into_values().collect::<BTreeSet<_>>());
+        self.envelope.invite(keys.unwrap_or_default());
     }
 
     /// Reads a draft that was elsewhere.
@@ -214,12 +237,23 @@ impl RootDraft {
         &self.root
     }
 
-    /// Adds a signature.
+    /// Adds the signature of a root key, of this root or of the one before.
     ///
     /// # Errors
-    /// [`ChannelError::Metadata`].
+    /// [`ChannelError::NoRootKey`], [`ChannelError::Signed`], [`ChannelError::Metadata`].
     pub fn sign(&mut self, key: &NodeKey) -> Result<(), ChannelError> {
-        Ok(self.envelope.sign(Role::Root, key)?)
+        match self.envelope.signed_by(&key.uid()) {
+            None => Err(ChannelError::NoRootKey(key.uid())),
+            Some(true) => Err(ChannelError::Signed(key.uid())),
+            Some(false) => Ok(self.envelope.sign(Role::Root, key)?),
+        }
+    }
+
+    /// The file of the root, with those signatures that there are.
+    fn closed(&self) -> Result<Vec<u8>, ChannelError> {
+        let mut envelope = self.envelope.clone();
+        envelope.close();
+        Ok(envelope.to_bytes(Role::Root)?)
     }
 
     fn signed_for(&self, by: &Root) -> Result<(), ChannelError> {
@@ -257,7 +291,7 @@ impl Channel {
             return Err(ChannelError::Draft { want: 1, got: draft.root.version });
         }
         let mut channel = Self {
-            roots: vec![draft.to_bytes()?],
+            roots: vec![draft.closed()?],
             root: draft.root.clone(),
             targets: Targets {
                 kind: Role::Targets,
@@ -290,6 +324,29 @@ impl Channel {
         Ok(channel)
     }
 
+    /// Whether a version can be added, as far as it is known before it is packed: whatever [`Release::check_terms`]
+    /// looks at, and what is in the channel.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub fn may_publish(&self, release: &Release) -> Result<(), ChannelError> {
+        release.check_terms()?;
+        if release.follows >= release.version && release.follows != Version::default() {
+            let (version, follows) = (release.version.to_string(), release.follows.to_string());
+            return Err(ChannelError::Follows { version, follows });
+        }
+        if let Some(rollout) = &release.rollout {
+            rollout.check()?;
+        }
+        if self.targets.targets.contains_key(&target_name(release)) {
+            return Err(ChannelError::Published(release.version.to_string()));
+        }
+        if self.targets.targets.len() >= RELEASES_MAX {
+            return Err(ChannelError::Full);
+        }
+        Ok(())
+    }
+
     /// Adds a version. `package` is what [`PackageHash`] found; `keys` are those of targets, snapshot
     /// and timestamp.
     ///
@@ -302,17 +359,9 @@ impl Channel {
         keys: &[NodeKey],
         now: UnixSeconds,
     ) -> Result<(), ChannelError> {
+        self.may_publish(&release)?;
         release.check(package.length)?;
-        if let Some(rollout) = &release.rollout {
-            rollout.check()?;
-        }
         let name = target_name(&release);
-        if self.targets.targets.contains_key(&name) {
-            return Err(ChannelError::Published(release.version.to_string()));
-        }
-        if self.targets.targets.len() >= RELEASES_MAX {
-            return Err(ChannelError::Full);
-        }
         self.edit(keys, now, |targets| {
             targets.insert(name, TargetMeta { custom: Some(Custom { ioex: Some(release) }), ..package });
         })
@@ -376,12 +425,32 @@ impl Channel {
         Ok(())
     }
 
-    /// The next root, with other keys or a later end, to be signed by the keys of this root and of the next.
+    /// The next root, with other keys or a later end, to be signed by the keys of this root and of the next:
+    /// the draft names them all.
     ///
     /// # Errors
     /// [`ChannelError::Plan`].
     pub fn draft_root(&self, plan: &KeyPlan, now: UnixSeconds) -> Result<RootDraft, ChannelError> {
-        RootDraft::versioned(plan, self.root.version + 1, now)
+        let mut draft = RootDraft::versioned(plan, self.root.version + 1, now)?;
+        draft.invite(&self.root);
+        Ok(draft)
+    }
+
+    /// All root keys that the channel ever had, those of the first root first.
+    ///
+    /// # Errors
+    /// [`ChannelError::Metadata`].
+    pub fn root_keys_ever(&self) -> Result<Vec<Uid>, ChannelError> {
+        let mut ever: Vec<Uid> = Vec::new();
+        for bytes in &self.roots {
+            let root: Root = Envelope::parse(Role::Root, bytes)?.read()?;
+            let named =
+                root.signers(Role::Root).map(|(signers, _)| signers.into_values().collect::<BTreeSet<_>>());
+            ever.extend(
+                named.unwrap_or_default().into_iter().filter(|uid| !ever.contains(uid)).collect::<Vec<_>>(),
+            );
+        }
+        Ok(ever)
     }
 
     /// Makes a signed draft the channel's root, and signs everything below it with the new `keys`.
@@ -401,7 +470,7 @@ impl Channel {
         draft.signed_for(&self.root)?;
         draft.signed_for(&draft.root)?;
         let mut next = self.clone();
-        next.roots.push(draft.to_bytes()?);
+        next.roots.push(draft.closed()?);
         next.root = draft.root.clone();
         next.sign_from(Role::Targets, keys, now)?;
         *self = next;

@@ -345,7 +345,8 @@ impl Matcher {
         Some(Pass { manifest: self.order.manifest, requester: *requester, expires }.seal(&self.key))
     }
 
-    /// The outcome of a match, told by the requester. One that is done is a provider, one that failed is none.
+    /// The outcome of a match, told by the requester. One that is done is a provider, one that failed is none: what it
+    /// was done with before counts no more, and it may be matched again.
     pub fn report(&mut self, requester: &Uid, end: End) {
         let Some(seen) = self.roster.get_mut(requester) else { return };
         for key in std::mem::take(&mut seen.open) {
@@ -359,7 +360,10 @@ impl Matcher {
                 self.done += 1;
                 self.add_provider(*requester);
             }
-            End::Failed if !seen.done => self.devices.remove(requester),
+            End::Failed => {
+                self.done -= u32::from(std::mem::take(&mut seen.done));
+                self.devices.remove(requester);
+            }
             _ => {}
         }
     }

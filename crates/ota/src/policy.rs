@@ -117,7 +117,40 @@ pub enum Hold {
     },
 }
 
+/// A policy that no device can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// More than a full battery.
+    #[error("min_battery_percent is {0}, at most 100")]
+    Battery(u8),
+    /// No minute of a day.
+    #[error("from_minute is {0}, at most 1439")]
+    From(u16),
+    /// After the end of a day.
+    #[error("until_minute is {0}, at most 1440")]
+    Until(u16),
+}
+
 impl Policy {
+    /// Looks for numbers that make no sense.
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`].
+    pub fn check(&self) -> Result<(), InvalidPolicy> {
+        if self.min_battery_percent > 100 {
+            return Err(InvalidPolicy::Battery(self.min_battery_percent));
+        }
+        for hours in [self.fetch_hours, self.install_hours].into_iter().flatten() {
+            if hours.from_minute >= DAY_MINUTES {
+                return Err(InvalidPolicy::From(hours.from_minute));
+            }
+            if hours.until_minute > DAY_MINUTES {
+                return Err(InvalidPolicy::Until(hours.until_minute));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether `bytes` more may be fetched now.
     ///
     /// # Errors
@@ -290,6 +323,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn numbers_of_no_battery_and_no_day_are_refused() {
+        let hours = |from_minute, until_minute| Policy {
+            install_hours: Some(Hours { from_minute, until_minute }),
+            ..Policy::default()
+        };
+        assert_eq!(hours(1_439, 1_440).check(), Ok(()));
+        assert_eq!(hours(1_440, 5).check(), Err(InvalidPolicy::From(1_440)));
+        assert_eq!(hours(5, 1_441).check(), Err(InvalidPolicy::Until(1_441)));
+        let policy = Policy { min_battery_percent: 101, ..Policy::default() };
+        assert_eq!(policy.check(), Err(InvalidPolicy::Battery(101)));
+    }
 
     fn fine() -> Situation {
         Situation {

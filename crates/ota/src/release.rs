@@ -189,6 +189,23 @@ impl Release {
     /// # Errors
     /// [`InvalidRelease`].
     pub fn check(&self, target_length: u64) -> Result<(), InvalidRelease> {
+        self.check_terms()?;
+        let mut images = 0_u64;
+        for image in &self.images {
+            let sum = images.checked_add(image.length).filter(|_| image.length > 0);
+            images = sum.ok_or_else(|| InvalidRelease::Length(image.name.clone()))?;
+        }
+        if images != target_length {
+            return Err(InvalidRelease::Sum { target: target_length, images });
+        }
+        Ok(())
+    }
+
+    /// Looks for contradictions in what is known before the package is packed: everything but lengths and hashes.
+    ///
+    /// # Errors
+    /// [`InvalidRelease`].
+    pub fn check_terms(&self) -> Result<(), InvalidRelease> {
         if self.images.is_empty() || self.images.len() > IMAGES_MAX {
             return Err(InvalidRelease::Images(self.images.len()));
         }
@@ -199,16 +216,10 @@ impl Release {
         if let Some(name) = names.chain([&self.brand, &self.model]).find(|name| !is_name(name)) {
             return Err(InvalidRelease::Name(name.chars().take(NAME_MAX_BYTES).collect()));
         }
-        let mut images = 0_u64;
         for (i, image) in self.images.iter().enumerate() {
             if self.images[..i].iter().any(|other| other.name == image.name) {
                 return Err(InvalidRelease::Twice(image.name.clone()));
             }
-            let sum = images.checked_add(image.length).filter(|_| image.length > 0);
-            images = sum.ok_or_else(|| InvalidRelease::Length(image.name.clone()))?;
-        }
-        if images != target_length {
-            return Err(InvalidRelease::Sum { target: target_length, images });
         }
         match self.downgrade_from.iter().find(|from| **from <= self.version) {
             Some(from) => Err(InvalidRelease::Downgrade(*from)),

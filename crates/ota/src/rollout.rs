@@ -39,6 +39,18 @@ pub enum Course {
     Aborted,
 }
 
+impl Course {
+    /// The name that people see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 /// When failures end a rollout by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRule {
@@ -150,6 +162,19 @@ impl Rollout {
         Ok(())
     }
 
+    /// From `now` on this share; later steps that are higher stay.
+    pub fn share_now(&mut self, per_myriad: u16, now: UnixSeconds) {
+        self.steps.retain(|step| step.from < now || (step.from > now && step.per_myriad > per_myriad));
+        let place = self.steps.partition_point(|step| step.from < now);
+        self.steps.insert(place, Step { from: now, per_myriad });
+    }
+
+    /// These steps instead of those that are still to come.
+    pub fn replace_coming(&mut self, steps: Vec<Step>, now: UnixSeconds) {
+        self.steps.retain(|step| step.from <= now);
+        self.steps.extend(steps);
+    }
+
     /// A device's place in the order, below [`WHOLE_PER_MYRIAD`].
     #[must_use]
     pub fn place(&self, device: &Uid) -> u16 {
@@ -255,6 +280,20 @@ mod tests {
         assert_eq!(asked(97, 3), Admission::Yes);
         assert_eq!(asked(96, 4), Admission::Stopped);
         assert_eq!(asked(u64::MAX, u64::MAX), Admission::Stopped);
+    }
+
+    #[test]
+    fn a_larger_share_keeps_later_steps_that_are_larger_still() {
+        let step = |from, percent: u16| Step { from: UnixSeconds(from), per_myriad: percent * 100 };
+        let mut rollout = Rollout::at_once("s", 0);
+        rollout.steps.extend([step(1_500, 40), step(2_000, 70), step(3_000, 100)]);
+        rollout.share_now(4_100, NOW);
+        assert_eq!(rollout.steps, [step(0, 0), step(1_000, 41), step(2_000, 70), step(3_000, 100)]);
+        rollout.share_now(5_000, NOW);
+        assert_eq!(rollout.steps, [step(0, 0), step(1_000, 50), step(2_000, 70), step(3_000, 100)]);
+        assert_eq!(rollout.check(), Ok(()));
+        rollout.replace_coming(vec![step(4_000, 60)], NOW);
+        assert_eq!(rollout.steps, [step(0, 0), step(1_000, 50), step(4_000, 60)]);
     }
 
     #[test]

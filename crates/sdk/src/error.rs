@@ -28,7 +28,7 @@ pub enum Error {
     /// The node has stopped.
     #[error("the node has stopped: start another one")]
     Stopped,
-    /// No version is offered.
+    /// No version is offered, or none is on trial.
     #[error("{0}")]
     NothingOffered(String),
     /// The answer is about another version, or another package of it, than the one that is offered now.

@@ -118,7 +118,7 @@ impl Node {
     /// What is on trial is healthy, and stays.
     ///
     /// # Errors
-    /// [`Error::Io`] when nothing is on trial, or the disk fails.
+    /// [`Error::NothingOffered`] when nothing is on trial; [`Error::Io`] when the disk fails.
     pub async fn confirm(&self) -> Result<(), Error> {
         Ok(self.updates.confirm().await?)
     }
@@ -126,7 +126,7 @@ impl Node {
     /// What is on trial goes, and the version before comes back. `why` is told to the maker.
     ///
     /// # Errors
-    /// [`Error::Io`] when nothing is on trial, the disk or the installer's command fails.
+    /// [`Error::NothingOffered`] when nothing is on trial; [`Error::Io`] when the disk or the installer's command fails.
     pub async fn roll_back(&self, why: &str) -> Result<(), Error> {
         Ok(self.updates.roll_back(why).await?)
     }

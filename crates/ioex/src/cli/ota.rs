@@ -24,7 +24,7 @@ pub enum OtaCommand {
     #[cfg(feature = "super")]
     #[command(disable_version_flag = true)]
     Publish(PublishArgs),
-    /// Change who gets a published version when: more devices, a pause, an end
+    /// Change who gets a published version when: more devices, a pause, an end, another bound for failures
     #[cfg(feature = "super")]
     #[command(disable_version_flag = true)]
     Rollout(RolloutArgs),
@@ -38,7 +38,8 @@ pub enum OtaCommand {
         #[command(flatten)]
         channel: ChannelDir,
     },
-    /// Hand a published version's order to another super node, which then matches devices, too
+    /// Hand a published version's order to another super node, which then matches devices, too; or, at the same one, to the
+    /// roster as it is now
     #[cfg(feature = "super")]
     #[command(disable_version_flag = true)]
     Order(OrderArgs),
@@ -47,6 +48,9 @@ pub enum OtaCommand {
     Status {
         /// Only this version's manifest
         manifest: Option<ContentAddress>,
+        /// Only the channel in this folder
+        #[arg(long, value_name = "DIR")]
+        channel: Option<PathBuf>,
     },
     /// At a device: how it stands
     State,

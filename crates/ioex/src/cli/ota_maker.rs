@@ -56,11 +56,17 @@ pub enum ChannelCommand {
         #[command(flatten)]
         channel: ChannelDir,
     },
-    /// Replace the key of a role; with enough root keys at hand the change holds at once
+    /// Hand the channel to the running node, such as another matcher's
+    Carry {
+        /// Where it lies.
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Replace the key of a role, also one that is lost; with enough root keys at hand the change holds at once
     Rotate {
-        /// Whose key
-        #[arg(value_enum)]
-        role: RoleArg,
+        /// Whose key; several roles change together, as when a whole folder is lost
+        #[arg(value_enum, required = true, value_name = "ROLE")]
+        roles: Vec<RoleArg>,
         /// Where it lies.
         #[command(flatten)]
         channel: ChannelDir,
@@ -70,8 +76,11 @@ pub enum ChannelCommand {
         /// Root keys that lie elsewhere
         #[arg(long = "root-key", value_name = "FILE")]
         root_keys: Vec<PathBuf>,
+        /// With `root` and several root keys: which one goes; without it the answer lists them
+        #[arg(long, value_name = "UID")]
+        replace: Option<Uid>,
     },
-    /// Sign a draft of a new root with keys that lie here
+    /// Sign a draft of a new root with root keys that lie here, each once
     Sign {
         /// The draft
         draft: PathBuf,
@@ -122,7 +131,16 @@ pub enum RosterCommand {
         #[command(flatten)]
         channel: ChannelDir,
     },
-    /// Count or list them
+    /// Remove devices
+    Remove {
+        /// Their UIDs
+        #[arg(required = true)]
+        uids: Vec<Uid>,
+        /// Where it lies.
+        #[command(flatten)]
+        channel: ChannelDir,
+    },
+    /// Count and list them
     List {
         /// Where it lies.
         #[command(flatten)]
@@ -161,7 +179,7 @@ pub struct PublishArgs {
     #[arg(long, value_name = "NUMBER")]
     pub hardware: Vec<u32>,
     /// Most devices to update [default: the roster]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub quantity: Option<u32>,
     /// How long the order runs
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
@@ -186,21 +204,27 @@ pub struct RolloutArgs {
     /// Where it lies.
     #[command(flatten)]
     pub channel: ChannelDir,
-    /// Share of the devices that may begin from now on
+    /// Share of the devices that may begin from now on; coming steps with a larger share stay
     #[arg(long, value_name = "PERCENT", group = "change")]
     pub percent: Option<f64>,
-    /// A later step, HOURS:PERCENT from now on
+    /// A later step, HOURS:PERCENT from now on; the steps given here take the place of all that are still to come
     #[arg(long = "step", value_name = "HOURS:PERCENT", group = "change")]
     pub steps: Vec<String>,
     /// Nobody begins until it is resumed
     #[arg(long, group = "change", conflicts_with_all = ["resume", "abort"])]
     pub pause: bool,
-    /// Go on after a pause
+    /// Go on after a pause, or after too many failures: failures are counted anew from now on
     #[arg(long, group = "change", conflicts_with = "abort")]
     pub resume: bool,
     /// Nobody begins any more
     #[arg(long, group = "change")]
     pub abort: bool,
+    /// Failures after which nobody else begins, in percent of the results
+    #[arg(long, value_name = "PERCENT", group = "change")]
+    pub stop_percent: Option<f64>,
+    /// Fewer results than this say nothing
+    #[arg(long, value_name = "NUMBER", group = "change")]
+    pub stop_after: Option<u32>,
 }
 
 /// Arguments of `ota order`.
@@ -214,11 +238,11 @@ pub struct OrderArgs {
     /// Nodes that have the package: where it was published
     #[arg(long = "origin", value_name = "UID", required_unless_present = "end")]
     pub origins: Vec<Uid>,
-    /// How many shards the manifest has, as `publish` said
-    #[arg(long, value_name = "NUMBER", required_unless_present = "end")]
+    /// How many shards the manifest has, as `publish` said; the folder in which it was published knows it
+    #[arg(long, value_name = "NUMBER")]
     pub shards: Option<u32>,
     /// Most devices to update [default: the roster]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub quantity: Option<u32>,
     /// How long the order runs
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]

@@ -119,3 +119,24 @@ fn a_bad_file_is_a_usage_error_that_names_file_and_key() {
     let output = crate::ioex(home.path(), &["node", "--config", "absent.toml"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_device_that_makes_no_sense_is_refused_by_name() {
+    let section = |install: &str, policy: &str| {
+        let text = format!("[ota]\nbundle = '/b'\ninstalled = '1.0'\n{install}\n[ota.policy]\n{policy}\n");
+        match NodeConfig::from_toml(&text, default_data()) {
+            Ok(config) => config.check().err().map(|e| e.to_string()).unwrap_or_default(),
+            Err(e) => e.to_string(),
+        }
+    };
+    let swap = "[ota.install.swap]\npath = '/a'";
+    assert_eq!(section(swap, "min_battery_percent = 100"), "");
+    let refused = [
+        (section(swap, "min_battery_percent = 140"), "min_battery_percent is 140"),
+        (section(swap, "install_hours = { from_minute = 1500, until_minute = 3 }"), "from_minute is 1500"),
+        (section(&format!("{swap}\n[ota.install.hook]\ncommand = ['/c']"), ""), "one installer"),
+    ];
+    for (got, wanted) in refused {
+        assert!(got.contains(wanted), "{got}");
+    }
+}

@@ -15,6 +15,7 @@ mod net;
 mod ota;
 mod ota_attacks;
 mod ota_hook;
+mod ota_maker;
 mod ota_matchers;
 mod ota_owner;
 mod ota_policy;
@@ -142,19 +143,26 @@ fn the_command_lines_of_the_manual_are_read() {
         "ioex ota channel show --channel d",
         "ioex ota channel bundle f --channel d --matcher U",
         "ioex ota channel refresh --channel d",
+        "ioex ota channel carry --channel d",
         "ioex ota channel rotate timestamp --channel d --draft f --root-key k",
+        "ioex ota channel rotate targets snapshot timestamp --channel d --root-key k",
+        "ioex ota channel rotate root --replace U --channel d --root-key k --root-key l",
         "ioex ota channel sign f k l",
         "ioex ota channel adopt f --channel d",
         "ioex ota roster add U --channel d",
         "ioex ota roster import f --channel d",
+        "ioex ota roster remove U --channel d",
         "ioex ota roster list --channel d",
         "ioex ota publish rootfs=f boot=g --version 1.2 --channel d --percent 5 --step 24:50 --follows 1.0",
         "ioex ota rollout 1.2 --channel d --percent 50 --step 24:100",
         "ioex ota rollout 1.2 --channel d --pause",
+        "ioex ota rollout 1.2 --channel d --resume --stop-percent 5 --stop-after 9",
         "ioex ota withdraw 1.2 --channel d",
         "ioex ota order 1.2 --channel d --origin U --shards 9",
+        "ioex ota order 1.2 --channel d --origin U",
         "ioex ota order 1.2 --channel d --end",
         "ioex ota status",
+        "ioex ota status --channel d",
         "ioex ota state",
         "ioex ota follow",
         "ioex ota check --wait",

@@ -1,10 +1,11 @@
 //! A command of the maker's own.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,11 @@ use crate::release::Version;
 
 /// Longest timeout, in seconds: writing a large flash takes minutes, not hours.
 pub const HOOK_TIMEOUT_MAX_SECONDS: u64 = 3_600;
+
+/// Of what a failed command wrote to its standard error, so much of its end is told, in bytes.
+const SAID_MAX_BYTES: usize = 200;
+/// How long the rest of that may take to come once the command has ended.
+const SAID_WAIT: Duration = Duration::from_secs(1);
 
 /// What the command is called for. It is its first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +47,7 @@ impl Phase {
 
 /// The command: `PROGRAM ARGUMENTS… install|health|roll-back`, with the package's path and the
 /// version in `IOEX_OTA_PACKAGE` and `IOEX_OTA_VERSION`. It reads nothing and writes where the
-/// program that starts it writes.
+/// program that starts it writes; the last that it wrote to its standard error is part of why it failed.
 #[derive(Clone, Debug)]
 pub struct Hook {
     /// What to start; no shell is involved.
@@ -64,7 +70,7 @@ pub enum HookError {
         error: io::Error,
     },
     /// It said no.
-    #[error("{program} {phase} ended with {status}")]
+    #[error("{program} {phase} ended with {status}{said}")]
     Failed {
         /// Which.
         program: String,
@@ -72,6 +78,8 @@ pub enum HookError {
         phase: &'static str,
         /// How it ended.
         status: String,
+        /// `: ` and the last that it wrote to its standard error, or nothing.
+        said: String,
     },
     /// It took too long, and was ended together with everything that it had started.
     #[error("{program} {phase} took longer than {seconds} s and was ended")]
@@ -122,9 +130,10 @@ impl Hook {
         let program = self.program.display().to_string();
         let timeout = self.timeout.min(Duration::from_secs(HOOK_TIMEOUT_MAX_SECONDS));
         // A group of its own, so that children of a script end with it.
-        command.stdin(Stdio::null()).process_group(0);
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let mut child =
             command.spawn().map_err(|error| HookError::Start { program: program.clone(), error })?;
+        let said = child.stderr.take().map(Said::listen);
         let waited = wait(&child, timeout);
         if !matches!(waited, Ok(true)) {
             end(&mut child);
@@ -141,7 +150,47 @@ impl Hook {
         if status.success() {
             return Ok(());
         }
-        Err(HookError::Failed { program, phase, status: status.to_string() })
+        let said = said.map(Said::last).unwrap_or_default();
+        Err(HookError::Failed { program, phase, status: status.to_string(), said })
+    }
+}
+
+/// What a command says on its standard error: it goes where ours goes, and its end is kept.
+struct Said {
+    end: Arc<Mutex<Vec<u8>>>,
+    /// Closed when nobody can write any more.
+    over: Receiver<()>,
+}
+
+impl Said {
+    /// Reads on as long as anybody writes: what the command left running must not lose its standard error.
+    fn listen(mut from: ChildStderr) -> Self {
+        let end = Arc::new(Mutex::new(Vec::new()));
+        let (open, over) = std::sync::mpsc::channel();
+        let kept = end.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            while let Ok(n @ 1..) = from.read(&mut bytes) {
+                let _ = io::stderr().write_all(&bytes[..n]);
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&bytes[..n]);
+                let over = kept.len().saturating_sub(SAID_MAX_BYTES);
+                kept.drain(..over);
+            }
+            drop(open);
+        });
+        Self { end, over }
+    }
+
+    /// The last that was said, in one line.
+    fn last(self) -> String {
+        // The command has ended: only what it left running can keep the pipe open.
+        let _ = self.over.recv_timeout(SAID_WAIT);
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&end);
+        let words: Vec<&str> =
+            text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+        if words.is_empty() { String::new() } else { format!(": {}", words.join(" ")) }
     }
 }
 
@@ -186,6 +235,18 @@ mod tests {
         let told = "test \"$1 $IOEX_OTA_PACKAGE $IOEX_OTA_VERSION\" = 'health /package 1.2.3'";
         shell(told, minute).unwrap();
         assert!(matches!(shell("exit 3", minute), Err(HookError::Failed { .. })));
+    }
+
+    #[test]
+    fn what_a_failed_hook_said_last_is_told() {
+        let minute = Duration::from_secs(60);
+        let why = shell("echo 'the flash\n is full' >&2; exit 3", minute).unwrap_err().to_string();
+        assert!(why.ends_with("exit status: 3: the flash is full"), "{why}");
+        let long = shell("seq 1 5000 >&2; echo the end >&2; exit 3", minute).unwrap_err().to_string();
+        assert!(long.ends_with("5000 the end") && long.len() < 2 * SAID_MAX_BYTES, "{long}");
+        // Who goes on in the background holds up nobody for long.
+        let left = shell("sleep 60 & echo no >&2; exit 3", minute).unwrap_err().to_string();
+        assert!(left.ends_with(": no"), "{left}");
     }
 
     #[test]

@@ -171,3 +171,22 @@ fn the_order_s_bytes_are_bounded() {
     };
     assert_eq!(Order::unseal(&largest.seal(&key), &key.uid()), Ok(largest));
 }
+
+/// A device that had the package and failed afterwards leaves its place to another one.
+#[test]
+fn who_fails_after_it_had_the_package_is_not_counted() {
+    let key = NodeKey::from_seed([1; 32]);
+    let roster: HashSet<Uid> = (0..3).map(uid).collect();
+    let order = Order { quantity: 1, ..order(&roster, &key) };
+    let mut matcher = Matcher::new(key, order, &roster, 1).unwrap();
+    matcher.add_origin(uid(99));
+    matcher.report(&uid(0), End::Done);
+    assert_eq!(matcher.matched(&uid(1), 1, NOW).err(), Some(NoMatch::Quantity));
+    for _ in 0..2 {
+        matcher.report(&uid(0), End::Failed);
+        assert_eq!(matcher.done(), 0);
+    }
+    assert!(matcher.matched(&uid(1), 1, NOW).is_ok());
+    matcher.report(&uid(0), End::Done);
+    assert_eq!(matcher.done(), 1);
+}

@@ -116,6 +116,29 @@ impl Envelope {
         Ok(())
     }
 
+    /// Names keys that are to sign, by an empty signature each, as other programs for TUF do.
+    pub fn invite(&mut self, keys: impl IntoIterator<Item = Uid>) {
+        for uid in keys {
+            let keyid = super::Key::of(&uid).id();
+            if !self.signatures.iter().any(|signature| signature.keyid == keyid) {
+                self.signatures.push(Signature { keyid, sig: String::new() });
+            }
+        }
+    }
+
+    /// Whether a key has signed; nothing when it was not invited either.
+    #[must_use]
+    pub fn signed_by(&self, key: &Uid) -> Option<bool> {
+        let keyid = super::Key::of(key).id();
+        let mut found = self.signatures.iter().filter(|signature| signature.keyid == keyid);
+        found.next().map(|signature| !signature.sig.is_empty())
+    }
+
+    /// Leaves out whoever was invited and has not signed.
+    pub fn close(&mut self) {
+        self.signatures.retain(|signature| !signature.sig.is_empty());
+    }
+
     /// How many different keys that `root` names for `role` have signed, and how many must.
     #[must_use]
     pub fn count(&self, role: Role, root: &Root) -> (usize, usize) {

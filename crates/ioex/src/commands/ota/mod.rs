@@ -6,6 +6,10 @@ mod device;
 #[cfg(feature = "super")]
 mod publish;
 #[cfg(feature = "super")]
+mod roster;
+#[cfg(feature = "super")]
+mod shown;
+#[cfg(feature = "super")]
 mod status;
 
 use super::Context;
@@ -16,7 +20,7 @@ pub(super) async fn run(context: &Context, command: OtaCommand) -> anyhow::Resul
         #[cfg(feature = "super")]
         OtaCommand::Channel(command) => channel::run(context, command).await,
         #[cfg(feature = "super")]
-        OtaCommand::Roster(command) => channel::roster(context, command),
+        OtaCommand::Roster(command) => roster::run(context, command),
         #[cfg(feature = "super")]
         OtaCommand::Publish(args) => publish::run(context, args).await,
         #[cfg(feature = "super")]
@@ -26,7 +30,7 @@ pub(super) async fn run(context: &Context, command: OtaCommand) -> anyhow::Resul
         #[cfg(feature = "super")]
         OtaCommand::Order(args) => publish::order(context, args).await,
         #[cfg(feature = "super")]
-        OtaCommand::Status { manifest } => status::run(context, manifest).await,
+        OtaCommand::Status { manifest, channel } => status::run(context, manifest, channel).await,
         OtaCommand::Boot(args) => device::boot(context, &args),
         other => device::run(context, other).await,
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::BASE64;
-use ioex_api::{IdInfo, OtaImagePath, OtaPacked, OtaRequest, Request, Update};
+use ioex_api::{IdInfo, OtaImage, OtaImagePath, OtaPacked, OtaRequest, Request, Update, Updates};
 use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_ota::{
     Image, Release, Version,
@@ -80,6 +80,14 @@ fn steps(texts: &[String], now: UnixSeconds) -> anyhow::Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// `NAME=PATH`.
+fn image_arg(text: &str) -> anyhow::Result<(&str, &str)> {
+    text.split_once('=').ok_or_else(|| {
+        let why = format!("'{text}' names no image: write NAME=PATH, such as rootfs=build/rootfs.img");
+        Usage(why).into()
+    })
+}
+
 /// An archive that goes when it is not needed any more.
 struct Archive(PathBuf);
 
@@ -93,14 +101,10 @@ impl Drop for Archive {
 fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec<Archive>)> {
     let (mut images, mut archives) = (Vec::new(), Vec::new());
     for text in args {
-        let Some((name, path)) = text.split_once('=') else {
-            return Err(Usage(format!(
-                "'{text}' names no image: write NAME=PATH, such as rootfs=build/rootfs.img"
-            ))
-            .into());
-        };
+        let (name, path) = image_arg(text)?;
         let path = absolute(Path::new(path))?;
         let meta = fs::metadata(&path).with_context(|| format!("the image {}", path.display()))?;
+        ensure!(meta.is_dir() || meta.len() > 0, "the image {} is empty", path.display());
         let (path, tree) = if meta.is_dir() {
             let archive = absolute(&dir.join(format!(".{name}.tar")))?;
             let digest = tree_digest(&path).with_context(|| path.display().to_string())?;
@@ -115,15 +119,13 @@ fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec
     Ok((images, archives))
 }
 
-pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
-    let now = render::now();
-    let folder = ChannelFolder::open(&args.channel.dir)?;
-    let keys = folder.online_keys()?;
-    let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
-    ensure!(
-        !roster.is_empty(),
-        "the roster is empty: add the devices with `ioex ota roster add` or `import`"
-    );
+/// What is said of a version, but for what packing finds out.
+fn terms(
+    folder: &ChannelFolder,
+    args: &PublishArgs,
+    own: Uid,
+    now: UnixSeconds,
+) -> anyhow::Result<(Release, StopRule)> {
     let mut schedule = vec![Step { from: UnixSeconds(0), per_myriad: per_myriad(args.percent)? }];
     schedule.extend(steps(&args.steps, now)?);
     let stop =
@@ -135,41 +137,14 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
         course: Course::Running,
         stop,
     };
-    rollout.check()?;
-    let client = context.client().await?;
-    let own: IdInfo = client.call(Request::Id).await?;
-    let recipient = folder.key("package")?.uid();
-    let (images, archives) = images(&args.images, &args.channel.dir)?;
-    let earlier: Vec<(Version, ContentAddress)> =
-        folder.channel.releases().map(|(_, release)| (release.version, release.manifest)).collect();
-    let pack = OtaRequest::Pack {
-        images,
-        pack_key: folder.pack_key()?,
-        recipient,
-        previous: earlier.iter().map(|(_, manifest)| *manifest).collect(),
-        name: format!("{} {} {}", folder.brand, folder.model, args.version),
-    };
-    let mut updates = client.stream(Request::Ota(Box::new(pack))).await?;
-    let bar = count_bar(context.show(), "packing", 0);
-    while let Some(update) = updates.next().await? {
-        if let Update::OtaPack(progress) = &update {
-            bar.set_length(progress.total_bytes);
-            bar.set_position(progress.done_bytes);
-        }
-        if context.out.json() {
-            context.out.update(update, |_| None)?;
-        }
-    }
-    bar.finish_and_clear();
-    let packed: OtaPacked = updates.finish().await?;
-    drop(archives);
-    // Packing takes its time; the channel may have moved on meanwhile, and a rollout must not wait for it.
-    let mut folder = ChannelFolder::edit(&args.channel.dir)?;
-    let mut matchers = vec![own.uid];
-    matchers.extend(args.matchers.iter().filter(|uid| **uid != own.uid));
+    let mut matchers = vec![own];
+    matchers.extend(args.matchers.iter().filter(|uid| **uid != own));
     let mut hardware = args.hardware.clone();
     hardware.sort_unstable();
     hardware.dedup();
+    let nothing = ContentAddress::of(b"");
+    let names = args.images.iter().map(|text| image_arg(text).map(|(name, _)| name));
+    let image = |name: &str| Image { name: name.to_owned(), length: 0, hash: nothing };
     let release = Release {
         brand: folder.brand.clone(),
         model: folder.model.clone(),
@@ -177,16 +152,69 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
         version: args.version,
         follows: args.follows.unwrap_or_default(),
         downgrade_from: args.downgrade_from.clone(),
-        manifest: packed.manifest,
-        recipient,
+        manifest: nothing,
+        recipient: folder.key("package")?.uid(),
         matchers,
-        images: packed
-            .images
-            .iter()
-            .map(|image| Image { name: image.name.clone(), length: image.length, hash: image.hash })
-            .collect(),
+        images: names.map(|name| name.map(image)).collect::<anyhow::Result<_>>()?,
         rollout: Some(rollout),
     };
+    Ok((release, stop))
+}
+
+/// Shows how packing goes, and returns what came of it. The node keeps the package while `updates` is there.
+async fn packed(context: &Context, updates: &mut Updates) -> anyhow::Result<OtaPacked> {
+    let bar = count_bar(context.show(), "packing", 0);
+    while let Some(update) = updates.next().await? {
+        match &update {
+            Update::OtaPack(progress) => {
+                bar.set_length(progress.total_bytes);
+                bar.set_position(progress.done_bytes);
+            }
+            Update::OtaPacked(packed) => {
+                bar.finish_and_clear();
+                return Ok((**packed).clone());
+            }
+            _ => {}
+        }
+        if context.out.json() {
+            context.out.update(update, |_| None)?;
+        }
+    }
+    bail!("the node stopped before the version was packed")
+}
+
+pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
+    let now = render::now();
+    let folder = ChannelFolder::open(&args.channel.dir)?;
+    let keys = folder.online_keys()?;
+    let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
+    ensure!(
+        !roster.is_empty(),
+        "the roster is empty: add the devices with `ioex ota roster add` or `import`"
+    );
+    let client = context.client().await?;
+    let own: IdInfo = client.call(Request::Id).await?;
+    let (mut release, stop) = terms(&folder, &args, own.uid, now)?;
+    // Packing takes its time: whatever can be refused is refused before.
+    folder.channel.may_publish(&release)?;
+    let (images, archives) = images(&args.images, &args.channel.dir)?;
+    let earlier: Vec<(Version, ContentAddress)> =
+        folder.channel.releases().map(|(_, release)| (release.version, release.manifest)).collect();
+    let pack = OtaRequest::Pack {
+        images,
+        pack_key: folder.pack_key()?,
+        recipient: release.recipient,
+        previous: earlier.iter().map(|(_, manifest)| *manifest).collect(),
+        name: format!("{} {} {}", folder.brand, folder.model, args.version),
+    };
+    let mut updates = client.stream(Request::Ota(Box::new(pack))).await?;
+    let packed = packed(context, &mut updates).await?;
+    drop(archives);
+    // Packing takes its time; the channel may have moved on meanwhile, and a rollout must not wait for it.
+    let mut folder = ChannelFolder::edit(&args.channel.dir)?;
+    release.manifest = packed.manifest;
+    let image = |image: &OtaImage| Image { name: image.name.clone(), length: image.length, hash: image.hash };
+    release.images = packed.images.iter().map(image).collect();
     let target = TargetMeta { length: packed.length, hashes: packed.hashes.clone(), custom: None };
     folder.channel.publish(release.clone(), target, &keys, now)?;
     // The node serves first, then devices hear of it.
@@ -201,7 +229,10 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
         stop,
     };
     place_order(context, &folder, &release, &roster, order, now).await?;
+    // The order keeps the package from now on.
+    drop(updates);
     folder.save()?;
+    folder.note_shards(&packed.manifest, u32::try_from(packed.shards)?)?;
     hand_over(context, &folder).await?;
     let by_manifest: BTreeMap<ContentAddress, Version> =
         earlier.into_iter().map(|(version, manifest)| (manifest, version)).collect();
@@ -307,12 +338,10 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
             "{} devices in a hundred were told to begin already: a share only grows; --pause keeps others from beginning",
             f64::from(before.unwrap_or(0)) / 100.0
         );
-        rollout.steps.retain(|step| step.from < now);
-        rollout.steps.push(Step { from: now, per_myriad: share });
+        rollout.share_now(share, now);
     }
     if !args.steps.is_empty() {
-        rollout.steps.retain(|step| step.from <= now);
-        rollout.steps.extend(steps(&args.steps, now)?);
+        rollout.replace_coming(steps(&args.steps, now)?, now);
     }
     ensure!(
         rollout.course != Course::Aborted || args.abort,
@@ -324,9 +353,19 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
         (_, _, true) => rollout.course = Course::Aborted,
         _ => {}
     }
+    if let Some(percent) = args.stop_percent {
+        rollout.stop.max_failed_per_myriad = per_myriad(percent)?;
+    }
+    rollout.stop.min_results = args.stop_after.unwrap_or(rollout.stop.min_results);
+    let stop = rollout.stop;
     let keys = folder.online_keys()?;
     folder.channel.set_rollout(&name, Some(rollout), &keys, now)?;
     folder.save()?;
+    if args.resume || args.stop_percent.is_some() || args.stop_after.is_some() {
+        let stop = (stop.min_results, stop.max_failed_per_myriad);
+        let set = OtaRequest::Stop { manifest: release.manifest, stop, resume: args.resume };
+        at_node(context, set).await?;
+    }
     told(context, &folder).await
 }
 
@@ -343,8 +382,13 @@ pub(super) async fn withdraw(context: &Context, version: Version, dir: &Path) ->
 
 /// Ends the order for a version at the running node; false when there is no node or no order.
 async fn end(context: &Context, manifest: ContentAddress) -> anyhow::Result<bool> {
+    at_node(context, OtaRequest::End { manifest }).await
+}
+
+/// Asks the running node to do something with an order; false when there is no node or no order.
+async fn at_node(context: &Context, request: OtaRequest) -> anyhow::Result<bool> {
     match context.client().await {
-        Ok(client) => Ok(client.call(Request::Ota(Box::new(OtaRequest::End { manifest }))).await?),
+        Ok(client) => Ok(client.call(Request::Ota(Box::new(request))).await?),
         Err(e) if matches!(e.downcast_ref(), Some(ioex_api::ClientError::NotRunning { .. })) => Ok(false),
         Err(e) => Err(e),
     }
@@ -361,7 +405,12 @@ pub(super) async fn order(context: &Context, args: OrderArgs) -> anyhow::Result<
             format!("{done}: version {}\n", args.version)
         })?);
     }
-    let shards = args.shards.context("--shards is missing: `publish` said how many")?;
+    let shards = match (args.shards, folder.shards(&release.manifest)?) {
+        (Some(given), Some(noted)) if given != noted => {
+            return Err(Usage(format!("version {} has {noted} shards, not {given}", args.version)).into());
+        }
+        (given, noted) => given.or(noted).context("--shards is missing: `publish` said how many")?,
+    };
     let roster: HashSet<Uid> = read_roster(&folder.roster())?.into_iter().collect();
     let own: IdInfo = context.client().await?.call(Request::Id).await?;
     ensure!(

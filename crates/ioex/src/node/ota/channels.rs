@@ -9,9 +9,12 @@ use std::{
 
 use ioex_base::{ContentAddress, wire};
 use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
-#[cfg(feature = "super")]
-use ioex_ota::tuf::{Envelope, Role, TargetMeta, Targets};
 use ioex_ota::{ROOTS_MAX, channel_address};
+#[cfg(feature = "super")]
+use ioex_ota::{
+    Release,
+    tuf::{Envelope, Role, Targets},
+};
 
 use crate::node::{files, lock};
 
@@ -65,22 +68,24 @@ impl Channels {
         Ok(Some(files))
     }
 
-    /// The manifests of the newest versions in a channel, which the next one is packed against.
+    /// All versions in a channel; none when this node does not carry it.
     #[cfg(feature = "super")]
-    pub(super) fn newest(&self, channel: &ContentAddress) -> Vec<ContentAddress> {
+    pub(super) fn releases(&self, channel: &ContentAddress) -> Vec<Release> {
         let targets = self.whole(channel).ok().flatten().and_then(|files| {
             let envelope = Envelope::parse(Role::Targets, &files.targets).ok()?;
             envelope.read::<Targets>().ok()
         });
         let Some(targets) = targets else { return Vec::new() };
-        let release = |target: &TargetMeta| {
-            let release = target.custom.as_ref()?.ioex.as_ref()?;
-            Some((release.version, release.manifest))
-        };
-        let mut releases: Vec<_> = targets.targets.values().filter_map(release).collect();
-        releases.sort_unstable_by(|a, b| b.cmp(a));
+        targets.targets.into_values().filter_map(|target| target.custom?.ioex).collect()
+    }
+
+    /// The manifests of the newest versions in a channel, which the next one is packed against.
+    #[cfg(feature = "super")]
+    pub(super) fn newest(&self, channel: &ContentAddress) -> Vec<ContentAddress> {
+        let mut releases = self.releases(channel);
+        releases.sort_unstable_by_key(|release| std::cmp::Reverse((release.version, release.manifest)));
         releases.truncate(BASES);
-        releases.into_iter().map(|(_, manifest)| manifest).collect()
+        releases.into_iter().map(|release| release.manifest).collect()
     }
 
     /// Carries these files from now on. The first root is the first of `files.roots`.

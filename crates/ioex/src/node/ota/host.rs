@@ -9,10 +9,10 @@ use std::{
 use ioex_api::{ApiError, ErrorCode, OtaState};
 use ioex_base::ContentAddress;
 use ioex_net::proto::ChannelFiles;
-use ioex_ota::{Release, Version};
+use ioex_ota::{Release, Version, install::InstallError};
 use tokio::sync::{broadcast, oneshot, watch};
 
-use super::{Ota, device::Device};
+use super::{Ota, device::Device, installer::InstallFailure};
 use crate::node::lock;
 
 /// Moments that wait for a program that is behind. A whole update has five.
@@ -159,6 +159,16 @@ impl Host {
 #[derive(Clone)]
 pub struct DeviceUpdates(Arc<Device>);
 
+/// A trial that there is not, or what went wrong.
+fn trial(e: anyhow::Error) -> ApiError {
+    match e.downcast_ref() {
+        Some(InstallFailure::Install(InstallError::NotOnTrial)) => {
+            ApiError::new(ErrorCode::NotFound, e.to_string())
+        }
+        _ => io(e),
+    }
+}
+
 fn io(e: anyhow::Error) -> ApiError {
     ApiError::new(ErrorCode::Io, format!("{e:#}"))
 }
@@ -233,7 +243,7 @@ impl DeviceUpdates {
     /// # Errors
     /// When nothing is on trial, or the installer's state cannot be written.
     pub async fn confirm(&self) -> Result<(), ApiError> {
-        self.0.confirm().await.map_err(io)
+        self.0.confirm().await.map_err(trial)
     }
 
     /// Ends a trial, or takes back what waits for its start. `why` is told to the maker.
@@ -241,7 +251,7 @@ impl DeviceUpdates {
     /// # Errors
     /// When there is nothing to go back from, or the installer's state cannot be written.
     pub async fn roll_back(&self, why: &str) -> Result<(), ApiError> {
-        self.0.go_back(why).await.map_err(io)
+        self.0.go_back(why).await.map_err(trial)
     }
 
     /// Lets what failed be tried again. Writes small files: not for an asynchronous thread.

@@ -13,10 +13,10 @@ use std::{
 
 use data_encoding::BASE64;
 use ioex_api::{
-    ApiError, ErrorCode, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest,
+    ApiError, Empty, ErrorCode, OtaDelta, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest,
     Sink, Update,
 };
-use ioex_base::{ContentAddress, NodeKey, Uid, limits::SHARD_LIFE_SECONDS};
+use ioex_base::{ContentAddress, NodeKey, NodeKind, Uid, limits::SHARD_LIFE_SECONDS};
 use ioex_net::proto::ChannelFiles;
 use ioex_ota::{
     channel::{Channel, PackageHash},
@@ -36,30 +36,19 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 /// Longest file of a channel's folder in bytes.
 const METADATA_MAX_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Something that keeps the sweeper away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Packing {
-    /// A run of the packer, by a number of its own.
-    Run(u64),
-    /// A package that is packed and waits for its order.
-    Packed(ContentAddress),
-}
-
-/// Keeps the sweeper away until it is dropped.
-struct Pinned<'a>(&'a super::Ota, Packing);
+/// Keeps the sweeper away until it is dropped: while a package is packed, and until its client has ordered it or is gone.
+struct Pinned<'a>(&'a super::Ota);
 
 impl<'a> Pinned<'a> {
     fn new(ota: &'a super::Ota) -> Self {
-        static RUNS: AtomicU64 = AtomicU64::new(0);
-        let packing = Packing::Run(RUNS.fetch_add(1, Ordering::Relaxed));
-        lock(&ota.packing).insert(packing);
-        Self(ota, packing)
+        *lock(&ota.packing) += 1;
+        Self(ota)
     }
 }
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        lock(&self.0.packing).remove(&self.1);
+        *lock(&self.0.packing) -= 1;
     }
 }
 
@@ -75,7 +64,14 @@ pub(super) async fn handle(
 ) -> Result<serde_json::Value, ApiError> {
     match request {
         OtaRequest::Pack { images, pack_key, recipient, previous, name } => {
-            api::done(pack(node, images, &pack_key, recipient, previous, name, sink).await?)
+            may_make(node)?;
+            let _pinned = Pinned::new(&node.ota);
+            let packed = pack(node, images, &pack_key, recipient, previous, name, sink).await?;
+            if sink.update(Update::OtaPacked(Box::new(packed))).await.is_ok() {
+                // The client places its order meanwhile; this future is dropped when it goes.
+                node.stop.cancelled().await;
+            }
+            api::done(Empty {})
         }
         OtaRequest::Carry { dir } => {
             let (ota, mesh) = (node.ota.clone(), node.mesh.clone());
@@ -85,11 +81,13 @@ pub(super) async fn handle(
             api::done(channel)
         }
         OtaRequest::Order { order, signer, channel, roster, matchers, origins, stop } => {
+            may_make(node)?;
             let stop = StopRule { min_results: stop.0, max_failed_per_myriad: stop.1 };
             let sealed = BASE64.decode(order.as_bytes()).map_err(refuse)?;
             let is_origin = origins.contains(&node.mesh.uid());
             let new = NewOrder { sealed, signer, channel, roster, matchers: matchers.clone(), origins, stop };
-            let manifest = new.manifest().map_err(|e| refuse(format!("{e:#}")))?;
+            let order = new.order().map_err(|e| refuse(format!("{e:#}")))?;
+            let manifest = order.manifest;
             may_order(&node.ota, &new).map_err(|e| refuse(format!("{e:#}")))?;
             if is_origin {
                 // What is not whole here could not be completed by any device.
@@ -99,12 +97,21 @@ pub(super) async fn handle(
                     lock(&node.ota.lives).remove(&manifest);
                     return Err(refuse("parts of the package are not here any more: publish it again"));
                 }
+                let has = live.package.shards().len();
+                if has != order.shards as usize {
+                    return Err(refuse(format!("the package has {has} shards, not {}", order.shards)));
+                }
             }
             let ota = node.ota.clone();
             let taken = tokio::task::spawn_blocking(move || ota.orders.take(new));
             taken.await.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
-            lock(&node.ota.packing).remove(&Packing::Packed(manifest));
             api::done(manifest)
+        }
+        OtaRequest::Stop { manifest, stop, resume } => {
+            let ota = node.ota.clone();
+            let stop = StopRule { min_results: stop.0, max_failed_per_myriad: stop.1 };
+            let set = tokio::task::spawn_blocking(move || ota.orders.set_stop(&manifest, stop, resume)).await;
+            api::done(set.map_err(refuse)?.map_err(|e| ApiError::new(ErrorCode::Io, e.to_string()))?)
         }
         OtaRequest::End { manifest } => {
             let ota = node.ota.clone();
@@ -112,14 +119,27 @@ pub(super) async fn handle(
             api::done(ended.map_err(refuse)?.map_err(|e| ApiError::new(ErrorCode::Io, e.to_string()))?)
         }
         _ => {
-            let mut orders = node.ota.orders.show();
-            for order in &mut orders {
+            let ota = node.ota.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                ota.orders.fleet(|channel| ota.channels.releases(channel))
+            });
+            let mut fleet = read.await.map_err(refuse)?;
+            for order in &mut fleet.orders {
                 let live = node.ota.open_live(&order.manifest);
                 order.served_bytes = live.map_or(0, |live| live.sent_bytes());
             }
-            api::done(OtaFleet { orders })
+            api::done(fleet)
         }
     }
+}
+
+/// Packing and matching is what super nodes do.
+fn may_make(node: &Node) -> Result<(), ApiError> {
+    if node.config.kind == NodeKind::Super {
+        return Ok(());
+    }
+    let why = format!("this is a {} node: versions are published at a super node (--data)", node.config.kind);
+    Err(ApiError::new(ErrorCode::NotAllowed, why))
 }
 
 /// Orders are signed by a key of the channel's targets role.
@@ -312,7 +332,6 @@ async fn pack(
         shelf: shelf.clone(),
         read: read.clone(),
     };
-    let pinned = Pinned::new(&node.ota);
     let mut running = tokio::task::spawn_blocking(move || job.run());
     let done = loop {
         tokio::select! {
@@ -326,8 +345,6 @@ async fn pack(
     let manifest = done.manifest;
     let sealed = seal_manifest(&manifest, own, &[recipient, node.mesh.uid()]).map_err(refuse)?;
     let address = shelf.put_manifest(&sealed).map_err(refuse)?;
-    lock(&node.ota.packing).insert(Packing::Packed(address));
-    drop(pinned);
     let deltas = known.iter().zip(&manifests).map(|(address, old)| {
         let has: std::collections::HashSet<_> = old.shards.iter().map(|shard| shard.address).collect();
         let missing = manifest.shards.iter().filter(|shard| !has.contains(&shard.address));

@@ -84,9 +84,9 @@ pub(crate) struct Ota {
     /// One package is opened at a time: it is read whole.
     opening: tokio::sync::Mutex<()>,
     upload: Throttle,
-    /// What is being packed, or was packed and is not ordered yet: nothing is swept meanwhile.
+    /// How many packages are being packed, or were packed and are about to be ordered: nothing is swept meanwhile.
     #[cfg(feature = "super")]
-    packing: Mutex<HashSet<maker::Packing>>,
+    packing: Mutex<usize>,
     device: Option<Arc<Device>>,
     receipts: Arc<Receipts>,
     counter: Arc<Counter>,
@@ -224,7 +224,7 @@ impl Ota {
         #[cfg(feature = "super")]
         let packing = lock(&self.packing);
         #[cfg(feature = "super")]
-        if !packing.is_empty() {
+        if *packing > 0 {
             return;
         }
         let mut manifests = HashSet::new();
@@ -460,12 +460,14 @@ pub(super) async fn handle(
         OtaRequest::Pack { .. }
         | OtaRequest::Order { .. }
         | OtaRequest::End { .. }
+        | OtaRequest::Stop { .. }
         | OtaRequest::Carry { .. }
         | OtaRequest::Fleet => maker::handle(node, request, sink).await,
         #[cfg(not(feature = "super"))]
         OtaRequest::Pack { .. }
         | OtaRequest::Order { .. }
         | OtaRequest::End { .. }
+        | OtaRequest::Stop { .. }
         | OtaRequest::Carry { .. }
         | OtaRequest::Fleet => Err(ApiError::new(
             ErrorCode::NotAllowed,

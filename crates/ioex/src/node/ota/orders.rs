@@ -1,5 +1,7 @@
 //! A maker's orders at a super node: whom it matches with whom, and how the fleet is doing.
 
+mod fleet;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
@@ -10,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use data_encoding::BASE64;
-use ioex_api::{OtaOrderInfo, OtaStage};
+use ioex_api::OtaStage;
 use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
@@ -28,8 +30,6 @@ use crate::{channel_folder::read_roster, node::files};
 const ORDERS_MAX: usize = 1_024;
 /// How long the results of an order that ended are shown, in seconds.
 const ENDED_KEPT_SECONDS: u64 = 30 * DAY_SECONDS;
-/// Different reasons of failures that are shown.
-const REASONS_MAX: usize = 20;
 /// Pause that a device without a match is told, in ms.
 const ASK_AGAIN_MS: u32 = 15_000;
 
@@ -44,9 +44,18 @@ struct OrderFile {
     matchers: Vec<Uid>,
     origins: Vec<Uid>,
     stop: (u32, u16),
+    /// When it was taken; absent in those of earlier programs.
+    #[serde(default)]
+    taken: Option<UnixSeconds>,
 }
 
-/// One line of an order's log.
+/// A line of an order's log: its maker went on after failures had stopped it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Resumed {
+    resumed: UnixSeconds,
+}
+
+/// Any other line of an order's log: a device's word.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Told {
     at: UnixSeconds,
@@ -56,6 +65,9 @@ struct Told {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
     bytes: [u64; 4],
+    /// Whether the maker went on since.
+    #[serde(skip)]
+    is_old: bool,
 }
 
 impl Told {
@@ -75,6 +87,8 @@ struct Running {
     fleet: HashMap<Uid, Told>,
     /// How many of them are done and failed.
     results: Results,
+    /// Of these, those that came since its maker went on last: they count towards a stop.
+    fresh: Results,
     /// When anything was told last.
     last: UnixSeconds,
     /// Has a lock of its own: whoever waits for the disk holds up no one whom the door asks about.
@@ -82,18 +96,9 @@ struct Running {
 }
 
 impl Running {
-    /// What of the results a device is counted under.
-    fn result(&mut self, stage: OtaStage) -> Option<&mut u64> {
-        match stage {
-            OtaStage::Confirmed => Some(&mut self.results.done),
-            OtaStage::Failed => Some(&mut self.results.failed),
-            _ => None,
-        }
-    }
-
-    /// When it ended, if it has: by its date, or because as many devices as ordered have the version.
+    /// When it ended, if it has: by its date, or because as many devices as ordered run the version and are healthy.
     fn ended(&self, now: UnixSeconds) -> Option<UnixSeconds> {
-        if self.matcher.done() >= self.order.quantity {
+        if self.results.done >= u64::from(self.order.quantity) {
             return Some(self.last.min(self.order.expires));
         }
         (now > self.order.expires).then_some(self.order.expires)
@@ -101,7 +106,13 @@ impl Running {
 
     fn is_stopped(&self) -> bool {
         let (min_results, max_failed_per_myriad) = self.file.stop;
-        StopRule { min_results, max_failed_per_myriad }.tripped(self.results)
+        StopRule { min_results, max_failed_per_myriad }.tripped(self.fresh)
+    }
+
+    /// Failures are counted anew.
+    fn resume(&mut self) {
+        self.fresh = Results::default();
+        self.fleet.values_mut().for_each(|told| told.is_old = true);
     }
 
     fn note(&mut self, told: Told) {
@@ -116,15 +127,25 @@ impl Running {
         let bytes = self.fleet.get(&told.device).map_or([0; 4], |before| before.bytes);
         let bytes = std::array::from_fn(|i| bytes[i].max(told.bytes[i]));
         self.last = self.last.max(told.at);
-        if let Some(count) = self.result(told.stage) {
-            *count += 1;
-        }
-        if let Some(before) = self.fleet.insert(told.device, Told { bytes, ..told })
-            && let Some(count) = self.result(before.stage)
-        {
-            *count -= 1;
+        count(&mut self.results, told.stage, 1);
+        count(&mut self.fresh, told.stage, 1);
+        if let Some(before) = self.fleet.insert(told.device, Told { bytes, ..told }) {
+            count(&mut self.results, before.stage, -1);
+            if !before.is_old {
+                count(&mut self.fresh, before.stage, -1);
+            }
         }
     }
+}
+
+/// Counts a device's result, or takes it back.
+fn count(results: &mut Results, stage: OtaStage, by: i64) {
+    let count = match stage {
+        OtaStage::Confirmed => &mut results.done,
+        OtaStage::Failed => &mut results.failed,
+        _ => return,
+    };
+    *count = count.saturating_add_signed(by);
 }
 
 /// All orders of this node.
@@ -146,12 +167,12 @@ pub(super) struct NewOrder {
 }
 
 impl NewOrder {
-    /// The package that it is for.
+    /// What is ordered.
     ///
     /// # Errors
     /// When the order cannot be trusted.
-    pub(super) fn manifest(&self) -> anyhow::Result<ContentAddress> {
-        Ok(Order::unseal(&self.sealed, &self.signer).context("the order cannot be trusted")?.manifest)
+    pub(super) fn order(&self) -> anyhow::Result<Order> {
+        Order::unseal(&self.sealed, &self.signer).context("the order cannot be trusted")
     }
 }
 
@@ -184,13 +205,17 @@ impl Orders {
         file.origins.iter().for_each(|uid| matcher.add_origin(*uid));
         let path = path.with_extension("log");
         let log = File::options().append(true).create(true).open(&path)?;
-        let (fleet, results, last) = (HashMap::new(), Results { done: 0, failed: 0 }, UnixSeconds(0));
+        let (results, fresh) = (Results::default(), Results::default());
+        let (fleet, last) = (HashMap::new(), UnixSeconds(0));
         let log = Arc::new(Mutex::new(log));
-        let mut running = Running { file, order, roster, matcher, fleet, results, last, log };
+        let mut running = Running { file, order, roster, matcher, fleet, results, fresh, last, log };
         for line in BufReader::new(File::open(&path)?).split(b'\n') {
+            let line = line?;
             // A last line that a crash or a full disk cut is told again by its device.
-            if let Ok(told) = serde_json::from_slice::<Told>(&line?) {
+            if let Ok(told) = serde_json::from_slice::<Told>(&line) {
                 running.note(told);
+            } else if serde_json::from_slice::<Resumed>(&line).is_ok() {
+                running.resume();
             }
         }
         Ok(running)
@@ -219,6 +244,7 @@ impl Orders {
             matchers: new.matchers,
             origins: new.origins,
             stop: (new.stop.min_results, new.stop.max_failed_per_myriad),
+            taken: Some(files::now()),
         };
         let path = self.dir.join(format!("{}.json", order.manifest));
         let mut text = String::new();
@@ -294,6 +320,44 @@ impl Orders {
         Ok(true)
     }
 
+    /// Changes when failures stop an order; with `resume` it also goes on, and counts failures anew. Returns whether
+    /// there is one.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn set_stop(
+        &self,
+        manifest: &ContentAddress,
+        stop: StopRule,
+        resume: bool,
+    ) -> std::io::Result<bool> {
+        let (mut file, log) = match lock(&self.running).get(manifest) {
+            Some(running) => (running.file.clone(), running.log.clone()),
+            None => return Ok(false),
+        };
+        // As in `report`: the log has everything in the order in which it counts.
+        let mut log = lock(&log);
+        file.stop = (stop.min_results, stop.max_failed_per_myriad);
+        files::replace(&self.dir.join(format!("{manifest}.json")), &serde_json::to_vec_pretty(&file)?)?;
+        if resume {
+            let mut line = serde_json::to_vec(&Resumed { resumed: files::now() })?;
+            line.push(b'\n');
+            log.write_all(&line)?;
+            log.sync_data()?;
+        }
+        let mut all = lock(&self.running);
+        let Some(running) = all.get_mut(manifest) else {
+            // It was ended meanwhile.
+            fs::remove_file(self.dir.join(format!("{manifest}.json")))?;
+            return Ok(false);
+        };
+        running.file.stop = file.stop;
+        if resume {
+            running.resume();
+        }
+        Ok(true)
+    }
+
     pub(super) fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {
         lock(&self.running).get(manifest).is_some_and(|running| running.roster.contains(caller))
     }
@@ -345,6 +409,7 @@ impl Orders {
             running: report.running,
             reason: report.reason,
             bytes: report.bytes,
+            is_old: false,
         };
         told.running.parse::<Version>().map_err(|_| No::BadRequest)?;
         let mut line = serde_json::to_vec(&told).map_err(|_| No::BadRequest)?;
@@ -373,165 +438,7 @@ impl Orders {
         }
         Ok(())
     }
-
-    /// How the fleet is doing.
-    pub(super) fn show(&self) -> Vec<OtaOrderInfo> {
-        let show = |(manifest, running): (&ContentAddress, &Running)| {
-            let mut stages: BTreeMap<String, u64> = BTreeMap::new();
-            let mut versions: BTreeMap<String, u64> = BTreeMap::new();
-            let mut reasons: HashMap<&str, u64> = HashMap::new();
-            let mut bytes = [0_u64; 4];
-            for told in running.fleet.values() {
-                *stages.entry(told.stage.name().to_owned()).or_default() += 1;
-                *versions.entry(told.running.clone()).or_default() += 1;
-                for (sum, more) in bytes.iter_mut().zip(told.bytes) {
-                    *sum = sum.saturating_add(more);
-                }
-                if told.stage == OtaStage::Failed {
-                    *reasons.entry(&told.reason).or_default() += 1;
-                }
-            }
-            let mut reasons: Vec<(String, u64)> =
-                reasons.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
-            reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            reasons.truncate(REASONS_MAX);
-            OtaOrderInfo {
-                channel: running.file.channel,
-                manifest: *manifest,
-                version: running.order.version.to_string(),
-                roster: running.roster.len() as u64,
-                quantity: u64::from(running.order.quantity),
-                heard: running.fleet.len() as u64,
-                stages,
-                versions,
-                reasons,
-                by_source: bytes,
-                stopped: running.is_stopped(),
-                ended: running.ended(files::now()),
-                expires: running.order.expires,
-                served_bytes: 0,
-            }
-        };
-        lock(&self.running).iter().map(show).collect()
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use ioex_ota::{matcher::roster_hash, voucher::OrderId};
-
-    use super::*;
-
-    fn key(n: u8) -> NodeKey {
-        NodeKey::from_seed([n; 32])
-    }
-
-    /// Places an order for devices 2 and 3 at node 1, and returns its manifest.
-    fn place(orders: &Orders, dir: &Path, origin: u8, quantity: u32, name: &[u8]) -> ContentAddress {
-        let roster: HashSet<Uid> = [key(2).uid(), key(3).uid()].into();
-        let order = Order {
-            id: OrderId([4; 16]),
-            matcher: key(1).uid(),
-            version: Version([2, 0, 0, 0]),
-            manifest: ContentAddress::of(name),
-            shards: 10,
-            quantity,
-            roster: roster_hash(&roster),
-            expires: files::now().plus(DAY_SECONDS),
-        };
-        let path = dir.join("roster.txt");
-        fs::write(&path, roster.iter().map(|uid| format!("{uid}\n")).collect::<String>()).unwrap();
-        let new = NewOrder {
-            sealed: order.seal(&key(9)),
-            signer: key(9).uid(),
-            channel: ContentAddress::of(b"channel"),
-            roster: path,
-            matchers: vec![key(1).uid()],
-            origins: vec![key(origin).uid()],
-            stop: StopRule { min_results: 2, max_failed_per_myriad: 4_000 },
-        };
-        orders.take(new).unwrap()
-    }
-
-    fn report(manifest: ContentAddress, stage: Stage) -> Report {
-        let (running, reason) = ("2.0".to_owned(), String::new());
-        Report { manifest, stage, running, reason, bytes: [0; 4], receipts: Vec::new() }
-    }
-
-    #[test]
-    fn an_order_ends_by_its_number_or_its_date_and_is_forgotten_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
-        let none = |_: &ContentAddress| Vec::new();
-        let kept = |now, newest: &[ContentAddress]| {
-            let kept = orders.sweep(now, |_| newest.to_vec()).into_iter();
-            let mut manifests: Vec<ContentAddress> = kept.map(|kept| kept.manifest).collect();
-            manifests.sort_unstable();
-            manifests
-        };
-        let (first, second) =
-            (place(&orders, dir.path(), 1, 1, b"first"), place(&orders, dir.path(), 1, 2, b"second"));
-        place(&orders, dir.path(), 8, 2, b"another node's");
-        let now = files::now();
-        let mut both = vec![first, second];
-        both.sort_unstable();
-        assert_eq!(kept(now, &[]), both, "a matcher that is no origin keeps no package");
-        assert_eq!(orders.matched(&key(3).uid(), &first).err(), None);
-        orders.report(&key(2).uid(), report(first, Stage::Fetched)).unwrap();
-        assert_eq!(kept(now, &[]), [second], "as many as ordered have it");
-        assert_eq!(kept(now, &[first]), both, "the next version is packed against it");
-        assert_eq!(orders.matched(&key(3).uid(), &first).err(), Some(No::Paused));
-        assert_eq!(orders.show().iter().filter(|shown| shown.ended.is_some()).count(), 1);
-        let late = now.plus(DAY_SECONDS + 10);
-        assert_eq!(kept(late, &[]), [], "its date");
-        assert_eq!(orders.show().len(), 3, "results are shown for a while");
-        assert_eq!(kept(late.plus(ENDED_KEPT_SECONDS), &[second]), [second]);
-        assert_eq!(orders.show().len(), 1);
-        assert!(orders.end(&second).unwrap() && !orders.end(&second).unwrap());
-        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
-        assert!(!again.any() && again.sweep(now, none).is_empty());
-        assert_eq!(fs::read_dir(dir.path().join("orders")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn results_are_counted_once_for_each_device_also_after_a_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
-        let manifest = place(&orders, dir.path(), 1, 2, b"first");
-        let tell = |n, stage| orders.report(&key(n).uid(), report(manifest, stage)).unwrap();
-        for _ in 0..3 {
-            tell(2, Stage::Failed);
-            tell(2, Stage::Fetching);
-        }
-        tell(2, Stage::Confirmed);
-        let results = |orders: &Orders| lock(&orders.running)[&manifest].results;
-        assert_eq!(results(&orders), Results { done: 1, failed: 0 });
-        assert!(!orders.show()[0].stopped);
-        tell(3, Stage::Failed);
-        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
-        for orders in [&orders, &again] {
-            assert_eq!(results(orders), Results { done: 1, failed: 1 });
-            assert!(orders.show()[0].stopped);
-        }
-    }
-
-    #[test]
-    fn who_waits_for_the_disk_holds_up_no_one_whom_the_door_asks_about() {
-        let dir = tempfile::tempdir().unwrap();
-        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
-        let manifest = place(&orders, dir.path(), 1, 2, b"first");
-        let log = lock(&orders.running)[&manifest].log.clone();
-        let slow = lock(&log);
-        std::thread::scope(|scope| {
-            scope.spawn(|| orders.report(&key(2).uid(), report(manifest, Stage::Fetched)));
-            while Arc::strong_count(&log) < 3 {
-                // poll: the other thread tells nobody that it waits
-                std::thread::yield_now();
-            }
-            assert!(orders.on_roster(&manifest, &key(3).uid()));
-            assert!(orders.matched(&key(3).uid(), &manifest).is_ok());
-            drop(slow);
-        });
-        assert_eq!(orders.show()[0].stages["fetched"], 1);
-    }
-}
+mod tests;
