@@ -413,8 +413,11 @@ fn choose(targets: &Targets, device: &Device) -> Result<Verdict, Refusal> {
             left.extend(&release.downgrade_from);
         }
     }
-    fit.retain(|(release, _)| !left.contains(&release.version));
-    let best = fit.into_iter().max_by_key(|(release, _)| (is_back(release), release.version));
+    // The way back from a version leads over one that was called back later, too: each step goes down.
+    fit.retain(|(release, _)| is_back(release) || !left.contains(&release.version));
+    let best = fit
+        .into_iter()
+        .max_by_key(|(release, _)| (is_back(release), !left.contains(&release.version), release.version));
     if let Some((release, length)) = best {
         release.check(length)?;
         return Ok(Verdict::Install(Box::new(release.clone())));

@@ -483,10 +483,11 @@ fn overcomes(number: u8, serves: Serves) -> u64 {
     asked
 }
 
-/// Who is not known yet is asked for two shards at once, and after a wrong one for nothing.
+/// Who is not known yet is asked for two shards at once, and after a wrong one for nothing; on a busy machine each of the
+/// two may be taken back before, because another was faster, and be asked for anew.
 #[test]
 fn malicious_mirror_with_wrong_shards() {
-    assert!(overcomes(109, Serves::Wrong) <= 2);
+    assert!(overcomes(109, Serves::Wrong) <= 4);
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl Phase {
 
 /// The command: `PROGRAM ARGUMENTS… install|health|roll-back`, with the package's path and the
 /// version in `IOEX_OTA_PACKAGE` and `IOEX_OTA_VERSION`. It reads nothing and writes where the
-/// program that starts it writes; the last that it wrote to its standard error is part of why it failed.
+/// program that starts it writes; the last that `install` or `health` wrote to its standard error is part of why it failed,
+/// and what they leave running needs a standard error of its own.
 #[derive(Clone, Debug)]
 pub struct Hook {
     /// What to start; no shell is involved.
@@ -113,7 +114,8 @@ impl Hook {
         if let Some(package) = package {
             command.env("IOEX_OTA_PACKAGE", package);
         }
-        self.finish(command, phase.name())
+        // Why it did not work is wanted of these; the way back may leave a program running, as a restart does.
+        self.finish(command, phase.name(), phase != Phase::RollBack)
     }
 
     /// Runs a command that is not told what for, such as one that restarts the device.
@@ -123,14 +125,19 @@ impl Hook {
     pub fn run_as_is(&self) -> Result<(), HookError> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
-        self.finish(command, "restart")
+        self.finish(command, "restart", false)
     }
 
-    fn finish(&self, mut command: Command, phase: &'static str) -> Result<(), HookError> {
+    /// With `listens`, the end of what it says is part of why it failed. Its standard error ends with this node then;
+    /// else it is this node's own, which a command that restarts the node writes to when the node is gone.
+    fn finish(&self, mut command: Command, phase: &'static str, listens: bool) -> Result<(), HookError> {
         let program = self.program.display().to_string();
         let timeout = self.timeout.min(Duration::from_secs(HOOK_TIMEOUT_MAX_SECONDS));
         // A group of its own, so that children of a script end with it.
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null()).process_group(0);
+        if listens {
+            command.stderr(Stdio::piped());
+        }
         let mut child =
             command.spawn().map_err(|error| HookError::Start { program: program.clone(), error })?;
         let said = child.stderr.take().map(Said::listen);

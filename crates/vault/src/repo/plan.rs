@@ -228,6 +228,9 @@ impl Plan {
             hasher.update(wanted.shard.address.as_bytes());
             for (chunk, targets) in &wanted.chunks {
                 hasher.update(&chunk.id.0).update(&(targets.len() as u64).to_le_bytes());
+                for (file, offset) in targets {
+                    hasher.update(&file.to_le_bytes()).update(&offset.to_le_bytes());
+                }
             }
         }
         for file in &self.files {

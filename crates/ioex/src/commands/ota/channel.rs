@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context as _;
 use ioex_api::{ApiError, ClientError, ErrorCode, IdInfo, OtaFleet, OtaOrderInfo, OtaRequest, Request};
 use ioex_base::{ContentAddress, Uid};
-use ioex_ota::{channel::RootDraft, tuf::Role};
+use ioex_ota::{
+    channel::{ChannelError, RootDraft},
+    tuf::Role,
+};
 
 use super::shown::{Shown, human, root_keys, show};
 use crate::{
@@ -78,6 +81,8 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
             let made = folder.rotate(&roles, replace, &root_keys, now)?;
             match folder.adopt(&made.draft, now) {
                 Ok(()) => told(context, &folder).await,
+                // With anything else the new root may be written already, and these are its keys.
+                Err(e) if !few_signatures(&e) => Err(e),
                 Err(e) => {
                     let Some(path) = draft else {
                         made.forget();
@@ -106,6 +111,11 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
             told(context, &folder).await
         }
     }
+}
+
+/// Whether a draft was not made the root only because signatures of root keys are missing.
+fn few_signatures(e: &anyhow::Error) -> bool {
+    matches!(e.downcast_ref(), Some(ChannelError::Keys { role: Role::Root, .. }))
 }
 
 fn read_draft(path: &Path) -> anyhow::Result<RootDraft> {

@@ -89,8 +89,10 @@ struct Running {
     results: Results,
     /// Of these, those that came since its maker went on last: they count towards a stop.
     fresh: Results,
-    /// When anything was told last.
-    last: UnixSeconds,
+    /// When as many devices as ordered ran it. Who fails later begins nothing anew: its package may be gone.
+    done: Option<UnixSeconds>,
+    /// Failures passed the bound, and its maker did not go on yet.
+    stopped: bool,
     /// Has a lock of its own: whoever waits for the disk holds up no one whom the door asks about.
     log: Arc<Mutex<File>>,
 }
@@ -98,19 +100,25 @@ struct Running {
 impl Running {
     /// When it ended, if it has: by its date, or because as many devices as ordered run the version and are healthy.
     fn ended(&self, now: UnixSeconds) -> Option<UnixSeconds> {
-        if self.results.done >= u64::from(self.order.quantity) {
-            return Some(self.last.min(self.order.expires));
+        if let Some(done) = self.done {
+            return Some(done.min(self.order.expires));
         }
         (now > self.order.expires).then_some(self.order.expires)
     }
 
+    /// Whether failures stopped it: until its maker goes on, whatever comes meanwhile.
     fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn look_at_stop(&mut self) {
         let (min_results, max_failed_per_myriad) = self.file.stop;
-        StopRule { min_results, max_failed_per_myriad }.tripped(self.fresh)
+        self.stopped |= StopRule { min_results, max_failed_per_myriad }.tripped(self.fresh);
     }
 
     /// Failures are counted anew.
     fn resume(&mut self) {
+        self.stopped = false;
         self.fresh = Results::default();
         self.fleet.values_mut().for_each(|told| told.is_old = true);
     }
@@ -126,7 +134,7 @@ impl Running {
         // What came over the network is counted once, also when the device then says less.
         let bytes = self.fleet.get(&told.device).map_or([0; 4], |before| before.bytes);
         let bytes = std::array::from_fn(|i| bytes[i].max(told.bytes[i]));
-        self.last = self.last.max(told.at);
+        let at = told.at;
         count(&mut self.results, told.stage, 1);
         count(&mut self.fresh, told.stage, 1);
         if let Some(before) = self.fleet.insert(told.device, Told { bytes, ..told }) {
@@ -135,6 +143,10 @@ impl Running {
                 count(&mut self.fresh, before.stage, -1);
             }
         }
+        if self.results.done >= u64::from(self.order.quantity) {
+            self.done.get_or_insert(at);
+        }
+        self.look_at_stop();
     }
 }
 
@@ -187,8 +199,14 @@ impl Orders {
         for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())?.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|end| end == "json") {
-                let begun = orders.begin(&path).with_context(|| format!("the order {}", path.display()))?;
-                lock(&orders.running).insert(begun.order.manifest, begun);
+                // One that a cut left half written must not keep the node from its other work.
+                match orders.begin(&path) {
+                    Ok(begun) => drop(lock(&orders.running).insert(begun.order.manifest, begun)),
+                    Err(e) => tracing::warn!(
+                        "the order {} cannot go on: {e:#}. Give it again with `ioex ota order VERSION`",
+                        path.display()
+                    ),
+                }
             }
         }
         Ok(orders)
@@ -204,16 +222,21 @@ impl Orders {
         let mut matcher = Matcher::new(self.key.clone(), order.clone(), &roster, first_serial)?;
         file.origins.iter().for_each(|uid| matcher.add_origin(*uid));
         let path = path.with_extension("log");
-        let log = File::options().append(true).create(true).open(&path)?;
+        let mut log = File::options().append(true).create(true).open(&path)?;
+        // After a line that was cut: what comes next is a line of its own.
+        log.write_all(b"\n")?;
         let (results, fresh) = (Results::default(), Results::default());
-        let (fleet, last) = (HashMap::new(), UnixSeconds(0));
         let log = Arc::new(Mutex::new(log));
-        let mut running = Running { file, order, roster, matcher, fleet, results, fresh, last, log };
+        let (fleet, done, stopped) = (HashMap::new(), None, false);
+        let mut running = Running { file, order, roster, matcher, fleet, results, fresh, done, stopped, log };
         for line in BufReader::new(File::open(&path)?).split(b'\n') {
             let line = line?;
             // A last line that a crash or a full disk cut is told again by its device.
             if let Ok(told) = serde_json::from_slice::<Told>(&line) {
-                running.note(told);
+                // Whoever left the roster since does not count.
+                if running.roster.contains(&told.device) {
+                    running.note(told);
+                }
             } else if serde_json::from_slice::<Resumed>(&line).is_ok() {
                 running.resume();
             }
@@ -355,6 +378,7 @@ impl Orders {
         if resume {
             running.resume();
         }
+        running.look_at_stop();
         Ok(true)
     }
 
@@ -425,7 +449,10 @@ impl Orders {
         };
         // Kept until it is noted, so that the log has everything in the order in which it counts.
         let mut log = lock(&log);
-        log.write_all(&line).and_then(|()| log.sync_data()).map_err(|_| No::Failed)?;
+        if log.write_all(&line).and_then(|()| log.sync_data()).is_err() {
+            let _ = log.write_all(b"\n");
+            return Err(No::Failed);
+        }
         let mut all = lock(&self.running);
         let running = all.get_mut(&report.manifest).ok_or(No::NotFound)?;
         let was_stopped = running.is_stopped();

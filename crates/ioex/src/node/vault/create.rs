@@ -169,10 +169,11 @@ impl Job<'_> {
         let mut placed = Placed::default();
         let (outcome, index, shared) = self.passes(&known, choice.goal, &placing, &mut placed).await?;
         let renewed = shared.groups.len() as u64;
-        let completed = watch::completed(watch::complete(self.node, &self.repo, shared.groups).await);
         self.says(BackupStep::Index, 0, 0);
         let (point, shortage) =
             self.write_point(&outcome, &index, &choice, &placing, (created, &mut placed)).await?;
+        // The restore point stands already: what is shared may be much.
+        let completed = watch::completed(watch::complete(self.node, &self.repo, shared.groups).await);
         let mut notes = choice.notes;
         notes.extend(completed);
         if shared.weaker > 0 {

@@ -85,6 +85,7 @@ pub(super) fn add(node: &Node, mut schedule: Schedule) -> Result<Schedule, ApiEr
     schedule.create.priority = SCHEDULED;
     schedule.create.tags.push(tag(&schedule.name));
     queue::check(&schedule.create)?;
+    queue::check_patterns(&schedule.create)?;
     (schedule.last, schedule.result) = (None, None);
     change(node, |all| {
         if all.iter().any(|s| s.name == schedule.name) {

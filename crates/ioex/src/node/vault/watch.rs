@@ -10,13 +10,13 @@ mod let_go;
 mod mend;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ioex_api::{ApiError, vault::WatchReport};
-use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
+use ioex_base::{ContentAddress, Dice, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::{
     ShardRef,
@@ -26,18 +26,19 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use self::{
-    ask::find_out,
+    ask::{ask_all, find_out},
     charge::{Charge, own_charge, watched_charge},
 };
 use super::{
     super::{Node, files},
     Repo,
     book::{Book, BookError, Changes, CopyRecord, GroupRecord, Heard},
-    failure::internal,
+    failure::{fresh_seed, internal},
     partner,
     placing::capability,
     points,
     renew::lease_end,
+    verify::{Ask, leaf_of},
 };
 
 /// Pause between two rounds: a device proves something several times a day.
@@ -239,6 +240,7 @@ pub(super) async fn complete(
     ids: Vec<ContentAddress>,
 ) -> Result<WatchReport, ApiError> {
     let charge = own_charge(node, repo)?;
+    let ids: BTreeSet<ContentAddress> = ids.into_iter().collect();
     let read = move |book: &Book| {
         let groups = ids.iter().filter_map(|id| book.group(id).transpose()).collect::<Result<_, _>>()?;
         with_devices(book, groups)
@@ -393,31 +395,72 @@ impl<'a> Round<'a> {
                 Some((uid, lacks))
             });
         }
-        let (mut renewed, mut failed) = (Vec::new(), Vec::new());
+        let (mut renewed, mut doubtful) = (Vec::new(), BTreeMap::new());
         while let Some(done) = running.join_next().await {
             let Some((uid, lacks)) = done.map_err(internal)? else { continue };
             if let Some(record) = self.devices.get_mut(&uid) {
                 record.renewed = Some(self.now);
                 renewed.push((uid, record.clone()));
             }
-            if !self.faulty.contains(&uid) {
-                continue;
+            if self.faulty.contains(&uid) {
+                doubtful.insert(uid, lacks);
             }
-            for (at, copy) in lacks {
-                let Some(group) = self.groups.get_mut(at) else { continue };
-                let id = group.id();
-                if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {
-                    record.failed = true;
-                    failed.push((id, *record));
+        }
+        // That a lease is not extended may have other reasons: the device has the last word on each.
+        let lost = self.prove(doubtful).await?.into_iter().filter(|(.., holds)| !holds).collect();
+        self.mark_missing(lost).await?;
+        let write = move |c: &Changes| renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record));
+        Ok(self.charge.book.off(|book| book.change(write)).await?)
+    }
+
+    /// Has devices prove copies (group, copy); whether they do. Who is silent is left out.
+    async fn prove(
+        &self,
+        copies: BTreeMap<Uid, Vec<(usize, usize)>>,
+    ) -> Result<Vec<(Uid, usize, usize, bool)>, ApiError> {
+        let mut dice = Dice::new(fresh_seed()?);
+        let (mut asks, mut places) = (Vec::new(), HashMap::new());
+        for (uid, copies) in copies {
+            let mut of_one = Vec::new();
+            for (at, copy) in copies {
+                let Some(group) = self.groups.get(at) else { continue };
+                let shard = group.copies.get(copy).and_then(|c| group.shard(c.shard.into()));
+                let (Some(id), Some(shard)) = (group.id(), shard) else { continue };
+                let bytes = u64::from(shard.bytes);
+                places.insert((uid, id, copy), at);
+                let leaf = leaf_of(bytes, &mut dice);
+                of_one.push(Ask { group: id, copy, address: shard.address, bytes, leaf });
+            }
+            if !of_one.is_empty() {
+                asks.push((uid, of_one));
+            }
+        }
+        let mut out = Vec::new();
+        for (uid, answers) in ask_all(&self.node.mesh, &self.grant, asks).await? {
+            for (ask, holds) in answers.into_iter().flat_map(|(answers, _)| answers) {
+                if let Some(at) = places.get(&(uid, ask.group, ask.copy)) {
+                    out.push((uid, *at, ask.copy, holds));
                 }
             }
         }
+        Ok(out)
+    }
+
+    /// Notes that copies are missing.
+    async fn mark_missing(&mut self, copies: Vec<(Uid, usize, usize, bool)>) -> Result<(), ApiError> {
+        let mut changed = Vec::new();
+        for (_, at, copy, _) in copies {
+            let Some(group) = self.groups.get_mut(at) else { continue };
+            let id = group.id();
+            if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {
+                record.failed = true;
+                changed.push((id, *record));
+            }
+        }
         let write = move |c: &Changes| {
-            renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record))?;
-            failed.iter().try_for_each(|(id, lost)| {
+            changed.iter().try_for_each(|(id, of)| {
                 c.update_group(id, |g| {
-                    let known =
-                        g.copies.iter_mut().find(|k| k.device == lost.device && k.shard == lost.shard);
+                    let known = g.copies.iter_mut().find(|k| k.device == of.device && k.shard == of.shard);
                     known.into_iter().for_each(|known| known.failed = true);
                 })
             })

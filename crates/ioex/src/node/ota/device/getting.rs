@@ -173,6 +173,11 @@ impl Device {
                 state.effort.fetched_bytes = state.effort.fetched_bytes.saturating_add(more.bytes);
                 return false;
             }
+            // It was all here, and failed to be installed: that is what is tried again, and waits longer and longer.
+            if reason.is_none() && came.fetched() == 0 && state.effort.failures > 0 {
+                state.step = Step::Fetched;
+                return false;
+            }
             state.effort = state.effort.after(more.bytes, verified, reason.is_some(), files::now());
             if spent {
                 state.effort = state.effort.spent(length);

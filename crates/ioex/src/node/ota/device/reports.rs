@@ -88,20 +88,25 @@ impl Silent {
     }
 }
 
-/// Tells one matcher all of it, in its order. Returns how many reports need not be told to it any more. `last`: it was
-/// asked again for as long as one asks.
-async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>, last: bool) -> (Uid, usize) {
-    let (mut told, begun) = (0, Instant::now());
-    for report in reports {
+/// Tells one matcher all of it, in its order. Returns which of the reports need not be told to it any more. `last`: it
+/// was asked again for as long as one asks.
+async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>, last: bool) -> (Uid, Vec<usize>) {
+    let (mut told, mut unknown, begun) = (Vec::new(), BTreeSet::new(), Instant::now());
+    for (place, report) in reports.into_iter().enumerate() {
         if begun.elapsed() > REPORTS_BEGIN_MAX {
             break;
         }
+        let manifest = report.manifest;
+        if unknown.contains(&manifest) {
+            continue;
+        }
         match mesh.update_report(matcher, report).await {
-            // What passes, and a matcher that has no order yet.
+            // It passes.
             Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => break,
-            Err(FetchError::No(No::Refused(_) | No::NotFound)) if !last => break,
+            // It has no such order yet, or not any more.
+            Err(FetchError::No(No::Refused(_) | No::NotFound)) if !last => drop(unknown.insert(manifest)),
             // Whoever says no will say no again.
-            Ok(()) | Err(FetchError::No(_)) => told += 1,
+            Ok(()) | Err(FetchError::No(_)) => told.push(place),
             Err(e) => {
                 tracing::debug!("{} took no report: {e}", matcher.short());
                 break;
@@ -159,14 +164,15 @@ impl Device {
             }
         }
         while let Some(told) = telling.join_next().await {
-            let Ok((matcher, count)) = told else { continue };
-            let mut own = for_one(&matcher);
-            if count == 0 {
+            let Ok((matcher, told)) = told else { continue };
+            let all = for_one(&matcher);
+            let own: Vec<Waiting> = told.iter().filter_map(|place| all.get(*place).cloned()).collect();
+            if own.is_empty() {
                 lock(&self.silent).note(matcher, Instant::now());
             } else {
                 lock(&self.silent).0.remove(&matcher);
             }
-            own.truncate(count);
+            let any = !own.is_empty();
             let changed = self.change(move |state| {
                 for told in own {
                     let known =
@@ -177,9 +183,7 @@ impl Device {
                 }
                 state.reports.retain(|report| !report.matchers.is_empty());
             });
-            if count > 0
-                && let Err(e) = changed.await
-            {
+            if any && let Err(e) = changed.await {
                 tracing::warn!("{e:#}");
             }
         }

@@ -170,7 +170,8 @@ impl Changes {
         }
         let mut merged = ours.clone();
         merged.expires = word.expires(ours.expires, theirs.expires);
-        if word.say != Say::Copies {
+        // How many copies there are to be is the owner's to say: another partner could raise it without end.
+        if word.say == Say::Owner {
             merged.raise_to(theirs.own_redundancy());
         }
         let is_owner = word.say == Say::Owner;

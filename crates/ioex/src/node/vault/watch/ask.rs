@@ -29,10 +29,10 @@ const HEARSAY_EACH_MAX: usize = 256;
 const HEARSAY_DEVICES_MAX: usize = 256;
 
 /// What a device proved or not, and what it would give back; `None` when it could not be reached.
-type Answers = Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>;
+pub(super) type Answers = Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>;
 
 /// Asks devices, several at once.
-async fn ask_all(
+pub(super) async fn ask_all(
     mesh: &Mesh,
     grant: &SignedGrant,
     asks: Vec<(Uid, Vec<Ask>)>,

@@ -17,7 +17,7 @@ use ioex_vault::{
 
 use super::{
     super::{
-        book::{Changes, CopyRecord, GroupRecord, Owed},
+        book::{Book, BookError, Changes, CopyRecord, GroupRecord, Owed},
         failure::{fail, fresh_seed, internal},
         fetch::Fetcher,
         placing::{Placing, find_holders},
@@ -89,9 +89,18 @@ impl Round<'_> {
         work.truncate(REPAIRS_MAX);
         let known: HashSet<Uid> = self.devices.keys().copied().collect();
         let found = find_holders(&self.node.mesh, &self.grant, &known).await?;
+        // Also of those that hold nothing of these groups: one that failed elsewhere gets nothing here.
+        let others: Vec<Uid> =
+            found.holders.iter().map(|h| h.uid).filter(|uid| !known.contains(uid)).collect();
+        let read = move |book: &Book| {
+            let record = |uid: Uid| Ok::<_, BookError>(book.device(&uid)?.map(|record| (uid, record)));
+            others.into_iter().filter_map(|uid| record(uid).transpose()).collect::<Result<Vec<_>, _>>()
+        };
+        let mut devices = self.devices.clone();
+        devices.extend(self.charge.book.off(read).await?);
         let fetcher = Fetcher::with_grant(&self.node.mesh, self.charge.read.clone());
         let placer = Arc::new(Mutex::new(Placer::new(
-            &usable(&found.holders, &self.devices, &self.rules, self.now),
+            &usable(&found.holders, &devices, &self.rules, self.now),
             fresh_seed()?,
         )));
         // One at a time: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
@@ -131,8 +140,14 @@ impl Round<'_> {
             if leaving.is_empty() {
                 continue;
             }
+            // What only partners say of a copy, or of a device that was never asked, is not relied upon.
+            let id = group.id();
+            let is_seen = |c: &CopyRecord| {
+                let asked = self.devices.get(&c.device).is_some_and(|d| d.asked.is_some());
+                asked && id.is_some_and(|id| !self.unseen.contains(&(id, c.shard, c.device)))
+            };
             let stays = |c: &&CopyRecord| {
-                self.standing_of(c) == Standing::Online && !leaving.iter().any(|l| same(c, l))
+                self.standing_of(c) == Standing::Online && is_seen(c) && !leaving.iter().any(|l| same(c, l))
             };
             let staying: Vec<u16> = group.copies.iter().filter(stays).map(|c| c.shard).collect();
             let redundancy = group.own_redundancy();
