@@ -407,17 +407,17 @@ impl<'a> Round<'a> {
             }
         }
         // That a lease is not extended may have other reasons: the device has the last word on each.
-        let lost = self.prove(doubtful).await?.into_iter().filter(|(.., holds)| !holds).collect();
-        self.mark_missing(lost).await?;
+        let missing = self.missing(doubtful).await?;
+        self.mark_missing(missing).await?;
         let write = move |c: &Changes| renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record));
         Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 
-    /// Has devices prove copies (group, copy); whether they do. Who is silent is left out.
-    async fn prove(
+    /// Has devices prove copies (group, copy), and returns those that they do not have. Who is silent says nothing.
+    async fn missing(
         &self,
         copies: BTreeMap<Uid, Vec<(usize, usize)>>,
-    ) -> Result<Vec<(Uid, usize, usize, bool)>, ApiError> {
+    ) -> Result<Vec<(usize, usize)>, ApiError> {
         let mut dice = Dice::new(fresh_seed()?);
         let (mut asks, mut places) = (Vec::new(), HashMap::new());
         for (uid, copies) in copies {
@@ -437,9 +437,10 @@ impl<'a> Round<'a> {
         }
         let mut out = Vec::new();
         for (uid, answers) in ask_all(&self.node.mesh, &self.grant, asks).await? {
-            for (ask, holds) in answers.into_iter().flat_map(|(answers, _)| answers) {
+            let answers = answers.into_iter().flat_map(|(answers, _)| answers);
+            for (ask, _) in answers.filter(|(_, holds)| !holds) {
                 if let Some(at) = places.get(&(uid, ask.group, ask.copy)) {
-                    out.push((uid, *at, ask.copy, holds));
+                    out.push((*at, ask.copy));
                 }
             }
         }
@@ -447,9 +448,9 @@ impl<'a> Round<'a> {
     }
 
     /// Notes that copies are missing.
-    async fn mark_missing(&mut self, copies: Vec<(Uid, usize, usize, bool)>) -> Result<(), ApiError> {
+    async fn mark_missing(&mut self, copies: Vec<(usize, usize)>) -> Result<(), ApiError> {
         let mut changed = Vec::new();
-        for (_, at, copy, _) in copies {
+        for (at, copy) in copies {
             let Some(group) = self.groups.get_mut(at) else { continue };
             let id = group.id();
             if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {

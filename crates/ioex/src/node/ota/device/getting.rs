@@ -109,12 +109,6 @@ impl Device {
             self.hold(Some(why));
             return Ok(());
         }
-        let (installer, wanted) = (self.installer.clone(), release.clone());
-        if let Err(e) = tokio::task::spawn_blocking(move || installer.fits(&wanted)).await?
-            && e.is_final()
-        {
-            return self.ended(Err(&format!("it cannot be installed: {e}"))).await;
-        }
         let random = u32::from_le_bytes(random()?);
         let effort = self.read(|state| state.effort);
         let length = release.length().max(EFFORT_MIN_BYTES);
@@ -130,6 +124,12 @@ impl Device {
                 return Ok(());
             }
         };
+        let (installer, wanted) = (self.installer.clone(), release.clone());
+        if let Err(e) = tokio::task::spawn_blocking(move || installer.fits(&wanted)).await?
+            && e.is_final()
+        {
+            return self.ended(Err(&format!("it cannot be installed: {e}"))).await;
+        }
         self.count_sent(&ota.counter).await;
         // What the cap leaves is of no use when it is less than a shard.
         if let Err(hold) = self.config.policy.may_fetch(&self.situation(), SHARD_BYTES_MAX.into()) {

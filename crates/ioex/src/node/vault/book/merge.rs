@@ -170,11 +170,11 @@ impl Changes {
         }
         let mut merged = ours.clone();
         merged.expires = word.expires(ours.expires, theirs.expires);
+        let is_owner = word.say == Say::Owner;
         // How many copies there are to be is the owner's to say: another partner could raise it without end.
-        if word.say == Say::Owner {
+        if is_owner {
             merged.raise_to(theirs.own_redundancy());
         }
-        let is_owner = word.say == Say::Owner;
         merged.copies.retain(|c| !((is_owner || c.failed) && left.contains(&(c.shard, c.device))));
         let stands = |list: &[CopyRecord], (shard, device): (u16, Uid)| {
             list.iter().any(|c| c.device == device && c.shard == shard)
