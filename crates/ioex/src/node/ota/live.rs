@@ -130,6 +130,7 @@ impl Live {
     }
 
     /// Bytes that went out.
+    #[cfg(feature = "super")]
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.lock().sent_bytes
     }
