@@ -69,7 +69,7 @@ mod time;
 pub use error::StoreError;
 pub use heads::HeadPut;
 pub use lease::{LEASE_GRACE_SECONDS, LEASES_PER_SHARD_MAX, Lease};
-pub use moving::{is_store, remove_store};
+pub use moving::{holds_store, is_store, remove_store};
 pub use open::OpenReport;
 pub use put::{Put, PutStart};
 pub use renew::{Released, Terms};

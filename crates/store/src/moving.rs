@@ -128,6 +128,12 @@ pub fn is_store(dir: &Path) -> Result<bool, StoreError> {
     Ok(ours || is_empty(dir)?)
 }
 
+/// Whether a store was made in this directory: an empty one may be where a disk is to be mounted.
+#[must_use]
+pub fn holds_store(dir: &Path) -> bool {
+    Layout { root: dir.to_owned() }.lock().is_file()
+}
+
 /// Removes a store that no process has open, and its directory if nothing else is in it. What is
 /// none of the store's stays.
 ///

@@ -216,12 +216,20 @@ impl ShardStore {
         let path = self.0.layout.content(entry.kind, address);
         match File::open(&path).and_then(|file| file.metadata().map(|meta| (file, meta.len()))) {
             Ok((file, len)) if len == entry.bytes() => Ok((file, entry)),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("open", &path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound || !self.is_there() => {
+                Err(StoreError::io("open", &path)(e))
+            }
             _ => {
                 self.0.set_aside_if(&mut state, address, entry)?;
                 Err(StoreError::Damaged(*address))
             }
         }
+    }
+
+    /// Whether the store's directory is still there: its disk may have gone.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.0.layout.lock().is_file()
     }
 
     /// Reads all of a shard or head and compares it with its address, and returns its length.

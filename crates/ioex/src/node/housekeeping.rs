@@ -35,8 +35,14 @@ async fn look_around(node: &Arc<Node>) {
     node.lent.note_network_time(node.mesh.network_time());
     let lent = node.lent.clone();
     // Small files of the kernel, but the time zone may have to be read from the disk.
-    if tokio::task::spawn_blocking(move || lent.look()).await.is_err() {
-        tracing::warn!("looking around failed");
+    let looking = move || {
+        lent.look();
+        lent.look_for_disk()
+    };
+    match tokio::task::spawn_blocking(looking).await {
+        Ok(Some(gone)) => node.mesh.warn(gone),
+        Ok(None) => {}
+        Err(_) => tracing::warn!("looking around failed"),
     }
 }
 

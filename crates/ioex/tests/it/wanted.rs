@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     backup::shard_files,
-    net::{Net, Node, noise, same, text, write},
+    net::{Net, Node, noise, poll, same, text, write},
 };
 
 fn create(node: &Node, file: &Path, policy: &str) -> Value {
@@ -112,6 +112,45 @@ fn a_device_with_a_new_disk_is_one_fault_and_gets_everything_back() {
     assert_eq!((&round["repaired_groups"], &round["unrepaired_groups"]), (&60.into(), &0.into()), "{round}");
     let next = net.super_node.ask(&["backup", "repair"]);
     assert_eq!((&next["faults"], &next["placed_shards"]), (&0.into(), &0.into()), "{next}");
+}
+
+/// The folder of the shards is away for a while, as when a disk is not mounted at the start.
+#[test]
+fn what_a_device_has_again_counts_again() {
+    let mut net = Net::start(1, "200MB");
+    for n in 0..5 {
+        let file = net.path(&format!("file-{n}"));
+        write(&file, &noise(20_000, n));
+        create(&net.super_node, &file, "replicas=1");
+    }
+    let (shards, away) = (net.peers[0].data.join("shards"), net.path("away"));
+    let again = |net: &mut Net| {
+        net.peers[0].run();
+        net.peers[0].wait_for(&["status"], |s| s["joined"] == true);
+        // It would wait half a minute for the process that was killed.
+        net.super_node.kill();
+        net.super_node.run();
+    };
+    net.peers[0].kill();
+    fs::rename(&shards, &away).unwrap();
+    again(&mut net);
+    // That groups are lost is a failure of the command, and follows the report.
+    let mut round = Value::Null;
+    let asked = poll(|| {
+        let said = net.super_node.try_ask(&["backup", "repair"]).stdout;
+        round = serde_json::Deserializer::from_slice(&said).into_iter().next()?.ok()?;
+        (round["silent"] == 0).then_some(())
+    });
+    let lost = asked.map(|()| &round).unwrap_or_else(|| panic!("{round}"));
+    assert_eq!((&lost["lost_groups"], &lost["groups"]), (&15.into(), &15.into()), "{lost}");
+    net.peers[0].kill();
+    fs::remove_dir_all(&shards).unwrap();
+    fs::rename(&away, &shards).unwrap();
+    again(&mut net);
+    let back = net.super_node.wait_for(&["backup", "repair"], |r| r["lost_groups"] == 0);
+    assert_eq!((&back["placed_shards"], &back["harmed_points"]), (&0.into(), &serde_json::json!([])));
+    let verified = net.super_node.ask(&["backup", "verify", "--read-percent", "100"]);
+    assert_eq!((&verified["degraded"], &verified["unreadable"]), (&0.into(), &0.into()), "{verified}");
 }
 
 #[test]

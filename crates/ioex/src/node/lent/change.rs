@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use ioex_api::DeviceChanges;
 use ioex_base::{ContentAddress, UnixSeconds};
-use ioex_store::{Certainty, StoreError, certain};
+use ioex_store::{Certainty, StoreError, certain, holds_store};
 
 use super::{Lent, Verdict, Why, clear_old, files, lock, relocate, relocate::open};
 
@@ -73,10 +73,42 @@ impl Lent {
         }
         let (settings, space) = (self.settings(), self.space_bytes(&self.settings()));
         if self.store().is_none() && space > 0 {
-            let store = open(&self.data, &settings, space).context("the settings are kept")?;
+            let anew = changes.dir.is_some();
+            let store = open(&self.data, &settings, space, anew).context("the settings are kept")?;
             self.set_store(Some(store));
+            *lock(&self.problem) = None;
         }
         Ok(())
+    }
+
+    /// Notices that the folder with all that is held went away, or is back: a disk that is not mounted. What
+    /// nobody can look at now must not be said to be lost.
+    pub(crate) fn look_for_disk(&self) -> Option<String> {
+        let Ok(_one) = self.changing.try_lock() else { return None };
+        let settings = self.settings();
+        match (self.store(), holds_store(&settings.shards_dir(&self.data))) {
+            (Some(_), false) => {
+                let why = format!(
+                    "what is held for others is not in the folder {} any more: is its disk mounted?",
+                    self.shards_dir().display()
+                );
+                *lock(&self.problem) = Some(why.clone());
+                self.set_store(None);
+                Some(why)
+            }
+            (None, true) if self.problem().is_some() => {
+                match open(&self.data, &settings, self.space_bytes(&settings), false) {
+                    Ok(store) => {
+                        self.set_store(Some(store));
+                        *lock(&self.problem) = None;
+                        tracing::info!("what is held for others is back");
+                    }
+                    Err(e) => tracing::info!("the lent space cannot be used: {e:#}"),
+                }
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Deletes what was set aside as damaged: nobody can use it, and the space is wanted back.

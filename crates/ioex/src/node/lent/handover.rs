@@ -8,7 +8,7 @@ use ioex_store::{HeldShard, SHARD_OVERHEAD_BYTES, ShardStore, Usage};
 /// What of the shards that `placer` placed should go; all of them when the device is `leaving`.
 pub(super) fn propose(store: &ShardStore, placer: &Uid, leaving: bool) -> Handover {
     let usage = store.usage();
-    let excess = if leaving { usage.used_bytes } else { usage.excess_bytes() };
+    let excess = bytes(&usage, leaving);
     let placed = store.placed_bytes(placer);
     if excess == 0 || placed == 0 {
         return Handover::default();

@@ -61,7 +61,8 @@ impl Host for Lent {
     }
 
     fn accepts_authority(&self, issuer: &Uid) -> bool {
-        self.store().is_some() && self.authorities.contains(issuer)
+        // Who cannot look at what it holds must not say that it is lost.
+        self.store().is_some_and(|store| store.is_there()) && self.authorities.contains(issuer)
     }
 
     fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {

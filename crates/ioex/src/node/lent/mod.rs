@@ -110,8 +110,8 @@ impl Lent {
         // A device that lends nothing any more still serves what it holds until that ends.
         let needed = space > 0 || settings.dir.is_some() || settings.shards_dir(&lent.data).exists();
         if needed && lent.kind.stores_for_others() {
-            let is_missing = settings.dir.as_ref().is_some_and(|dir| !dir.is_dir());
-            match relocate::open(&lent.data, &settings, space) {
+            let is_missing = relocate::is_missing(&lent.data, &settings);
+            match relocate::open(&lent.data, &settings, space, false) {
                 Ok(store) => lent.set_store(Some(store)),
                 // The rest of the node does not depend on that disk.
                 Err(e) if is_missing => problem = Some(format!("{e:#}")),

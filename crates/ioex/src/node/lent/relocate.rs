@@ -3,22 +3,36 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use ioex_store::{ShardStore, is_store, remove_store};
+use ioex_store::{ShardStore, holds_store, is_store, remove_store};
 
 use crate::device::DeviceSettings;
 
 /// Opens the store that the settings name.
 ///
 /// # Errors
-/// When the owner named a folder that is not there: its disk may not be mounted, and what would be
-/// stored below its name would lie somewhere else.
-pub(super) fn open(data: &Path, settings: &DeviceSettings, space_bytes: u64) -> anyhow::Result<ShardStore> {
+/// When nothing was ever stored in a folder that the owner named, unless `anew`: its disk may not be mounted,
+/// and what would be stored below its name would lie somewhere else.
+pub(super) fn open(
+    data: &Path,
+    settings: &DeviceSettings,
+    space_bytes: u64,
+    anew: bool,
+) -> anyhow::Result<ShardStore> {
     let dir = settings.shards_dir(data);
-    if settings.dir.is_some() && !dir.is_dir() {
-        bail!("the folder {} is not there: is its disk mounted?", dir.display());
+    if is_missing(data, settings) && !anew {
+        bail!(
+            "what is held for others is not in the folder {dir}: is its disk mounted? If the disk is a new one, \
+             say so with `ioex device set --dir {dir}`",
+            dir = dir.display()
+        );
     }
     ShardStore::open(&dir, space_bytes)
         .with_context(|| format!("the lent space in {} cannot be used", dir.display()))
+}
+
+/// Whether the owner named a folder in which no store is.
+pub(super) fn is_missing(data: &Path, settings: &DeviceSettings) -> bool {
+    settings.dir.is_some() && !holds_store(&settings.shards_dir(data))
 }
 
 /// Removes the folder from which everything was moved earlier, and forgets it.

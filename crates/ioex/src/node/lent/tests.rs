@@ -1,5 +1,7 @@
 //! The lent space as the mesh sees it.
 
+use std::fs;
+
 use ioex_api::{DeviceChanges, When};
 use ioex_base::{GrantId, NodeKey, SealedHead, SignedGrant, head_address};
 use ioex_net::{
@@ -14,7 +16,8 @@ use super::*;
 const SPACE: u64 = 20_000_000;
 
 fn config(dir: &tempfile::TempDir) -> NodeConfig {
-    NodeConfig { data: dir.path().to_owned(), lend_bytes: SPACE, ..NodeConfig::default() }
+    let authorities = vec![uid(7)];
+    NodeConfig { data: dir.path().to_owned(), lend_bytes: SPACE, authorities, ..NodeConfig::default() }
 }
 
 /// A device that notices what `machine` says.
@@ -314,11 +317,41 @@ fn a_folder_whose_disk_is_missing_is_not_made_anew() {
     let new = disk.path().join("shards");
     let first = lent(&dir);
     change(&first, |c| c.dir = Some(new.clone())).unwrap();
+    let held = put(&first, 1, b"on that disk");
     drop(first);
-    drop(disk);
+    let elsewhere = disk.path().join("elsewhere");
+    fs::rename(&new, &elsewhere).unwrap();
+    let missing = |lent: &Lent| {
+        assert!(!lent.lends_space() && lent.held().is_empty());
+        assert!(lent.report().iter().any(|text| text.contains("mounted")), "{:?}", lent.report());
+    };
     let lent = self::lent(&dir);
-    assert!(!lent.lends_space() && !new.exists());
-    assert!(lent.report().iter().any(|text| text.contains("mounted")), "{:?}", lent.report());
+    missing(&lent);
+    assert!(!new.exists());
+    drop(lent);
+    // Where a disk is to be mounted, there is an empty folder.
+    fs::create_dir(&new).unwrap();
+    let lent = self::lent(&dir);
+    missing(&lent);
+    assert_eq!((lent.look_for_disk(), fs::read_dir(&new).unwrap().count()), (None, 0));
+    change(&lent, |c| c.space_bytes = Some(SPACE)).unwrap_err();
+    fs::remove_dir(&new).unwrap();
+    fs::rename(&elsewhere, &new).unwrap();
+    assert_eq!(lent.look_for_disk(), None);
+    assert!(lent.lends_space() && lent.held().contains(&held) && lent.problem().is_none());
+    assert!(lent.accepts_authority(&uid(7)));
+    // It goes while the device runs.
+    fs::rename(&new, &elsewhere).unwrap();
+    assert_eq!(Host::prove(&lent, &held, 0), None);
+    fs::rename(&elsewhere, &new).unwrap();
+    assert!(Host::prove(&lent, &held, 0).is_some(), "nobody said that it is gone");
+    fs::rename(&new, &elsewhere).unwrap();
+    assert!(!lent.accepts_authority(&uid(7)), "nothing may be said to be lost");
+    assert!(lent.look_for_disk().unwrap().contains("mounted"));
+    missing(&lent);
+    // The owner says that it is another disk.
+    change(&lent, |c| c.dir = Some(new.clone())).unwrap();
+    assert!(lent.lends_space() && !lent.held().contains(&held) && lent.problem().is_none());
 }
 
 #[test]

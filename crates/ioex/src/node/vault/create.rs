@@ -173,9 +173,10 @@ impl Job<'_> {
         let (point, shortage) =
             self.write_point(&outcome, &index, &choice, &placing, (created, &mut placed)).await?;
         // The restore point stands already: what is shared may be much.
-        let completed = watch::completed(watch::complete(self.node, &self.repo, shared.groups).await);
+        let stop = Some(&self.progress.stop);
+        let completed = watch::complete(self.node, &self.repo, shared.groups, stop).await;
         let mut notes = choice.notes;
-        notes.extend(completed);
+        notes.extend(watch::completed(completed));
         if shared.weaker > 0 {
             notes.push(format!(
                 "{} shared groups were stored for fewer owners and bear fewer losses than {}",

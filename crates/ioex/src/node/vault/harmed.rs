@@ -1,6 +1,9 @@
 //! Which restore points need something of which too little is left.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ioex_api::{ApiError, ErrorCode};
 use ioex_base::ContentAddress;
@@ -23,9 +26,10 @@ impl Repo {
             if lost.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut out = Vec::new();
+            // Points share most of their segments: each is looked through once.
+            let (mut out, mut touched) = (Vec::new(), HashMap::new());
             for point in points {
-                if repo.is_harmed(&point, &lost)? {
+                if repo.is_harmed(&point, &lost, &mut touched)? {
                     out.push(point.id().to_string());
                 }
             }
@@ -34,24 +38,44 @@ impl Repo {
         tokio::task::spawn_blocking(looking).await.map_err(internal)?
     }
 
-    fn is_harmed(&self, point: &PointRef, lost: &HashSet<ContentAddress>) -> Result<bool, ApiError> {
+    /// Whether a restore point needs one of the `lost` groups. `touched` says of segments that were looked
+    /// through whether one of their groups is lost.
+    fn is_harmed(
+        &self,
+        point: &PointRef,
+        lost: &HashSet<ContentAddress>,
+        touched: &mut HashMap<ContentAddress, bool>,
+    ) -> Result<bool, ApiError> {
         let address = point.root.shard.address;
         if lost.contains(&address) {
             return Ok(true);
         }
         let Some(root) = self.book.root(&address)? else { return Ok(false) };
         let root = Root::decode(&root).map_err(|e| fail(ErrorCode::Manifest, e.to_string()))?;
-        let (mut index, mut any) = (Index::default(), false);
+        let mut any = false;
         for object in &root.segments {
-            any |= lost.contains(&object.shard.address);
-            if let Some((_, segment)) = self.book.segment(&object.shard.address)? {
-                let mut groups = segment.groups.iter().filter_map(|group| group.data.first());
-                any |= groups.any(|first| lost.contains(&first.address));
-                index.add(Some(object.clone()), segment);
-            }
+            let address = object.shard.address;
+            let of_segment = match touched.get(&address) {
+                Some(known) => *known,
+                None => {
+                    let segment = self.book.segment(&address)?;
+                    let groups = segment.iter().flat_map(|(_, segment)| &segment.groups);
+                    let mut first = groups.filter_map(|group| group.data.first());
+                    let found = lost.contains(&address) || first.any(|first| lost.contains(&first.address));
+                    touched.insert(address, found);
+                    found
+                }
+            };
+            any |= of_segment;
         }
         let listing = if any { self.kept_listing(point.id()) } else { None };
         let Some(listing) = listing else { return Ok(any) };
+        let mut index = Index::default();
+        for object in &root.segments {
+            if let Some((_, segment)) = self.book.segment(&object.shard.address)? {
+                index.add(Some(object.clone()), segment);
+            }
+        }
         let mut harmed = root.segments.iter().any(|object| lost.contains(&object.shard.address));
         each_chunk(&root, &listing, |id| {
             let group = index.get(id).and_then(|found| Some(index.group(found.segment, found.group_at)?.0));

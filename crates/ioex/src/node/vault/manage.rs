@@ -187,7 +187,6 @@ pub(super) async fn renew(
         needed.values().map(|n| repo.known_group(n, choice.goal, &placing)).collect::<Result<_, _>>()?;
     let all: Vec<ContentAddress> = groups.iter().filter_map(GroupRecord::id).collect();
     let lost = repo.renew_groups(&placing, groups, expires).await?;
-    warnings.extend(watch::completed(watch::complete(node, &repo, all).await));
     let ids: HashSet<PointId> = chosen.iter().map(PointRef::id).collect();
     let change = |head: &mut Head| {
         for point in head.points.iter_mut().filter(|p| ids.contains(&p.id())) {
@@ -196,6 +195,8 @@ pub(super) async fn renew(
         Ok(())
     };
     let written = repo.write_head(node, &placing, choice.redundancy, change).await?;
+    // The points stand for longer already: what they lack may be much.
+    warnings.extend(watch::completed(watch::complete(node, &repo, all, None).await));
     if !lost.is_empty() {
         warnings.push(format!(
             "{} groups were lost by their holders: `ioex backup verify` says more",

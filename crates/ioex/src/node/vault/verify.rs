@@ -185,7 +185,8 @@ async fn prove(
             for (ask, holds) in answers {
                 let record = at.get(&ask.group).and_then(|at| groups.get_mut(*at)?.copies.get_mut(ask.copy));
                 let Some(record) = record else { continue };
-                record.failed |= !holds;
+                // What was lacking once may be back: a disk that was not mounted.
+                record.failed = !holds;
                 if holds {
                     out.proven_shards += 1;
                     proven.entry(ask.group).or_default().insert(record.shard);

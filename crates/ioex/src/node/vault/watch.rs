@@ -11,12 +11,12 @@ mod mend;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use ioex_api::{ApiError, vault::WatchReport};
-use ioex_base::{ContentAddress, Dice, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
+use ioex_base::{ContentAddress, SignedGrant, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_store::LEASE_GRACE_SECONDS;
 use ioex_vault::{
     ShardRef,
@@ -26,19 +26,18 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use self::{
-    ask::{ask_all, find_out},
+    ask::find_out,
     charge::{Charge, own_charge, watched_charge},
 };
 use super::{
     super::{Node, files},
     Repo,
     book::{Book, BookError, Changes, CopyRecord, GroupRecord, Heard},
-    failure::{fresh_seed, internal},
+    failure::internal,
     partner,
     placing::capability,
     points,
     renew::lease_end,
-    verify::{Ask, leaf_of},
 };
 
 /// Pause between two rounds: a device proves something several times a day.
@@ -101,6 +100,8 @@ struct Round<'a> {
     /// Copies that their devices want to be rid of.
     handed_over: HashSet<(Uid, ContentAddress)>,
     report: WatchReport,
+    /// Set when enough was done.
+    stop: Option<&'a AtomicBool>,
 }
 
 /// Rounds, as long as the node runs.
@@ -220,6 +221,7 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     let mut round = Round::new(node, charge, grant, now, stock);
     (round.all, round.handed_over) = (all, handed_over);
     round.ask().await?;
+    round.look_again().await?;
     round.renew().await?;
     round.mend().await?;
     round.name_lost().await?;
@@ -232,12 +234,13 @@ async fn round(node: &Node, charge: Charge<'_>, all: bool) -> Result<WatchReport
     Ok(round.report)
 }
 
-/// Makes whole what groups of the own repository lack, as far as devices have room now. Nobody is asked
-/// what it has.
+/// Makes whole what groups of the own repository lack, as far as devices have room now and until `stop`.
+/// Nobody is asked what it has.
 pub(super) async fn complete(
     node: &Node,
     repo: &Arc<Repo>,
     ids: Vec<ContentAddress>,
+    stop: Option<&AtomicBool>,
 ) -> Result<WatchReport, ApiError> {
     let charge = own_charge(node, repo)?;
     let ids: BTreeSet<ContentAddress> = ids.into_iter().collect();
@@ -247,7 +250,7 @@ pub(super) async fn complete(
     };
     let stock = charge.book.off(read).await?;
     let mut round = Round::new(node, charge, capability(node)?, files::now(), stock);
-    round.all = true;
+    (round.all, round.stop) = (true, stop);
     round.mend().await?;
     Ok(round.report)
 }
@@ -324,6 +327,7 @@ impl<'a> Round<'a> {
             handed_over: HashSet::new(),
             mine: Vec::new(),
             report: WatchReport::default(),
+            stop: None,
         }
     }
 
@@ -407,65 +411,9 @@ impl<'a> Round<'a> {
             }
         }
         // That a lease is not extended may have other reasons: the device has the last word on each.
-        let missing = self.missing(doubtful).await?;
-        self.mark_missing(missing).await?;
+        let missing = self.prove(doubtful).await?.into_iter().filter(|(.., holds)| !holds).collect();
+        self.mark(missing).await?;
         let write = move |c: &Changes| renewed.iter().try_for_each(|(uid, record)| c.put_device(uid, record));
-        Ok(self.charge.book.off(|book| book.change(write)).await?)
-    }
-
-    /// Has devices prove copies (group, copy), and returns those that they do not have. Who is silent says nothing.
-    async fn missing(
-        &self,
-        copies: BTreeMap<Uid, Vec<(usize, usize)>>,
-    ) -> Result<Vec<(usize, usize)>, ApiError> {
-        let mut dice = Dice::new(fresh_seed()?);
-        let (mut asks, mut places) = (Vec::new(), HashMap::new());
-        for (uid, copies) in copies {
-            let mut of_one = Vec::new();
-            for (at, copy) in copies {
-                let Some(group) = self.groups.get(at) else { continue };
-                let shard = group.copies.get(copy).and_then(|c| group.shard(c.shard.into()));
-                let (Some(id), Some(shard)) = (group.id(), shard) else { continue };
-                let bytes = u64::from(shard.bytes);
-                places.insert((uid, id, copy), at);
-                let leaf = leaf_of(bytes, &mut dice);
-                of_one.push(Ask { group: id, copy, address: shard.address, bytes, leaf });
-            }
-            if !of_one.is_empty() {
-                asks.push((uid, of_one));
-            }
-        }
-        let mut out = Vec::new();
-        for (uid, answers) in ask_all(&self.node.mesh, &self.grant, asks).await? {
-            let answers = answers.into_iter().flat_map(|(answers, _)| answers);
-            for (ask, _) in answers.filter(|(_, holds)| !holds) {
-                if let Some(at) = places.get(&(uid, ask.group, ask.copy)) {
-                    out.push((*at, ask.copy));
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    /// Notes that copies are missing.
-    async fn mark_missing(&mut self, copies: Vec<(usize, usize)>) -> Result<(), ApiError> {
-        let mut changed = Vec::new();
-        for (at, copy) in copies {
-            let Some(group) = self.groups.get_mut(at) else { continue };
-            let id = group.id();
-            if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {
-                record.failed = true;
-                changed.push((id, *record));
-            }
-        }
-        let write = move |c: &Changes| {
-            changed.iter().try_for_each(|(id, of)| {
-                c.update_group(id, |g| {
-                    let known = g.copies.iter_mut().find(|k| k.device == of.device && k.shard == of.shard);
-                    known.into_iter().for_each(|known| known.failed = true);
-                })
-            })
-        };
         Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 

@@ -78,8 +78,8 @@ impl Word {
 }
 
 impl Book {
-    /// For each group its name and a number that follows from what partners have to agree about: its date
-    /// and its copies, without those that a partner gave up and this node keeps for itself. What failed is
+    /// For each group its name and a number that follows from what partners have to agree about: its date,
+    /// how many copies are wanted, and its copies, without those that a partner gave up and this node keeps for itself. What failed is
     /// each one's own finding. Of one part, or of all.
     pub(crate) fn each_digest(
         &self,
@@ -99,6 +99,8 @@ impl Book {
             copies.sort_unstable();
             let mut hasher = blake3::Hasher::new();
             hasher.update(id.as_bytes()).update(&group.expires.0.to_le_bytes());
+            let own = group.own_redundancy();
+            hasher.update(&[own.k(), own.m(), own.o(), own.n()]);
             for (device, shard) in copies {
                 hasher.update(device.as_bytes()).update(&shard.to_le_bytes());
             }

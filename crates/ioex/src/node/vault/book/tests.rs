@@ -65,6 +65,27 @@ fn golden_bytes_of_a_group() {
     assert_eq!(encode(&group(7)), want);
 }
 
+/// A backup that only wants more copies of what it shares changes nothing else of a group.
+#[test]
+fn that_more_copies_are_wanted_reaches_partners() {
+    let dir = tempfile::tempdir().unwrap();
+    let (owner, other) =
+        (Book::open(&dir.path().join("a")).unwrap(), Book::open(&dir.path().join("b")).unwrap());
+    let (one, three) = (Redundancy::replicas(1).unwrap(), Redundancy::replicas(3).unwrap());
+    let of = group(1);
+    let base = GroupRecord { redundancy: one, data: of.data[..1].to_vec(), parity: Vec::new(), ..of };
+    let id = base.id().unwrap();
+    owner.change(|c| c.put_group(&base)).unwrap();
+    give(&owner, &other, &id, Say::Owner);
+    let agree = || owner.buckets().unwrap() == other.buckets().unwrap();
+    assert!(agree());
+    owner.change(|c| c.update_group(&id, |g| g.raise_to(three))).unwrap();
+    assert!(!agree());
+    give(&owner, &other, &id, Say::Owner);
+    assert!(agree());
+    assert_eq!(other.group(&id).unwrap().unwrap().own_redundancy(), three);
+}
+
 #[test]
 fn partners_agree_about_a_group_and_no_copy_is_lost() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use ioex_base::{ContentAddress, Dice, SignedGrant, Uid};
 use ioex_net::Mesh;
 use ioex_vault::{
     ShardRef,
-    health::{Audit, Observation, audits, audits_due, round_counts},
+    health::{AUDITS_PER_ROUND, Audit, Observation, audits, audits_due, round_counts},
 };
 use tokio::task::JoinSet;
 
@@ -29,10 +29,16 @@ const HEARSAY_EACH_MAX: usize = 256;
 const HEARSAY_DEVICES_MAX: usize = 256;
 
 /// What a device proved or not, and what it would give back; `None` when it could not be reached.
-pub(super) type Answers = Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>;
+type Answers = Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>;
+
+/// A copy: the places of its group, and of it among the group's copies.
+pub(super) type Place = (usize, usize);
+
+/// A device, a copy, and whether the device proved that it has it.
+pub(super) type Proven = (Uid, Place, bool);
 
 /// Asks devices, several at once.
-pub(super) async fn ask_all(
+async fn ask_all(
     mesh: &Mesh,
     grant: &SignedGrant,
     asks: Vec<(Uid, Vec<Ask>)>,
@@ -228,6 +234,93 @@ impl Round<'_> {
         };
         self.mine = self.charge.book.off(|book| book.change(write)).await?;
         Ok(())
+    }
+
+    /// Asks devices again for what they once lacked: a disk that was not mounted then may be back. What came
+    /// back counts again and is no loss.
+    pub(super) async fn look_again(&mut self) -> Result<(), ApiError> {
+        let mut lacked: BTreeMap<Uid, Vec<Place>> = BTreeMap::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            for (copy, record) in group.copies.iter().enumerate() {
+                if record.failed && self.is_mine(record.device.as_bytes()) {
+                    lacked.entry(record.device).or_default().push((at, copy));
+                }
+            }
+        }
+        // Who lacked something a moment ago was asked a moment ago.
+        lacked.retain(|uid, _| !self.faulty.contains(uid));
+        // A few tell whether it is worth asking for all.
+        let mut dice = Dice::new(fresh_seed()?);
+        let few = lacked.iter().map(|(uid, all)| {
+            let mut few = all.clone();
+            few.rotate_left(dice.below(all.len()));
+            few.truncate(AUDITS_PER_ROUND.into());
+            (*uid, few)
+        });
+        let few = few.collect();
+        let back: HashSet<Uid> =
+            self.prove(few).await?.into_iter().filter(|(.., holds)| *holds).map(|(uid, ..)| uid).collect();
+        lacked.retain(|uid, _| back.contains(uid));
+        let found: Vec<Proven> = self.prove(lacked).await?.into_iter().filter(|(.., holds)| *holds).collect();
+        for (uid, ..) in &found {
+            if let Some(record) = self.devices.get_mut(uid) {
+                // Its leases were not extended meanwhile.
+                (record.asked, record.renewed) = (Some(self.now), None);
+            }
+        }
+        self.mark(found).await
+    }
+
+    /// Has devices prove copies, and returns what they proved or not. Who is silent says nothing.
+    pub(super) async fn prove(&self, copies: BTreeMap<Uid, Vec<Place>>) -> Result<Vec<Proven>, ApiError> {
+        let mut dice = Dice::new(fresh_seed()?);
+        let (mut asks, mut places) = (Vec::new(), HashMap::new());
+        for (uid, copies) in copies {
+            let mut of_one = Vec::new();
+            for (at, copy) in copies {
+                let Some(group) = self.groups.get(at) else { continue };
+                let shard = group.copies.get(copy).and_then(|c| group.shard(c.shard.into()));
+                let (Some(id), Some(shard)) = (group.id(), shard) else { continue };
+                let bytes = u64::from(shard.bytes);
+                places.insert((uid, id, copy), at);
+                let leaf = leaf_of(bytes, &mut dice);
+                of_one.push(Ask { group: id, copy, address: shard.address, bytes, leaf });
+            }
+            if !of_one.is_empty() {
+                asks.push((uid, of_one));
+            }
+        }
+        let mut out = Vec::new();
+        for (uid, answers) in ask_all(&self.node.mesh, &self.grant, asks).await? {
+            for (ask, holds) in answers.into_iter().flat_map(|(answers, _)| answers) {
+                if let Some(at) = places.get(&(uid, ask.group, ask.copy)) {
+                    out.push((uid, (*at, ask.copy), holds));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Notes that copies are there or missing.
+    pub(super) async fn mark(&mut self, copies: Vec<Proven>) -> Result<(), ApiError> {
+        let mut changed = Vec::new();
+        for (_, (at, copy), holds) in copies {
+            let Some(group) = self.groups.get_mut(at) else { continue };
+            let id = group.id();
+            if let (Some(id), Some(record)) = (id, group.copies.get_mut(copy)) {
+                record.failed = !holds;
+                changed.push((id, *record));
+            }
+        }
+        let write = move |c: &Changes| {
+            changed.iter().try_for_each(|(id, of)| {
+                c.update_group(id, |g| {
+                    let known = g.copies.iter_mut().find(|k| k.device == of.device && k.shard == of.shard);
+                    known.into_iter().for_each(|known| known.failed = of.failed);
+                })
+            })
+        };
+        Ok(self.charge.book.off(|book| book.change(write)).await?)
     }
 
     /// Notes what a device answered; `places` are those of the groups.

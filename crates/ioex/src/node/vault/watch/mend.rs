@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -86,7 +86,6 @@ impl Round<'_> {
             let of = self.groups.get(*at).map_or(0, |g| g.own_redundancy().tolerated_losses());
             i64::from(of) - missing.len() as i64
         });
-        work.truncate(REPAIRS_MAX);
         let known: HashSet<Uid> = self.devices.keys().copied().collect();
         let found = find_holders(&self.node.mesh, &self.grant, &known).await?;
         // Also of those that hold nothing of these groups: one that failed elsewhere gets nothing here.
@@ -104,7 +103,15 @@ impl Round<'_> {
             fresh_seed()?,
         )));
         // One at a time: each may need [`ioex_vault::GROUP_MEMORY_BYTES`].
+        let (mut tried, mut rest) = (0, work.len() as u64);
         for (at, missing) in work {
+            if tried == REPAIRS_MAX || self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                self.report.unrepaired_groups += rest;
+                break;
+            }
+            rest -= 1;
+            // What nobody has room for costs no time and is no attempt.
+            tokio::task::yield_now().await;
             let Some(group) = self.groups.get(at).cloned() else { continue };
             match self.repair(&fetcher, &placer, &group, &missing).await {
                 Ok(copies) if copies.is_empty() && self.lost_nothing(&group) => {
@@ -112,12 +119,14 @@ impl Round<'_> {
                 }
                 Ok(copies) if copies.is_empty() => self.report.unrepaired_groups += 1,
                 Ok(copies) => {
+                    tried += 1;
                     self.report.repaired_groups += 1;
                     self.settle(at, copies, Vec::new()).await?;
                     let lacks = self.groups.get(at).map(|g| self.assess(g).verdict);
                     self.report.degraded_groups += u64::from(lacks != Some(Verdict::Healthy));
                 }
                 Err(e) => {
+                    tried += 1;
                     tracing::info!("a group could not be repaired: {e}");
                     self.report.unrepaired_groups += 1;
                 }
