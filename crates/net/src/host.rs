@@ -43,7 +43,10 @@ pub trait Host: Send + Sync + 'static {
     /// Proves that a leaf of a held shard is here: bytes that whoever asked verifies, at most
     /// [`PROOF_MAX_BYTES`](crate::proto::PROOF_MAX_BYTES). `None` when the shard is not here or has
     /// no such leaf.
-    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>>;
+    ///
+    /// # Errors
+    /// When it cannot be told now, such as without the disk.
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Result<Option<Vec<u8>>, No>;
     /// What of this super node's shards the owner wants to be rid of.
     fn handover(&self, placer: &Uid) -> Handover;
     /// Ends the leases of `placer` on these; returns how many there were.
@@ -148,8 +151,8 @@ impl Host for NoHost {
     fn begin_place(&self, _placer: &Uid, _place: &Place) -> Result<PlaceStart, No> {
         Err(No::NoSpace)
     }
-    fn prove(&self, _address: &ContentAddress, _leaf: u32) -> Option<Vec<u8>> {
-        None
+    fn prove(&self, _address: &ContentAddress, _leaf: u32) -> Result<Option<Vec<u8>>, No> {
+        Ok(None)
     }
     fn handover(&self, _placer: &Uid) -> Handover {
         Handover::default()

@@ -129,8 +129,18 @@ impl Layout {
     }
 
     /// Whether the file is there with this length.
-    pub(crate) fn has_length(&self, kind: Kind, address: &ContentAddress, len_bytes: u64) -> bool {
-        fs::symlink_metadata(self.content(kind, address)).is_ok_and(|m| m.is_file() && m.len() == len_bytes)
+    pub(crate) fn has_length(
+        &self,
+        kind: Kind,
+        address: &ContentAddress,
+        len_bytes: u64,
+    ) -> Result<bool, StoreError> {
+        let path = self.content(kind, address);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) => Ok(meta.is_file() && meta.len() == len_bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StoreError::io("read", &path)(e)),
+        }
     }
 
     /// Moves what there is of `address` to `damaged/`, where nothing reads it.

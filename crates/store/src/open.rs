@@ -119,7 +119,9 @@ fn scan_dir(
             continue;
         };
         if is_sidecar {
-            if !layout.content(kind, &address).exists() {
+            let content = layout.content(kind, &address);
+            // Only what is surely not there: a disk may fail for a moment.
+            if !content.try_exists().map_err(StoreError::io("read", &content))? {
                 remove_if_there(&path)?;
                 report.without_shard.push(address);
             }
@@ -166,7 +168,7 @@ fn check(layout: &Layout, kind: Kind, address: &ContentAddress) -> Result<State,
         Err(SidecarError::Damaged) => return Ok(State::Damaged),
     };
     Ok(match kind {
-        Kind::Shard if layout.has_length(kind, address, sidecar.len_bytes) => {
+        Kind::Shard if layout.has_length(kind, address, sidecar.len_bytes)? => {
             State::Shard(Entry::new(kind, sidecar.len_bytes, &sidecar), sidecar.leases)
         }
         Kind::Shard => State::Damaged,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -77,7 +77,7 @@ impl Inner {
         address: &ContentAddress,
     ) -> Result<Option<(Entry, Sidecar)>, StoreError> {
         let Some(entry) = state.index.get(address).copied() else { return Ok(None) };
-        let there = self.layout.has_length(entry.kind, address, entry.bytes());
+        let there = self.layout.has_length(entry.kind, address, entry.bytes())?;
         match self.layout.read_sidecar(entry.kind, address)? {
             Ok(sidecar) if there => Ok(Some((entry, sidecar))),
             read => {
@@ -117,6 +117,10 @@ impl Inner {
         let Some(kind) = state.index.get(address).map(|entry| entry.kind) else { return Ok(()) };
         // While it is moved it stays: the copy is verified anyway.
         state.check_open()?;
+        // Nor is anything damaged because the whole directory is away.
+        if !self.layout.lock().is_file() {
+            return Err(StoreError::io("find", &self.layout.root)(io::ErrorKind::NotFound.into()));
+        }
         state.forget(address, before);
         let moved = self.layout.set_aside(kind, address);
         state.damaged_bytes = self.layout.damaged_bytes();
@@ -216,9 +220,7 @@ impl ShardStore {
         let path = self.0.layout.content(entry.kind, address);
         match File::open(&path).and_then(|file| file.metadata().map(|meta| (file, meta.len()))) {
             Ok((file, len)) if len == entry.bytes() => Ok((file, entry)),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound || !self.is_there() => {
-                Err(StoreError::io("open", &path)(e))
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("open", &path)(e)),
             _ => {
                 self.0.set_aside_if(&mut state, address, entry)?;
                 Err(StoreError::Damaged(*address))

@@ -8,14 +8,16 @@ use ioex_api::{
     ClientError, Deleted, DeviceChanges, DeviceInfo, DeviceState, HeldShard, Request, ShardList, When,
 };
 use ioex_base::{ContentAddress, UnixSeconds};
-use ioex_store::{SHARD_OVERHEAD_BYTES, ShardStore};
+use ioex_store::{SHARD_OVERHEAD_BYTES, ShardStore, holds_store};
 
 use super::{Context, absolute};
 use crate::{
     cli::{DeviceCommand, DeviceSetArgs},
     device::DeviceSettings,
     exit::Usage,
-    node::{DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, relocate},
+    node::{
+        DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, is_missing, missing, open_lent, relocate,
+    },
     render::{self, Table},
     size,
 };
@@ -71,10 +73,14 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
         new = now.changed(changes).map_err(|e| Usage(e.to_string()))?;
         if new.shards_dir(data) == now.shards_dir(data) {
             new.save(data)?;
+            // Named again, the folder is a new one.
+            if changes.dir.is_some() && is_missing(data, &new) {
+                drop(open_lent(data, &new, u64::MAX, true)?);
+            }
         } else {
             // Its lock keeps a node from starting meanwhile.
             let old = now.shards_dir(data);
-            let held = if old.is_dir() { Some(ShardStore::open(&old, u64::MAX)?) } else { None };
+            let held = if holds_store(&old) { Some(ShardStore::open(&old, u64::MAX)?) } else { None };
             drop(relocate(data, &now, &mut new, held.as_ref(), changes.move_shards)?);
             drop(held);
             clear_old(data, &mut new)?;
@@ -82,7 +88,8 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
     }
     let dir = new.shards_dir(data);
     let (mut usage, mut held_until) = (None, None);
-    if dir.is_dir() {
+    // Looking must not make a store where a disk is to be mounted.
+    if holds_store(&dir) {
         let store = ShardStore::open(&dir, new.space_bytes.unwrap_or(u64::MAX));
         let store = store.with_context(|| format!("what is held in {} cannot be read", dir.display()))?;
         usage = Some(store.usage());
@@ -93,7 +100,7 @@ fn stopped(data: &Path, changes: Option<&DeviceChanges>) -> anyhow::Result<Devic
     let excess = usage.map_or(0, |u| handover_bytes(&u, new.leaving));
     Ok(DeviceInfo {
         state: DeviceState::Stopped,
-        why: None,
+        why: is_missing(data, &new).then(|| missing(&dir)),
         space_bytes: new.space_bytes,
         dir,
         upload_bytes_per_second: new.upload,
@@ -133,8 +140,8 @@ fn state(info: &DeviceInfo) -> String {
         DeviceState::Paused => because("paused"),
         DeviceState::Off => "off: it does nothing for others, and keeps what it holds".to_owned(),
         DeviceState::LendsNothing => because("lends nothing"),
-        DeviceState::Stopped if info.enabled => "no node runs".to_owned(),
-        DeviceState::Stopped => "no node runs, and the device is off".to_owned(),
+        DeviceState::Stopped if info.enabled => because("no node runs"),
+        DeviceState::Stopped => because("no node runs, and the device is off"),
     }
 }
 
@@ -162,7 +169,11 @@ fn when(when: When, noticed: Option<bool>) -> String {
 fn human(info: &DeviceInfo) -> String {
     let space =
         info.space_bytes.map_or_else(|| "not set: the node's own, `lend_bytes`".to_owned(), size::human);
+    // Of a disk that is not there, nobody knows.
+    let unknown =
+        matches!(info.state, DeviceState::LendsNothing | DeviceState::Stopped) && info.why.is_some();
     let handover = match (info.handover_bytes, info.leaving) {
+        (0, true) if unknown => "unknown: what is held cannot be seen".to_owned(),
         (0, true) => "all is handed over: the device can go".to_owned(),
         (0, false) => String::new(),
         (bytes, _) => {

@@ -30,7 +30,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::lent::{DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, relocate};
+pub(crate) use self::lent::{
+    DISK_SPARE_BYTES, clear_old, disk_bytes, handover_bytes, is_missing, missing, open_lent, relocate,
+};
 pub use self::ota::{Answer, DeviceUpdates, Moment};
 use self::{
     lent::{Lent, Sense},

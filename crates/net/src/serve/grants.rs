@@ -131,9 +131,9 @@ pub(super) async fn audit(mesh: &Mesh, from: Uid, audit: Audit) -> Result<AuditA
     }
     let told = host(mesh, move |h| {
         let proof = |(address, leaf): &(ContentAddress, u32)| {
-            h.prove(address, *leaf).filter(|proof| proof.len() <= PROOF_MAX_BYTES)
+            h.prove(address, *leaf).map(|proof| proof.filter(|proof| proof.len() <= PROOF_MAX_BYTES))
         };
-        let proofs = audit.asks.iter().map(proof).collect();
+        let proofs = audit.asks.iter().map(proof).collect::<Result<_, _>>()?;
         let mut wanted = h.handover(&from);
         wanted.addresses.truncate(HANDOVER_MAX);
         Ok(AuditAnswer { proofs, excess_bytes: wanted.excess_bytes, handover: wanted.addresses })

@@ -114,6 +114,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Whether it owes something and has sent nothing for [`DISTRUST_MS`].
+    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
+        self.open > 0 && now_ms.saturating_sub(self.last_byte_ms) >= DISTRUST_MS
+    }
+
     /// Whether what it has is counted in `copies`.
     pub(super) fn counts(&self) -> bool {
         self.kind != Kind::Origin && !self.banned && !self.distrusted
@@ -523,7 +528,7 @@ impl Swarm {
         let others = self.peers.iter().filter(|peer| !peer.banned).count() > 1;
         let mut slow = Vec::new();
         for peer in &mut self.peers {
-            let silent = peer.open > 0 && now_ms.saturating_sub(peer.last_byte_ms) >= DISTRUST_MS;
+            let silent = peer.is_silent(now_ms);
             let refuses = peer.asked_since_ms.is_some_and(|at| now_ms.saturating_sub(at) >= REFUSES_MS);
             if (silent || refuses) && peer.counts() {
                 peer.distrusted = true;

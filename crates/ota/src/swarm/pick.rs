@@ -169,8 +169,16 @@ impl Swarm {
             .min_by_key(|peer| peer.open)
             .map(|peer| (peer.uid, peer.declined_ms))?;
         let (uid, declined_ms) = origin;
-        let open = self.open.iter().filter(|open| open.shard.is_none()).count();
-        let alone = self.unasked(true);
+        // What another origin owes that is silent, such as one that was stopped, is owed no more.
+        let silent: Vec<Uid> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.kind == Kind::Origin && peer.uid != uid && peer.is_silent(now_ms))
+            .map(|peer| peer.uid)
+            .collect();
+        let counts = |open: &&Open| open.shard.is_none() && !silent.contains(&open.peer);
+        let open = self.open.iter().filter(counts).count();
+        let alone = self.unasked(true, &silent);
         let lonely = !self.peers.iter().any(|peer| peer.kind != Kind::Origin && !peer.banned);
         let waited = now_ms.saturating_sub(self.last_got_ms) >= PATIENCE_MS;
         let declined = declined_ms.map(|since| now_ms.saturating_sub(since));
@@ -189,17 +197,19 @@ impl Swarm {
             return None;
         }
         let since = *self.starved_ms.get_or_insert(now_ms);
-        let wanted = self.unasked(false);
+        let wanted = self.unasked(false, &silent);
         let starved = now_ms.saturating_sub(since) >= STARVED_MS;
         (starved && wanted.count() > open).then_some((uid, Want::LeastServed(wanted)))
     }
 
-    /// What nobody was asked for who counts; `alone`: and what no neighbour has.
-    fn unasked(&self, alone: bool) -> Bits {
+    /// What nobody was asked for who counts, which `silent` ones do not; `alone`: and what no neighbour has.
+    fn unasked(&self, alone: bool, silent: &[Uid]) -> Bits {
         let mut wanted = Bits::none(self.sizes.len());
         for &shard in &self.missing {
             let place = shard as usize;
-            if !(alone && self.copies[place] > 0) && (self.asked[place] == 0 || self.is_hopeless(shard)) {
+            if !(alone && self.copies[place] > 0)
+                && (self.asked[place] == 0 || self.is_hopeless(shard, silent))
+            {
                 wanted.insert(shard);
             }
         }
@@ -207,8 +217,10 @@ impl Swarm {
     }
 
     /// Whether only providers owe a shard that are not counted on any more.
-    fn is_hopeless(&self, shard: u32) -> bool {
-        let distrusted = |open: &Open| self.peer(&open.peer).is_some_and(|peer| peer.distrusted);
+    fn is_hopeless(&self, shard: u32, silent: &[Uid]) -> bool {
+        let distrusted = |open: &Open| {
+            silent.contains(&open.peer) || self.peer(&open.peer).is_some_and(|peer| peer.distrusted)
+        };
         self.open.iter().filter(|open| open.shard == Some(shard)).all(distrusted)
     }
 

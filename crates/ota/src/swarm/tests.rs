@@ -298,6 +298,24 @@ fn silence_is_answered_elsewhere_and_later_it_is_an_end() {
     assert!(asks(&actions).iter().all(|ask| ask.peer == uid(2)));
 }
 
+/// The maker's node is stopped while it sends the last shards, and another matcher has them, too.
+#[test]
+fn another_origin_is_asked_for_what_a_silent_one_owes() {
+    for begun in [false, true] {
+        let mut swarm = Swarm::new(&[100; 2], &Bits::none(2), 10_000, 1).unwrap();
+        swarm.joined(uid(1), Kind::Origin, &Bits::all(2), 0);
+        let owed = asks(&swarm.next(0));
+        assert_eq!(owed.len(), 2);
+        if begun {
+            assert!((0..2).all(|n| swarm.started(owed[n].id, n as u32, 10)));
+        }
+        swarm.joined(uid(2), Kind::Origin, &Bits::all(2), 0);
+        assert_eq!(asks(&swarm.next(2_000)), [], "the first one may be slow");
+        let again = asks(&swarm.next(6_100));
+        assert_eq!(again.iter().map(|ask| ask.peer).collect::<Vec<_>>(), [uid(2); 2], "{begun}");
+    }
+}
+
 #[test]
 fn another_shard_than_the_one_asked_for_is_a_lie() {
     let mut swarm = alone(&[100; 4], 10_000);

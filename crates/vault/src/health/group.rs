@@ -15,8 +15,8 @@ pub enum Standing {
 }
 
 /// What a shard at a device in this state is worth. `faulty` when the device failed for this very
-/// shard: wrong bytes, a wrong proof, or it said that it does not have it. Such a copy never counts
-/// again, whatever else the device does right.
+/// shard: wrong bytes, a wrong proof, or it said that it does not have it. Such a copy does not
+/// count, whatever else the device does right, until it proves that very shard.
 #[must_use]
 pub fn standing(device: DeviceState, faulty: bool) -> Standing {
     match device {

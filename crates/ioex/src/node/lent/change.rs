@@ -5,7 +5,10 @@ use ioex_api::DeviceChanges;
 use ioex_base::{ContentAddress, UnixSeconds};
 use ioex_store::{Certainty, StoreError, certain, holds_store};
 
-use super::{Lent, Verdict, Why, clear_old, files, lock, relocate, relocate::open};
+use super::{
+    Lent, Verdict, Why, clear_old, files, lock, relocate,
+    relocate::{is_missing, missing, open},
+};
 
 /// Why something held could not be deleted.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +75,10 @@ impl Lent {
             self.clear_damaged();
         }
         let (settings, space) = (self.settings(), self.space_bytes(&self.settings()));
-        if self.store().is_none() && space > 0 {
-            let anew = changes.dir.is_some();
+        let anew = changes.dir.is_some();
+        // A disk that is not there keeps nobody from changing something else.
+        let open_now = anew || (space > 0 && !is_missing(&self.data, &settings));
+        if self.store().is_none() && open_now {
             let store = open(&self.data, &settings, space, anew).context("the settings are kept")?;
             self.set_store(Some(store));
             *lock(&self.problem) = None;
@@ -88,10 +93,7 @@ impl Lent {
         let settings = self.settings();
         match (self.store(), holds_store(&settings.shards_dir(&self.data))) {
             (Some(_), false) => {
-                let why = format!(
-                    "what is held for others is not in the folder {} any more: is its disk mounted?",
-                    self.shards_dir().display()
-                );
+                let why = missing(&self.shards_dir());
                 *lock(&self.problem) = Some(why.clone());
                 self.set_store(None);
                 Some(why)

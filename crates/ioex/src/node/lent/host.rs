@@ -62,7 +62,7 @@ impl Host for Lent {
 
     fn accepts_authority(&self, issuer: &Uid) -> bool {
         // Who cannot look at what it holds must not say that it is lost.
-        self.store().is_some_and(|store| store.is_there()) && self.authorities.contains(issuer)
+        self.authorities.contains(issuer) && self.store().is_some_and(|store| store.is_there())
     }
 
     fn is_revoked(&self, issuer: &Uid, id: &GrantId) -> bool {
@@ -106,7 +106,7 @@ impl Host for Lent {
         }
     }
 
-    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>> {
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Result<Option<Vec<u8>>, No> {
         self.prove(address, leaf)
     }
 

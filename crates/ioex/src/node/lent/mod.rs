@@ -27,7 +27,9 @@ use ioex_net::{
     proto::No,
     throttle::Throttle,
 };
-use ioex_store::{Expired, HeldShard, Lease, SHARD_OVERHEAD_BYTES, ShardStore, Terms, Usage, lease_times};
+use ioex_store::{
+    Expired, HeldShard, Lease, SHARD_OVERHEAD_BYTES, ShardStore, StoreError, Terms, Usage, lease_times,
+};
 use ioex_vault::proof;
 
 use self::scrub::Scrub;
@@ -35,7 +37,7 @@ pub(crate) use self::{
     change::DeleteError,
     handover::bytes as handover_bytes,
     policy::{Conditions, Verdict, Why},
-    relocate::{clear_old, relocate},
+    relocate::{clear_old, is_missing, missing, open as open_lent, relocate},
     revoked::Revoked,
     sense::Sense,
 };
@@ -110,8 +112,8 @@ impl Lent {
         // A device that lends nothing any more still serves what it holds until that ends.
         let needed = space > 0 || settings.dir.is_some() || settings.shards_dir(&lent.data).exists();
         if needed && lent.kind.stores_for_others() {
-            let is_missing = relocate::is_missing(&lent.data, &settings);
-            match relocate::open(&lent.data, &settings, space, false) {
+            let is_missing = is_missing(&lent.data, &settings);
+            match open_lent(&lent.data, &settings, space, false) {
                 Ok(store) => lent.set_store(Some(store)),
                 // The rest of the node does not depend on that disk.
                 Err(e) if is_missing => problem = Some(format!("{e:#}")),
@@ -289,22 +291,34 @@ impl Lent {
     }
 
     /// See [`ioex_net::Host::prove`]. What does not prove itself is damaged and set aside.
-    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>> {
-        let store = self.store()?;
-        let (file, len) = store.open_shard(address).ok()?;
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Result<Option<Vec<u8>>, No> {
+        // A disk that cannot be read now says nothing of what lies on it.
+        let Some(store) = self.store() else { return Err(No::Failed) };
+        let (file, len) = match store.open_shard(address) {
+            Ok(found) => found,
+            Err(StoreError::NotHeld(_) | StoreError::Damaged(_)) => return Ok(None),
+            Err(e) => {
+                tracing::warn!("a shard held for others cannot be read: {e}");
+                return Err(No::Failed);
+            }
+        };
         if store.head_seq(address).is_some() {
             // A head's address is not the hash of its bytes: it is read, not proved.
-            return None;
+            return Ok(None);
         }
         let mut bytes = Vec::new();
-        file.take(SHARD_MAX_BYTES).read_to_end(&mut bytes).ok()?;
-        let proof = proof::prove(&bytes, leaf)?;
+        if let Err(e) = file.take(SHARD_MAX_BYTES).read_to_end(&mut bytes) {
+            tracing::warn!("a shard held for others cannot be read: {e}");
+            // One bad place on a disk that is there is a loss.
+            return if store.is_there() { Ok(None) } else { Err(No::Failed) };
+        }
+        let Some(proof) = proof::prove(&bytes, leaf) else { return Ok(None) };
         if !proof::verify(address, len, leaf, &proof) {
             let found = store.verify(address);
             tracing::warn!("a shard held for others does not prove itself: {found:?}");
-            return None;
+            return Ok(None);
         }
-        Some(proof.encode())
+        Ok(Some(proof.encode()))
     }
 
     /// See [`ioex_net::Host::handover`].

@@ -12,7 +12,7 @@ use crate::device::DeviceSettings;
 /// # Errors
 /// When nothing was ever stored in a folder that the owner named, unless `anew`: its disk may not be mounted,
 /// and what would be stored below its name would lie somewhere else.
-pub(super) fn open(
+pub(crate) fn open(
     data: &Path,
     settings: &DeviceSettings,
     space_bytes: u64,
@@ -20,18 +20,26 @@ pub(super) fn open(
 ) -> anyhow::Result<ShardStore> {
     let dir = settings.shards_dir(data);
     if is_missing(data, settings) && !anew {
-        bail!(
-            "what is held for others is not in the folder {dir}: is its disk mounted? If the disk is a new one, \
-             say so with `ioex device set --dir {dir}`",
-            dir = dir.display()
-        );
+        bail!(missing(&dir));
+    }
+    if anew && !is_store(&dir)? {
+        bail!("the folder {} is not empty: name one of its own", dir.display());
     }
     ShardStore::open(&dir, space_bytes)
         .with_context(|| format!("the lent space in {} cannot be used", dir.display()))
 }
 
+/// What is said of a folder in which no store is.
+pub(crate) fn missing(dir: &Path) -> String {
+    format!(
+        "what is held for others is not in the folder {dir}: is its disk mounted? If the disk is a new one, say so \
+         with `ioex device set --dir {dir}`",
+        dir = dir.display()
+    )
+}
+
 /// Whether the owner named a folder in which no store is.
-pub(super) fn is_missing(data: &Path, settings: &DeviceSettings) -> bool {
+pub(crate) fn is_missing(data: &Path, settings: &DeviceSettings) -> bool {
     settings.dir.is_some() && !holds_store(&settings.shards_dir(data))
 }
 

@@ -75,19 +75,19 @@ fn every_leaf_of_a_held_shard_is_proved_and_damage_is_not() {
     let bytes = content(1, 70_001);
     let (address, len) = (put(&lent, 1, &bytes), bytes.len() as u64);
     for leaf in 0..leaves(len) {
-        let proof = Proof::decode(&Host::prove(&lent, &address, leaf).unwrap()).unwrap();
+        let proof = Proof::decode(&Host::prove(&lent, &address, leaf).unwrap().unwrap()).unwrap();
         assert!(verify(&address, len, leaf, &proof), "leaf {leaf}");
     }
-    assert_eq!(Host::prove(&lent, &address, leaves(len)), None);
-    assert_eq!(Host::prove(&lent, &ContentAddress::of(b"not here"), 0), None);
-    assert!(Host::prove(&lent, &put(&lent, 1, &content(2, 4 << 20)), 4_095).unwrap().len() <= 2_048);
+    assert_eq!(Host::prove(&lent, &address, leaves(len)), Ok(None));
+    assert_eq!(Host::prove(&lent, &ContentAddress::of(b"not here"), 0), Ok(None));
+    assert!(Host::prove(&lent, &put(&lent, 1, &content(2, 4 << 20)), 4_095).unwrap().unwrap().len() <= 2_048);
 
     // One bit that rotted far from the leaf: the device notices and no longer claims to hold it.
     let path = path_of(&lent.shards_dir(), &address);
     let mut rotten = bytes;
     rotten[60_000] ^= 4;
     std::fs::write(&path, &rotten).unwrap();
-    assert_eq!(Host::prove(&lent, &address, 0), None);
+    assert_eq!(Host::prove(&lent, &address, 0), Ok(None));
     assert!(!lent.held().contains(&address));
 }
 
@@ -110,7 +110,7 @@ fn heads_and_leases_go_through_the_host() {
     assert_eq!(lent.put_head(&uid(1), &asked(5), &head(5)), Ok(HeadAnswer::Kept));
     assert!(lent.held().contains(&address) && lent.is_reader(&address, &uid(9)));
     assert_eq!(lent.open_shard(&address).unwrap().unwrap().1, head(5).len() as u64);
-    assert_eq!(Host::prove(&lent, &address, 0), None);
+    assert_eq!(Host::prove(&lent, &address, 0), Ok(None));
     // Bytes that are not what was announced.
     assert_eq!(lent.put_head(&uid(1), &asked(6), &head(7)), Err(No::Mismatch));
     assert_eq!(lent.put_head(&uid(1), &asked(6), b"junk"), Err(No::Mismatch));
@@ -334,7 +334,8 @@ fn a_folder_whose_disk_is_missing_is_not_made_anew() {
     let lent = self::lent(&dir);
     missing(&lent);
     assert_eq!((lent.look_for_disk(), fs::read_dir(&new).unwrap().count()), (None, 0));
-    change(&lent, |c| c.space_bytes = Some(SPACE)).unwrap_err();
+    change(&lent, |c| c.space_bytes = Some(SPACE)).unwrap();
+    missing(&lent);
     fs::remove_dir(&new).unwrap();
     fs::rename(&elsewhere, &new).unwrap();
     assert_eq!(lent.look_for_disk(), None);
@@ -342,9 +343,9 @@ fn a_folder_whose_disk_is_missing_is_not_made_anew() {
     assert!(lent.accepts_authority(&uid(7)));
     // It goes while the device runs.
     fs::rename(&new, &elsewhere).unwrap();
-    assert_eq!(Host::prove(&lent, &held, 0), None);
+    assert_eq!(Host::prove(&lent, &held, 0), Err(No::Failed));
     fs::rename(&elsewhere, &new).unwrap();
-    assert!(Host::prove(&lent, &held, 0).is_some(), "nobody said that it is gone");
+    assert!(Host::prove(&lent, &held, 0).unwrap().is_some(), "nobody said that it is gone");
     fs::rename(&new, &elsewhere).unwrap();
     assert!(!lent.accepts_authority(&uid(7)), "nothing may be said to be lost");
     assert!(lent.look_for_disk().unwrap().contains("mounted"));

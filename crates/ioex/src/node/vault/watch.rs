@@ -97,6 +97,8 @@ struct Round<'a> {
     unseen: HashSet<(ContentAddress, u16, Uid)>,
     /// Devices that lacked something they were to prove.
     faulty: HashSet<Uid>,
+    /// Devices that have again what they lacked.
+    back: HashSet<Uid>,
     /// Copies that their devices want to be rid of.
     handed_over: HashSet<(Uid, ContentAddress)>,
     report: WatchReport,
@@ -324,6 +326,7 @@ impl<'a> Round<'a> {
             devices,
             unseen: heard.iter().map(|h| (h.group, h.shard, h.device)).collect(),
             faulty: HashSet::new(),
+            back: HashSet::new(),
             handed_over: HashSet::new(),
             mine: Vec::new(),
             report: WatchReport::default(),
@@ -370,10 +373,11 @@ impl<'a> Round<'a> {
             let Some(record) = self.devices.get(&uid) else { continue };
             // The owner's own leases are the owner's to extend, whoever has the device prove something.
             let owner = self.charge.own.is_some() && !self.is_mine(uid.as_bytes());
-            let there = record.asked == Some(self.now) || owner;
+            let back = self.back.contains(&uid);
+            let there = record.asked == Some(self.now) || owner || back;
             let recently =
                 record.renewed.is_some_and(|at| at <= self.now && self.now.since(at) < RENEW_EVERY_SECONDS);
-            if !there || (recently && !self.faulty.contains(&uid)) {
+            if !there || (recently && !back && !self.faulty.contains(&uid)) {
                 continue;
             }
             let mut by_end: BTreeMap<(Uid, UnixSeconds), Vec<Held>> = BTreeMap::new();

@@ -217,13 +217,13 @@ impl Changes {
         if !may || self.0.open_table(GROUPS)?.len()? >= GROUPS_MAX {
             return Ok(false);
         }
-        if word.say != Say::Adopt {
-            self.put_group(group)?;
-            return Ok(true);
-        }
         let mut group = group.clone();
+        // What failed is each one's own finding.
         group.copies.iter_mut().for_each(|c| c.failed = false);
         self.put_group(&group)?;
+        if word.say != Say::Adopt {
+            return Ok(true);
+        }
         self.put(ADOPTED, id.as_bytes(), &word.now)?;
         for &CopyRecord { shard, device, .. } in &group.copies {
             self.hear(&Heard { group: *id, shard, device, what: Hearsay::Adopted }, 0)?;

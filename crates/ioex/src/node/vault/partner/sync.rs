@@ -7,7 +7,7 @@ use std::{
 };
 
 use ioex_api::ApiError;
-use ioex_base::{ContentAddress, Uid};
+use ioex_base::{ContentAddress, Dice, Uid};
 use ioex_net::questions::QuestionError;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
         super::files,
         Node,
         book::{BUCKETS, Book, Exchanged, Say, Word},
+        failure::fresh_seed,
         watch::DeviceRecord,
     },
     locked, mandate_for,
@@ -97,6 +98,10 @@ impl Side<'_> {
             Ok(own)
         };
         let mut own = self.book.off(digests).await?;
+        // Not always the same first: two books may differ for ever in what only an owner says, and time ends.
+        let seed = fresh_seed().map_err(|e| SyncError::Own(e.to_string()))?;
+        let first = Dice::new(seed).below(differ.len());
+        differ.rotate_left(first);
         for bucket in differ {
             let ours = own.get_mut(usize::from(bucket)).map(std::mem::take).unwrap_or_default();
             self.bucket(bucket, ours).await?;

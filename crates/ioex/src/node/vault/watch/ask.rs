@@ -1,13 +1,16 @@
 //! Asking devices: what they hold, and what only partners say of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use ioex_api::ApiError;
 use ioex_base::{ContentAddress, Dice, SignedGrant, Uid};
 use ioex_net::Mesh;
 use ioex_vault::{
     ShardRef,
-    health::{AUDITS_PER_ROUND, Audit, Observation, audits, audits_due, round_counts},
+    health::{AUDITS_PER_ROUND, Audit, DeviceState, Observation, audits, audits_due, round_counts},
 };
 use tokio::task::JoinSet;
 
@@ -27,6 +30,9 @@ const DEVICES_AT_ONCE: usize = 32;
 const HEARSAY_EACH_MAX: usize = 256;
 /// Most devices that are asked about such copies in a round: made-up ones cost time.
 const HEARSAY_DEVICES_MAX: usize = 256;
+
+/// Who has not answered all that it was asked after this time is asked no more in this round.
+const ASKING_MAX: Duration = Duration::from_secs(120);
 
 /// What a device proved or not, and what it would give back; `None` when it could not be reached.
 type Answers = Option<(Vec<(Ask, bool)>, Vec<ContentAddress>)>;
@@ -52,6 +58,7 @@ async fn ask_all(
             let (mesh, grant) = (mesh.clone(), grant.clone());
             running.spawn(async move {
                 let (mut answers, mut handover) = (Vec::new(), Vec::new());
+                let begun = Instant::now();
                 let parts = asks.chunks(ioex_net::proto::AUDIT_ASKS_MAX);
                 for part in parts.chain(asks.is_empty().then_some(&asks[..])) {
                     match audit(&mesh, &grant, uid, part.to_vec()).await {
@@ -61,6 +68,9 @@ async fn ask_all(
                         }
                         Told::Silent if answers.is_empty() => return (uid, None),
                         Told::Silent => break,
+                    }
+                    if begun.elapsed() > ASKING_MAX {
+                        break;
                     }
                 }
                 (uid, Some((answers, handover)))
@@ -242,13 +252,18 @@ impl Round<'_> {
         let mut lacked: BTreeMap<Uid, Vec<Place>> = BTreeMap::new();
         for (at, group) in self.groups.iter().enumerate() {
             for (copy, record) in group.copies.iter().enumerate() {
-                if record.failed && self.is_mine(record.device.as_bytes()) {
+                // Whoever noted it: nobody else knows of it.
+                if record.failed {
                     lacked.entry(record.device).or_default().push((at, copy));
                 }
             }
         }
         // Who lacked something a moment ago was asked a moment ago.
-        lacked.retain(|uid, _| !self.faulty.contains(uid));
+        let failed = |uid: &Uid| {
+            let state = self.devices.get(uid).map(|d| d.health.state(&self.rules, self.now));
+            state == Some(DeviceState::Failed)
+        };
+        lacked.retain(|uid, _| !self.faulty.contains(uid) && !failed(uid));
         // A few tell whether it is worth asking for all.
         let mut dice = Dice::new(fresh_seed()?);
         let few = lacked.iter().map(|(uid, all)| {
@@ -262,12 +277,8 @@ impl Round<'_> {
             self.prove(few).await?.into_iter().filter(|(.., holds)| *holds).map(|(uid, ..)| uid).collect();
         lacked.retain(|uid, _| back.contains(uid));
         let found: Vec<Proven> = self.prove(lacked).await?.into_iter().filter(|(.., holds)| *holds).collect();
-        for (uid, ..) in &found {
-            if let Some(record) = self.devices.get_mut(uid) {
-                // Its leases were not extended meanwhile.
-                (record.asked, record.renewed) = (Some(self.now), None);
-            }
-        }
+        // Its leases were not extended meanwhile.
+        self.back.extend(found.iter().map(|(uid, ..)| *uid));
         self.mark(found).await
     }
 
