@@ -40,7 +40,7 @@ pub enum VaultRequest {
         /// Of which.
         #[serde(default)]
         of: PointFilter,
-        /// Only below these paths.
+        /// Only below these paths, written as [`Listed::path`].
         paths: Vec<PathBuf>,
     },
     /// What changed between two restore points. Updates: [`Update::Changed`](crate::Update::Changed).
@@ -285,6 +285,9 @@ pub struct Point {
     pub label: String,
     /// What was counted.
     pub totals: Totals,
+    /// How many files are not, or not whole, in it; absent where that was not looked up.
+    #[serde(default)]
+    pub problems_total: Option<u64>,
 }
 
 /// Restore points.
@@ -303,8 +306,12 @@ pub struct PointList {
 /// Something that is not in a restore point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Its path, as far as it is text.
+    /// Its path, written as [`Listed::path`].
     pub path: String,
+    /// When `path` is not the name itself but stands for it (a backslash in it may begin an escape): the name's
+    /// bytes in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
     /// Why.
     pub why: String,
 }
@@ -332,6 +339,9 @@ pub struct BackupReport {
     pub problems: Vec<Problem>,
     /// How many there were.
     pub problems_total: u64,
+    /// Sockets, pipes and devices that were met: they are never backed up, and are no problems.
+    #[serde(default)]
+    pub special_files: u64,
     /// Wall time of the last run.
     pub seconds: f64,
 }
@@ -344,7 +354,8 @@ pub struct RestoreTree {
     /// Of which.
     #[serde(default)]
     pub of: PointFilter,
-    /// Only these paths: absolute ones as they were, or relative to the restore point's folder.
+    /// Only these paths: absolute ones as they were, or relative to the restore point's folder; written as
+    /// [`Listed::path`].
     pub paths: Vec<PathBuf>,
     /// Absolute path to write; must not exist.
     pub out: PathBuf,
@@ -380,8 +391,13 @@ pub struct TreeRestored {
 /// An entry of a restore point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// Its path below the restore point's folder.
+    /// Its path below the restore point's folder. What is no text (UTF-8) in it, and control characters, are
+    /// `\xHH`, and a backslash is `\\` where it could be mistaken for the beginning of either.
     pub path: String,
+    /// When `path` is not the name itself but stands for it (a backslash in it may begin an escape): the name's
+    /// bytes in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
     /// `dir`, `file`, `link` or `hard-link`.
     pub kind: String,
     /// Permission bits.
@@ -397,8 +413,12 @@ pub struct Listed {
 pub struct Changed {
     /// `added`, `removed`, `changed` or `attributes`.
     pub change: String,
-    /// The path below the restore point's folder.
+    /// The path below the restore point's folder, written as [`Listed::path`].
     pub path: String,
+    /// When `path` is not the name itself but stands for it (a backslash in it may begin an escape): the name's
+    /// bytes in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
     /// Bytes before, for files.
     pub old_size: Option<u64>,
     /// Bytes after, for files.

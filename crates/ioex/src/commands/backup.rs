@@ -1,27 +1,25 @@
 //! `ioex backup`: into the network and back.
 
 use std::{
-    fs::File,
-    io::{Read as _, Write as _, stdin, stdout},
+    io::{Read as _, stdin},
     path::{Path, PathBuf},
-    sync::mpsc,
 };
 
 use anyhow::Context as _;
 use ioex_api::{
     BackupDone, Client, ClientError, Empty, Holding, Request, RestoreDone, Update, Updates,
-    frames::{FrameReader, FrameWriter},
     vault::{
-        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, PointList, Priority,
-        Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream, TreeRestored, VaultRequest,
-        Verified, WatchReport,
+        BackupReport, CreateBackup, DiffTotals, Job, JobList, JobState, Keep, LastRun, Point, PointList,
+        Priority, Pruned, RecoveryWords, RestoreTree, Schedule, ScheduleList, Stream, TreeRestored,
+        VaultRequest, Verified, WatchReport,
     },
 };
 
 use super::{
     Context, absolute, backup_partner,
-    backup_words::{filter, named, query, recovery, words},
-    textual, unexpected, who,
+    backup_pipe::{Pipe, given},
+    backup_words::{filter, inside, named, query, recovery, words},
+    unexpected, who,
 };
 use crate::{
     cli::{BackupCommand, CreateArgs, ForgetArgs, PriorityArg, RestoreArgs, ScheduleCommand},
@@ -30,9 +28,6 @@ use crate::{
     render::{self, Table, date},
     size,
 };
-
-/// Bytes copied between a pipe and stdin or stdout at a time.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Result<()> {
     let client = context.client().await?;
@@ -45,7 +40,7 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
         }
         BackupCommand::Restore(args) => restore(context, &client, args).await?,
         BackupCommand::Ls { point, paths } => {
-            paths.iter().try_for_each(|path| textual(path))?;
+            let paths = paths.iter().map(|path| inside(path)).collect();
             let (query, of) = query(&point)?;
             let mut updates = client.stream(ask(VaultRequest::Ls { point: query, of, paths })).await?;
             while let Some(update) = updates.next().await? {
@@ -198,10 +193,11 @@ async fn create(context: &Context, client: &Client, args: &CreateArgs) -> anyhow
         if args.no_wait {
             return Err(Usage("stdin cannot be read later: leave --no-wait out".into()).into());
         }
+        let input = given()?;
         let pipe = Pipe::make(&context.data()?)?;
         create.paths.clear();
         create.stream = Some(Stream { pipe: pipe.path.clone(), name: args.name.clone() });
-        pipe.fill();
+        pipe.fill(input);
         Some(pipe)
     } else {
         None
@@ -261,71 +257,12 @@ fn finished(context: &Context, report: &BackupReport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pipe between this process and the node, in the folder that only the owner may enter.
-struct Pipe {
-    path: PathBuf,
-}
-
-impl Pipe {
-    fn make(data: &Path) -> anyhow::Result<Self> {
-        use rustix::fs::{CWD, FileType, Mode, mknodat};
-        let path = absolute(data)?.join(format!("stream-{}.pipe", std::process::id()));
-        // Left over from a killed process of the same number.
-        let _ = std::fs::remove_file(&path);
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .with_context(|| format!("cannot make the pipe {}", path.display()))?;
-        Ok(Self { path })
-    }
-
-    /// Brings stdin into the pipe. The thread ends with the process when the node never reads.
-    fn fill(&self) {
-        let path = self.path.clone();
-        std::thread::spawn(move || {
-            let copy = || {
-                let mut out = FrameWriter::new(File::options().write(true).open(&path)?);
-                let mut block = vec![0; BLOCK_BYTES];
-                loop {
-                    match stdin().lock().read(&mut block)? {
-                        0 => return out.finish(),
-                        n => out.write(block.get(..n).unwrap_or_default())?,
-                    }
-                }
-            };
-            if let Err(e) = copy() {
-                progress::say(&format!("stdin could not be handed over: {e}"));
-            }
-        });
-    }
-
-    /// Brings the pipe's bytes to stdout.
-    fn pour(&self) -> mpsc::Receiver<std::io::Result<()>> {
-        let path = self.path.clone();
-        let (told, poured) = mpsc::channel();
-        std::thread::spawn(move || {
-            let Ok(pipe) = File::open(&path) else { return };
-            let mut input = FrameReader::new(pipe);
-            let mut out = stdout().lock();
-            let copied = std::io::copy(&mut input, &mut out).and_then(|_| out.flush());
-            // Before the pipe closes, of which the node then complains: here stands why.
-            let _ = told.send(copied);
-        });
-        poured
-    }
-}
-
-impl Drop for Pipe {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 async fn restore(context: &Context, client: &Client, args: RestoreArgs) -> anyhow::Result<()> {
-    args.path.iter().try_for_each(|path| textual(path))?;
     let (point, of) = query(&args.point)?;
     let mut wish = RestoreTree {
         point,
         of,
-        paths: args.path,
+        paths: args.path.iter().map(|path| inside(path)).collect(),
         out: PathBuf::new(),
         pipe: None,
         rate_limit: args.rate_limit,
@@ -431,6 +368,19 @@ fn warn(update: &Update) {
     }
 }
 
+/// Before what a restore point is of: what is wrong with it.
+fn remarks(point: &Point, is_harmed: bool) -> String {
+    let mut text = String::new();
+    if is_harmed {
+        text += "(lost something) ";
+    }
+    match point.problems_total {
+        None | Some(0) => {}
+        Some(count) => text += &format!("({count} left out) "),
+    }
+    text
+}
+
 fn points(list: &PointList) -> String {
     let mut table =
         Table::new(["point", "made", "kept until", "files", "size", "new", "what"]).right([3, 4, 5]);
@@ -442,11 +392,7 @@ fn points(list: &PointList) -> String {
             p.totals.files.to_string(),
             size::human(p.totals.bytes),
             size::human(p.totals.new_bytes),
-            if list.harmed.contains(&p.id) {
-                format!("(lost something) {}", p.label)
-            } else {
-                p.label.clone()
-            },
+            format!("{}{}", remarks(p, list.harmed.contains(&p.id)), p.label),
         ]);
     }
     let mut text = table.text_or("no restore points");
@@ -477,6 +423,10 @@ fn created(report: &BackupReport) -> String {
         text +=
             &format!("\nLeft out: {}: {}", render::printable(&problem.path), render::printable(&problem.why));
     }
+    if report.special_files > 0 {
+        text +=
+            &format!("\n{} special files (sockets, pipes, devices) are not backed up", report.special_files);
+    }
     text
 }
 
@@ -485,7 +435,15 @@ fn restored(done: &TreeRestored) -> String {
     let rebuilt = if done.rebuilt_shards > 0 { done.rebuilt_shards.to_string() } else { String::new() };
     let head = render::fields([
         ("restored", done.path.as_ref().map_or_else(String::new, |p| p.display().to_string())),
-        ("restore point", format!("{} of {}", done.point.id, date(done.point.created))),
+        (
+            "restore point",
+            format!(
+                "{} of {}{}",
+                done.point.id,
+                date(done.point.created),
+                left_out(done.point.problems_total.unwrap_or(0))
+            ),
+        ),
         ("files", format!("{}, {}", done.files, size::human(done.bytes))),
         ("fetched", size::human(done.fetched_bytes)),
         ("rebuilt shards", rebuilt),

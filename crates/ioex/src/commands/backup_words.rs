@@ -1,9 +1,10 @@
 //! How restore points are named on the command line, and how the words of the recovery key are written
 //! down and read again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ioex_api::vault::{PointFilter, PointQuery, RecoveryWords};
+use ioex_vault::repo::text;
 use jiff::{civil, tz::TimeZone};
 
 use super::absolute;
@@ -28,6 +29,15 @@ pub(super) fn filter(args: &FilterArgs) -> anyhow::Result<PointFilter> {
         sources: args.source.iter().map(path).collect::<Result<_, _>>()?,
         tags: args.tag.clone(),
     })
+}
+
+/// A path in a restore point, as the node is asked for it. One that is text is taken as it was typed, and may be
+/// written as `ls` writes it.
+pub(super) fn inside(path: &Path) -> PathBuf {
+    match path.to_str() {
+        Some(_) => path.to_owned(),
+        None => text::shown(path.as_os_str().as_encoded_bytes()).into_owned().into(),
+    }
 }
 
 /// A restore point by name, by date, or the newest.

@@ -16,6 +16,7 @@ use crate::{
 mod authority;
 mod backup;
 mod backup_partner;
+mod backup_pipe;
 mod backup_words;
 #[cfg(feature = "full")]
 mod completions;

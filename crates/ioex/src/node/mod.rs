@@ -89,6 +89,8 @@ pub struct Running {
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn start(config: NodeConfig) -> anyhow::Result<Running> {
+    #[cfg(feature = "super")]
+    vault::check(&config)?;
     files::private_dir(&config.data)?;
     let key = files::node_key(&config.data)?;
     let lent = Arc::new(Lent::open(&config, Sense::default())?);

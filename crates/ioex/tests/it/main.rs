@@ -2,6 +2,7 @@
 //! a local API with a handler of our own behind it.
 
 mod backup;
+mod backup_edges;
 mod clients;
 mod config;
 mod device;

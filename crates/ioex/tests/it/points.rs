@@ -246,6 +246,16 @@ fn what_an_inspection_refuses_is_neither_put_nor_taken_from_stdin() {
         let shown = careful.command(list).output().unwrap();
         assert!(text(&shown).contains("incomplete: 1 left out"), "{list:?}: {}", text(&shown));
     }
+    // So does the list, also at a device that has to fetch it.
+    let words = careful.ask(&["backup", "export-key"])["words"].as_str().unwrap().to_owned();
+    let fresh = net.device("fresh", 20, &[]);
+    fresh.wait_for(&["status"], |s| s["joined"] == true);
+    assert!(with_input(fresh.command(&["backup", "import-key"]), words.as_bytes()).status.success());
+    for node in [&careful, &fresh] {
+        assert_eq!(node.ask(&["backup", "list"])["points"][0]["problems_total"], 1);
+        let shown = node.command(&["backup", "list"]).output().unwrap();
+        assert!(text(&shown).contains("(1 left out)"), "{}", text(&shown));
+    }
     careful.ask(&["backup", "schedule", "remove", "nightly"]);
     careful.ask(&["backup", "forget", result["point"].as_str().unwrap()]);
     let args = ["backup", "create", "-", "--name", "dump", "--policy", "replicas=2", "--json"];
@@ -271,8 +281,8 @@ fn a_restore_whose_command_is_stopped_keeps_what_came() {
     assert!(read_updates(&mut child, 2), "it was done too early");
     child.kill().unwrap();
     child.wait().unwrap();
-    // Until the node noticed that nobody waits for it, the folder is in use.
-    let done = net.super_node.wait_for(&["backup", "restore", out.to_str().unwrap()], |_| true);
+    // Until the node has written down how far it came, the folder is in use: that is waited for.
+    let done = net.super_node.ask(&["backup", "restore", out.to_str().unwrap()]);
     assert!(done["fetched_bytes"].as_u64() < whole["fetched_bytes"].as_u64(), "{done} {whole}");
     same(&tree, &out.join("tree"));
 }

@@ -98,6 +98,8 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
     /// How much went wrong in all.
     pub problems_total: u64,
+    /// Sockets, pipes and devices: nothing of them is backed up, and nothing is wrong with that.
+    pub special_files: u64,
     /// The listing's chunks.
     pub listing: Vec<ChunkId>,
     /// Earlier segments to which the new restore point refers.
@@ -322,7 +324,10 @@ impl<'a> Reader<'a> {
         };
         let content = match self.content(&path, &meta, &entry, untouched) {
             Ok(Some(content)) => content,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                self.out.special_files += 1;
+                return Ok(());
+            }
             Err(Taken::Problem(why)) => {
                 self.problem(&path, why);
                 return Ok(());
@@ -356,7 +361,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What an entry is; `None` for what is never backed up.
+    /// What an entry is; `None` for sockets, pipes and devices, which have no content that could be restored.
     fn content(
         &mut self,
         path: &Path,
@@ -373,8 +378,7 @@ impl<'a> Reader<'a> {
             return Ok(Some(Content::Symlink(target.as_os_str().as_bytes().to_vec())));
         }
         if !kind.is_file() {
-            // Sockets, pipes and devices have no content that could be restored.
-            return Err(Taken::Problem("neither file, folder nor link: left out".into()));
+            return Ok(None);
         }
         if let Some(first) = self.links.get(&(meta.dev(), meta.ino())) {
             return Ok(Some(Content::HardLink(*first)));

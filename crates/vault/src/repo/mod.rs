@@ -27,6 +27,7 @@ mod recovery;
 pub mod repack;
 mod restore;
 mod segment;
+pub mod text;
 pub mod tree;
 #[cfg(feature = "pack")]
 mod walk;

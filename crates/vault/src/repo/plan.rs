@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use ioex_base::Uid;
 
 use super::{
     index::{Found, Index},
+    text,
     tree::{self, Content, Entry, ListingError, ListingReader},
 };
 use crate::manifest::{ChunkId, ChunkRef, ShardRef};
@@ -154,7 +155,7 @@ pub enum PlanError {
         path: PathBuf,
     },
     /// Nothing has the given path.
-    #[error("nothing in this restore point has the path {path}", path = .path.display())]
+    #[error("nothing in this restore point has the path {path}", path = text::shown(.path.as_os_str().as_encoded_bytes()))]
     NoSuchPath {
         /// The path, below the base.
         path: PathBuf,
@@ -220,7 +221,8 @@ impl Plan {
         self.shards.iter().flat_map(Wanted::ranges).map(|(_, len)| u64::from(len)).sum()
     }
 
-    /// Names the plan, so that a restore goes on only with its own beginnings.
+    /// Names the plan, so that a restore goes on only with its own beginnings: what is fetched, and everything
+    /// that is written down of files, folders and links, for what is finished is not looked at again.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
@@ -233,10 +235,44 @@ impl Plan {
                 }
             }
         }
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        };
+        let count = |list: usize| (list as u64).to_le_bytes();
+        part(&count(self.files.len()));
         for file in &self.files {
-            hasher.update(file.path.as_os_str().as_encoded_bytes()).update(&file.chunks.to_le_bytes());
+            each_part(&file.path, &file.entry, &mut part);
+            part(&file.chunks.to_le_bytes());
+        }
+        part(&count(self.dirs.len()));
+        for (path, entry) in &self.dirs {
+            each_part(path, entry, &mut part);
+        }
+        part(&count(self.links.len()));
+        for (path, entry, target) in &self.links {
+            each_part(path, entry, &mut part);
+            part(target);
+        }
+        for (path, file) in &self.hard_links {
+            part(path.as_os_str().as_encoded_bytes());
+            part(&file.to_le_bytes());
         }
         *hasher.finalize().as_bytes()
+    }
+}
+
+/// What a restore writes down of an entry beside its content. Number and change time belong to the disk that it
+/// came from: without them two restore points of the same state are one.
+fn each_part(path: &Path, entry: &Entry, part: &mut impl FnMut(&[u8])) {
+    part(path.as_os_str().as_encoded_bytes());
+    for number in [entry.mode, entry.uid, entry.gid] {
+        part(&number.to_le_bytes());
+    }
+    part(&entry.mtime_ns.to_le_bytes());
+    part(&(entry.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &entry.xattrs {
+        part(name);
+        part(value);
     }
 }
 

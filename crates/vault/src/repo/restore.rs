@@ -41,6 +41,8 @@ use crate::{
 const SYNC_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 /// The same by time, for a slow network: so much of it is fetched again at most.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// How often is looked whether a restore to the same place, which is ending, has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Zeros of this length, at multiples of it in a file, are not written: they read the same as holes, which
 /// take no room. Small beside a chunk, of which both ends may lie anywhere.
 const HOLE_BYTES: usize = 16 * 1024;
@@ -117,18 +119,25 @@ fn beside(out: &Path, suffix: &str) -> PathBuf {
 }
 
 impl TreeWriter {
-    /// Begins, or goes on with, a restore of `plan` to `out`, which must not exist.
+    /// Begins, or goes on with, a restore of `plan` to `out`, which must not exist. Blocks for up to `patience`
+    /// while another restore to `out` is under way: one that was stopped first writes down how far it came.
     ///
     /// # Errors
     /// [`TreeError`].
-    pub fn open(plan: Plan, keys: &RepoKeys, out: &Path) -> Result<Self, TreeError> {
-        if out.symlink_metadata().is_ok() {
-            return Err(TreeError::Exists(out.to_owned()));
-        }
+    pub fn open(plan: Plan, keys: &RepoKeys, out: &Path, patience: Duration) -> Result<Self, TreeError> {
         let (part, journal) = (beside(out, ".ioex-part"), beside(out, ".ioex-journal"));
-        let (mut journal, found) = Journal::open(journal.clone(), plan.digest(), plan.shards.len())
-            .map_err(at(&journal))?
-            .ok_or_else(|| TreeError::InUse(out.to_owned()))?;
+        let (digest, begun) = (plan.digest(), Instant::now());
+        let (mut journal, found) = loop {
+            if out.symlink_metadata().is_ok() {
+                return Err(TreeError::Exists(out.to_owned()));
+            }
+            let opened = Journal::open(journal.clone(), digest, plan.shards.len());
+            match opened.map_err(at(&journal))? {
+                Some(opened) => break opened,
+                None if begun.elapsed() < patience => std::thread::sleep(LOOK_EVERY),
+                None => return Err(TreeError::InUse(out.to_owned())),
+            }
+        };
         let mut shards = vec![false; plan.shards.len()];
         match found {
             Found::Ours(done) if part.is_dir() => {

@@ -35,6 +35,9 @@ pub enum WalkError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A path that is neither file nor folder.
+    #[error("{} is a socket, a pipe or a device, and has no content that could be backed up", .0.display())]
+    Special(PathBuf),
     /// A pattern that is none.
     #[error("'{pattern}' is no pattern of names: {why}")]
     Pattern {
@@ -68,8 +71,13 @@ impl Walk {
     pub fn new(paths: &[PathBuf], exclude: &[String], one_file_system: bool) -> Result<Self, WalkError> {
         let mut all = Vec::with_capacity(paths.len());
         for path in paths {
-            let found = fs::canonicalize(path);
-            all.push(found.map_err(|source| WalkError::Path { path: path.clone(), source })?);
+            let unreadable = |source| WalkError::Path { path: path.clone(), source };
+            let found = fs::canonicalize(path).map_err(unreadable)?;
+            let kind = fs::metadata(&found).map_err(unreadable)?.file_type();
+            if !kind.is_file() && !kind.is_dir() {
+                return Err(WalkError::Special(path.clone()));
+            }
+            all.push(found);
         }
         all.sort_by_key(|path| super::tree::split(path));
         let mut kept: Vec<PathBuf> = Vec::new();

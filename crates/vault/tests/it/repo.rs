@@ -15,12 +15,16 @@ use std::{
 
 use ioex_base::ContentAddress;
 use ioex_vault::repo::{
-    Group, Index, PROBLEMS_MAX_BYTES, PackedShard, RecoveryKey, RepoKeys, Segment, Stopped, TreeWriter, Walk,
+    Group, Index, PROBLEMS_MAX_BYTES, PackedShard, RecoveryKey, RepoKeys, Segment, Stopped, TreeError,
+    TreeWriter, Walk, WalkError,
     backup::{self, BackupError, Outcome, Progress, Run, Source},
     plan::{Change, Plan, PlanError, Selection, diff},
     tree::ListingReader,
 };
 use tempfile::TempDir;
+
+/// Nobody waits for another restore to the same place.
+const AT_ONCE: Duration = Duration::ZERO;
 
 /// A repository whose shards lie in memory.
 struct World {
@@ -122,7 +126,8 @@ impl World {
 
     fn restore(&self, point: &Point, selection: &Selection, name: &str) -> PathBuf {
         let out = self.dir.path().join(name);
-        let writer = TreeWriter::open(self.plan(point, selection).unwrap(), &self.keys, &out).unwrap();
+        let writer =
+            TreeWriter::open(self.plan(point, selection).unwrap(), &self.keys, &out, AT_ONCE).unwrap();
         for at in writer.missing() {
             writer.accept(at, &self.parts(writer.plan(), at)).unwrap();
         }
@@ -160,6 +165,11 @@ fn described(root: &Path) -> BTreeMap<PathBuf, String> {
     out
 }
 
+fn make_pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
 fn filled() -> World {
     let world = World::new();
     world.write("small/a", b"hello");
@@ -168,6 +178,9 @@ fn filled() -> World {
     world.write("big/noise", &noise(5 << 20, 1));
     world.write("big/zeros", &vec![0; 3 << 20]);
     world.write("big/hole", &[noise(100_000, 2), vec![0; 2 << 20]].concat());
+    // Shorter than a chunk: what ends with a hole, and what is nothing but one.
+    world.write("short/ends-with-zeros", &[noise(16 << 10, 3), vec![0; 32 << 10]].concat());
+    world.write("short/only-zeros", &vec![0; 48 << 10]);
     for n in 0..300 {
         world.write(&format!("many/{n}"), &noise(1 + n * 37, n as u64));
     }
@@ -188,7 +201,7 @@ fn a_tree_comes_back_as_it_was() {
     let mut world = filled();
     let point = world.backup("one", None);
     assert_eq!(point.outcome.problems, []);
-    assert_eq!(point.outcome.totals.files, 307);
+    assert_eq!(point.outcome.totals.files, 309);
     let stored: usize = point.new.iter().map(|p| p.bytes.len()).sum();
     assert!(stored < 9 << 20, "{stored} bytes: equal files and zeros are stored once");
     let out = world.restore(&point, &Selection::default(), "out");
@@ -271,7 +284,10 @@ fn a_restore_goes_on_and_never_replaces() {
     let mut world = filled();
     let point = world.backup("one", None);
     let out = world.dir.path().join("out");
-    let open = || TreeWriter::open(world.plan(&point, &Selection::default()).unwrap(), &world.keys, &out);
+    let open = || {
+        let plan = world.plan(&point, &Selection::default()).unwrap();
+        TreeWriter::open(plan, &world.keys, &out, AT_ONCE)
+    };
     let writer = open().unwrap();
     let all = writer.missing();
     for at in &all[..3] {
@@ -311,7 +327,7 @@ fn wrong_parts_that_come_again_do_not_complete_a_file_early() {
     let point = world.backup("one", None);
     let out = world.dir.path().join("out");
     let plan = world.plan(&point, &Selection::default()).unwrap();
-    let writer = TreeWriter::open(plan, &world.keys, &out).unwrap();
+    let writer = TreeWriter::open(plan, &world.keys, &out, AT_ONCE).unwrap();
     let plan = writer.plan();
     let several = plan.shards.iter().position(|wanted| wanted.chunks.len() > 1).unwrap();
     // The first chunk is right, the last one is not, as often as the file has chunks.
@@ -343,6 +359,90 @@ fn what_is_refused_or_unreadable_is_named_and_the_rest_goes_on() {
     assert!(point.outcome.problems[0].why.contains("Eicar"));
     let out = world.restore(&point, &Selection::default(), "out");
     assert!(!out.join("tree/many/5").exists() && out.join("tree/many/6").exists());
+}
+
+#[test]
+fn sockets_and_pipes_are_left_out_and_nothing_is_wrong_with_that() {
+    let mut world = World::new();
+    world.write("file", b"x");
+    let (pipe, socket) = (world.tree().join("pipe"), world.tree().join("socket"));
+    make_pipe(&pipe);
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let point = world.backup("one", None);
+    assert_eq!((point.outcome.special_files, point.outcome.problems_total), (2, 0));
+    let out = world.restore(&point, &Selection::default(), "out");
+    let names: Vec<_> = fs::read_dir(out.join("tree")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["file"]);
+    // Asked for by name, it is a mistake, also through a link.
+    let link = world.dir.path().join("link");
+    symlink(&socket, &link).unwrap();
+    for path in [pipe, socket, link, "/dev/null".into()] {
+        let refused = Walk::new(&[world.tree().join("file"), path.clone()], &[], false).unwrap_err();
+        assert!(matches!(refused, WalkError::Special(of) if of == path), "{}", path.display());
+    }
+}
+
+/// What differs in nothing that is fetched is not taken for what an interrupted restore wrote.
+#[test]
+fn a_restore_does_not_go_on_with_other_attributes() {
+    let mut world = World::new();
+    world.write("a", &noise(3 << 20, 1));
+    world.write("b", &noise(3 << 20, 2));
+    world.write("sub/c", b"c");
+    let one = world.backup("one", None);
+    let (file, folder) = (world.tree().join("a"), world.tree().join("sub"));
+    let out = world.dir.path().join("out");
+    let digest = |world: &World, point: &Point| world.plan(point, &Selection::default()).unwrap().digest();
+    // All files of the first one are finished.
+    let writer =
+        TreeWriter::open(world.plan(&one, &Selection::default()).unwrap(), &world.keys, &out, AT_ONCE)
+            .unwrap();
+    for at in writer.missing() {
+        writer.accept(at, &world.parts(writer.plan(), at)).unwrap();
+    }
+    writer.pause().unwrap();
+    drop(writer);
+    assert_eq!(digest(&world, &one), digest(&world, &one));
+    let mut before = digest(&world, &one);
+    let old = std::time::UNIX_EPOCH + Duration::new(1_234_567_890, 5);
+    let changes: [&dyn Fn(); 4] = [
+        &|| fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap(),
+        &|| fs::File::open(&file).unwrap().set_modified(old).unwrap(),
+        &|| fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap(),
+        &|| symlink("a", folder.join("link")).unwrap(),
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        change();
+        let point = world.backup(&format!("change-{n}"), None);
+        let after = digest(&world, &point);
+        assert_ne!(after, before, "change {n}");
+        before = after;
+    }
+    let two = world.backup("two", None);
+    world.restore(&two, &Selection::default(), "out");
+    assert_eq!(described(&out.join("tree")), described(&world.tree()));
+}
+
+#[test]
+fn a_restore_waits_for_one_that_is_ending() {
+    let mut world = World::new();
+    world.write("a", b"a");
+    let point = world.backup("one", None);
+    let out = world.dir.path().join("out");
+    let open = |patience| {
+        let plan = world.plan(&point, &Selection::default()).unwrap();
+        TreeWriter::open(plan, &world.keys, &out, patience)
+    };
+    let first = open(AT_ONCE).unwrap();
+    assert!(matches!(open(AT_ONCE), Err(TreeError::InUse(_))));
+    let (begun, patience) = (Instant::now(), Duration::from_millis(30));
+    assert!(matches!(open(patience), Err(TreeError::InUse(_))));
+    assert!(begun.elapsed() >= patience, "it gave up early");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| open(PATIENCE).map(|_| ()));
+        drop(first);
+        second.join().unwrap().unwrap();
+    });
 }
 
 #[test]

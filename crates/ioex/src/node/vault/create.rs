@@ -11,14 +11,14 @@ use bytes::Bytes;
 use ioex_api::{
     ApiError, BackupProgress, BackupStep, ErrorCode, Holding,
     frames::FrameReader,
-    vault::{BackupReport, CreateBackup, Problem},
+    vault::{BackupReport, CreateBackup, Point, Problem},
 };
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds, limits::SHARD_LIFE_SECONDS};
 use ioex_vault::{
     Choice, ChunkRef, Holder, Placer, Redundancy, ShardRef, Wanted, choose, encode,
     repo::{
         Group, Head, Index, Origin, PackedShard, PointId, PointRef, Root, SEGMENT_CHUNKS_MAX, SEGMENTS_MAX,
-        Segment, Stopped, TagId, Totals, Walk,
+        Segment, Stopped, TagId, Totals, Walk, WalkError,
         backup::{self, BackupError, Outcome, Progress, Run, Source},
         seal_object,
     },
@@ -61,6 +61,20 @@ fn progress(step: BackupStep, done_bytes: u64, total_bytes: u64) -> BackupProgre
 
 fn note(step: BackupStep, text: String) -> BackupProgress {
     BackupProgress { step, done_bytes: 0, total_bytes: 0, note: Some(text), holder: None }
+}
+
+/// Why paths cannot be backed up.
+pub(super) fn walk_error(e: WalkError) -> ApiError {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match e {
+        WalkError::Path { path, source } if matches!(source.kind(), NotFound | NotADirectory) => {
+            fail(ErrorCode::NotFound, format!("{} is not there", path.display()))
+        }
+        WalkError::Path { path, source } => io_error(&path)(source),
+        WalkError::Nothing | WalkError::Special(_) | WalkError::Pattern { .. } => {
+            fail(ErrorCode::BadRequest, e.to_string())
+        }
+    }
 }
 
 /// For how many days a restore point is kept.
@@ -193,13 +207,14 @@ impl Job<'_> {
         if placed.same_domain {
             notes.push("some shards that protect each other lie in the same network".to_owned());
         }
-        let problem = |p: &ioex_vault::repo::Problem| Problem {
-            path: String::from_utf8_lossy(&p.path).into_owned(),
-            why: p.why.clone(),
+        let problem = |p: &ioex_vault::repo::Problem| {
+            let (path, raw) = points::shown(&p.path);
+            Problem { path, raw, why: p.why.clone() }
         };
+        let problems_total = outcome.problems_total;
         Ok(BackupReport {
             job: number,
-            point: points::point(&point),
+            point: Point { problems_total: Some(problems_total), ..points::point(&point) },
             policy: choice.redundancy.to_string(),
             notes,
             groups: placed.groups,
@@ -207,7 +222,8 @@ impl Job<'_> {
             renewed_groups: renewed,
             holders: placed.holdings(&holders),
             problems: outcome.problems.iter().map(problem).collect(),
-            problems_total: outcome.problems_total,
+            problems_total,
+            special_files: outcome.special_files,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -318,7 +334,7 @@ impl Job<'_> {
             return Ok(Source::Stream(stream.name.clone(), input));
         }
         let walk = Walk::new(&self.create.paths, &self.create.exclude, self.create.one_file_system);
-        Ok(Source::Tree(walk.map_err(|e| fail(ErrorCode::BadRequest, e.to_string()))?))
+        Ok(Source::Tree(walk.map_err(walk_error)?))
     }
 
     async fn pack(

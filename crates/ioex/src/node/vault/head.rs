@@ -102,6 +102,14 @@ impl Repo {
         Ok(self.local_signed()?.map(known))
     }
 
+    /// The head that this node wrote or read last, unless it is the one with the bytes `seen`, which become its own.
+    #[cfg(feature = "full")]
+    pub(super) fn changed_head(&self, seen: &mut Vec<u8>) -> Result<Option<Head>, ApiError> {
+        let Some(bytes) = self.book.head()?.filter(|bytes| bytes != seen) else { return Ok(None) };
+        seen.clone_from(&bytes);
+        Ok(Some(self.read_sealed(bytes)?.head))
+    }
+
     /// The newest head that anybody has, joined with what other machines wrote at the same time; empty
     /// when there is none.
     ///

@@ -16,6 +16,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Access, access},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -37,6 +38,26 @@ const OUTPUT_MAX_BYTES: u64 = 64 * 1024;
 const REASON_MAX_CHARS: usize = 200;
 /// Most bytes of a stream that are kept on the disk for a command to look at: it wants a file.
 const SPOOL_MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+
+/// Whether the command of an inspection can be run: without it every file would be refused.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_command(words: &[String]) -> Result<(), String> {
+    let Some(program) = words.first() else { return Err("it names no command".to_owned()) };
+    let runs = |path: &Path| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    if program.contains('/') {
+        let path = Path::new(program);
+        return match (path.is_file(), runs(path)) {
+            (false, _) => Err(format!("there is no program {program}")),
+            (true, false) => Err(format!("{program} cannot be executed")),
+            (true, true) => Ok(()),
+        };
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).any(|folder| runs(&folder.join(program)));
+    if found { Ok(()) } else { Err(format!("no folder of PATH has a program {program}")) }
+}
 
 /// Looks at files.
 #[derive(Clone)]

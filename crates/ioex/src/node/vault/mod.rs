@@ -37,6 +37,8 @@ mod restore;
 #[cfg(feature = "super")]
 mod schedule;
 #[cfg(feature = "super")]
+mod settings;
+#[cfg(feature = "super")]
 mod stream;
 #[cfg(feature = "super")]
 mod verify;
@@ -53,6 +55,8 @@ use ioex_vault::repo::RepoKeys;
 
 #[cfg(feature = "super")]
 use self::queue::Queue;
+#[cfg(feature = "super")]
+pub(crate) use self::settings::check;
 use self::{
     book::{Book, BookError},
     failure::fail,
@@ -101,6 +105,7 @@ fn key_error(e: &anyhow::Error) -> ApiError {
 
 impl Vault {
     pub(crate) fn new(data: &Path) -> Self {
+        pipe::remove_left_over(data);
         Self {
             data: data.to_owned(),
             repo: Mutex::new(None),

@@ -2,6 +2,12 @@
 //!
 //! A restore point's listing is loaded when somebody first looks into its folder, its content chunk
 //! by chunk as it is read. Chunks are kept for a while, because programs read a little at a time.
+//!
+//! Which restore points there are changes meanwhile. What this node makes or forgets shows at the next look; for
+//! what other machines did, the network is asked now and then, as long as somebody looks. A restore point keeps
+//! its place, and so its inodes, as long as the mount lasts, also when it is forgotten.
+
+mod shown;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,17 +29,17 @@ use ioex_net::Mesh;
 use ioex_vault::{
     ChunkId,
     repo::{
-        ChunkReader, PointRef,
+        ChunkReader,
         plan::Plan,
         tree::{Content, Entry, ListingReader},
     },
 };
 
+use self::shown::{Folder, Shown};
 use super::{
-    super::{Node, files},
-    Repo,
+    super::Node,
     failure::{fail, internal, io_error},
-    points::{self, Opened, open_listing},
+    points::{Opened, open_listing},
 };
 use crate::node::lock;
 
@@ -41,8 +47,10 @@ use crate::node::lock;
 const THREADS: usize = 4;
 /// Decrypted chunks that are kept: at most 1 MiB each.
 const CHUNKS_KEPT: usize = 48;
-/// Nothing here ever changes, so the kernel may remember it.
+/// Nothing in a restore point ever changes, so the kernel may remember it.
 const TTL: Duration = Duration::from_secs(3_600);
+/// The restore points themselves come and go.
+const POINTS_TTL: Duration = Duration::from_secs(1);
 /// A restore point's inodes begin at its number, counted from 1, times this.
 const INODES_PER_POINT: u64 = 1 << 32;
 
@@ -73,9 +81,7 @@ type Chunks = VecDeque<(ChunkId, Arc<Vec<u8>>)>;
 struct Points {
     runtime: tokio::runtime::Handle,
     mesh: Mesh,
-    repo: Arc<Repo>,
-    points: Vec<(String, PointRef)>,
-    trees: Mutex<HashMap<usize, Arc<Tree>>>,
+    shown: Arc<Shown>,
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
     chunks: Mutex<Chunks>,
 }
@@ -92,16 +98,12 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
         return Err(fail(ErrorCode::BadRequest, text));
     }
     let repo = node.vault.repo()?;
-    let head = repo.newest_head(node).await?.head;
-    // What has ended is perhaps deleted already: a folder that cannot be opened helps nobody.
-    let points = points::living(points::among(head.points, of), files::now());
-    let points = points.into_iter().map(|p| (folder_name(&p), p)).collect();
-    let shown = Points {
+    let shown = Arc::new(Shown::new(repo, of.clone()));
+    shown.hear(shown.repo.newest_head(node).await?.head);
+    let points = Points {
         runtime: tokio::runtime::Handle::current(),
         mesh: node.mesh.clone(),
-        repo,
-        points,
-        trees: Mutex::default(),
+        shown: shown.clone(),
         files: Mutex::default(),
         chunks: Mutex::default(),
     };
@@ -116,7 +118,7 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let target = dir.to_owned();
-    let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(shown, target, &config));
+    let mounting = tokio::task::spawn_blocking(move || fuser::spawn_mount(points, target, &config));
     // Dropped with this future, which ends when the client goes: then it is unmounted.
     let session: BackgroundSession = mounting.await.map_err(internal)?.map_err(|e| {
         fail(
@@ -125,13 +127,14 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
         )
     })?;
     // From now on there is something to see.
-    let shown = Some(format!("restore points are shown in {}", dir.display()));
+    let note = Some(format!("restore points are shown in {}", dir.display()));
     let progress =
-        BackupProgress { step: BackupStep::Locate, done_bytes: 0, total_bytes: 0, note: shown, holder: None };
+        BackupProgress { step: BackupStep::Locate, done_bytes: 0, total_bytes: 0, note, holder: None };
     let _ = sink.update(Update::Backup(progress)).await;
     tokio::select! {
         () = sink.closed() => {}
         () = node.stop.cancelled() => {}
+        () = shown.hear_of_others(node) => {}
     }
     let ended = tokio::task::spawn_blocking(move || session.umount_and_join());
     ended.await.map_err(internal)?.map_err(io_error(dir))?;
@@ -148,13 +151,6 @@ fn left_over(dir: &Path) -> ApiError {
              user than root with `fusermount3 -u {dir}`"
         ),
     )
-}
-
-/// When it was made, in a form that sorts, and its name.
-fn folder_name(point: &PointRef) -> String {
-    let seconds = i64::try_from(point.created.0).unwrap_or(0);
-    let date = jiff::Timestamp::from_second(seconds).map(|t| t.strftime("%Y-%m-%d_%H-%M-%S").to_string());
-    format!("{}_{}", date.unwrap_or_default(), point.id())
 }
 
 fn time_of(ns: i64) -> SystemTime {
@@ -262,25 +258,35 @@ fn inode(point: usize, at: u32) -> u64 {
     (point as u64 + 1) * INODES_PER_POINT + u64::from(at)
 }
 
+/// How long the kernel may remember an inode without asking.
+fn ttl(ino: u64) -> Duration {
+    if split(ino).is_some_and(|(_, at)| at > 0) { TTL } else { POINTS_TTL }
+}
+
+/// Inode, kind and name of what a folder holds.
+type Row = (u64, FileType, Vec<u8>);
+
 impl Points {
     fn tree(&self, point: usize) -> Result<Arc<Tree>, Errno> {
-        if let Some(tree) = lock(&self.trees).get(&point) {
+        let of = self.shown.folder(point)?.point;
+        if let Some(tree) = lock(&self.shown.trees).get(&point) {
             return Ok(tree.clone());
         }
-        let (_, of) = self.points.get(point).ok_or(Errno::ENOENT)?;
-        let loading = async { self.repo.look_into(&self.mesh, of).await.and_then(load) };
+        let loading = async { self.shown.repo.look_into(&self.mesh, &of).await.and_then(load) };
         let tree = self.runtime.block_on(loading).map_err(|e| {
             tracing::warn!("restore point {} cannot be shown: {e}", of.id());
             Errno::EIO
         })?;
-        Ok(lock(&self.trees).entry(point).or_insert_with(|| Arc::new(tree)).clone())
+        Ok(lock(&self.shown.trees).entry(point).or_insert_with(|| Arc::new(tree)).clone())
     }
 
     fn attr_of(&self, ino: u64) -> Result<FileAttr, Errno> {
         let Some((point, at)) = split(ino) else {
-            return Ok(folder(1, self.points.last().map_or(UnixSeconds(0), |(_, p)| p.created)));
+            let folders = lock(&self.shown.folders);
+            let newest = folders.all().iter().filter(|f| !f.gone).map(|f| f.point.created).max();
+            return Ok(folder(1, newest.unwrap_or(UnixSeconds(0))));
         };
-        let (_, of) = self.points.get(point).ok_or(Errno::ENOENT)?;
+        let of = self.shown.folder(point)?.point;
         if at == 0 {
             // Listing all folders must not load them all.
             return Ok(folder(ino, of.created));
@@ -290,7 +296,9 @@ impl Points {
 
     fn find(&self, parent: u64, name: &OsStr) -> Result<FileAttr, Errno> {
         let Some((point, at)) = split(parent) else {
-            let found = self.points.iter().position(|(folder, _)| OsStr::new(folder) == name);
+            self.shown.look();
+            let is = |folder: &Folder| !folder.gone && OsStr::new(&folder.name) == name;
+            let found = lock(&self.shown.folders).all().iter().position(is);
             return self.attr_of(inode(found.ok_or(Errno::ENOENT)?, 0));
         };
         let tree = self.tree(point)?;
@@ -303,25 +311,28 @@ impl Points {
         self.attr_of(inode(point, tree.named(*child)))
     }
 
-    fn names(&self, ino: u64) -> Result<Vec<(u64, FileType, Vec<u8>)>, Errno> {
+    /// What a folder holds, each with a place in it that stays while others come and go.
+    fn names(&self, ino: u64) -> Result<Vec<(u64, Row)>, Errno> {
         let Some((point, at)) = split(ino) else {
-            let row = |(n, (name, _)): (usize, &(String, PointRef))| {
-                (inode(n, 0), FileType::Directory, name.clone().into_bytes())
+            self.shown.look();
+            let row = |(place, n): (u64, &Folder)| {
+                let row = (inode(place as usize, 0), FileType::Directory, n.name.clone().into_bytes());
+                (!n.gone).then_some((place, row))
             };
-            return Ok(self.points.iter().enumerate().map(row).collect());
+            return Ok((0..).zip(lock(&self.shown.folders).all()).filter_map(row).collect());
         };
         let tree = self.tree(point)?;
         let node = tree.nodes.get(at as usize).ok_or(Errno::ENOENT)?;
-        let row = |child: &u32| {
+        let row = |(place, child): (u64, &u32)| {
             let entry = tree.nodes.get(*child as usize)?.entry.as_ref()?;
             let kind = match entry.content {
                 Content::Dir => FileType::Directory,
                 Content::Symlink(_) => FileType::Symlink,
                 Content::File { .. } | Content::HardLink(_) => FileType::RegularFile,
             };
-            Some((inode(point, tree.named(*child)), kind, entry.name.clone()))
+            Some((place, (inode(point, tree.named(*child)), kind, entry.name.clone())))
         };
-        Ok(node.children.iter().filter_map(row).collect())
+        Ok((0..).zip(&node.children).filter_map(row).collect())
     }
 
     fn parent(&self, ino: u64) -> u64 {
@@ -372,7 +383,7 @@ impl Points {
             tracing::warn!("a file of a restore point cannot be read: {e}");
             Errno::EIO
         };
-        let mut reader = ChunkReader::new(&self.repo.keys).map_err(|e| failed(&e))?;
+        let mut reader = ChunkReader::new(&self.shown.repo.keys).map_err(|e| failed(&e))?;
         let reading = tree.opened.fetcher.chunk(&mut reader, &wanted);
         let plain = self.runtime.block_on(reading).map_err(|e| failed(&e))?;
         let plain = Arc::new(plain);
@@ -415,14 +426,14 @@ fn reply_sized(reply: ReplyXattr, size: u32, bytes: &[u8]) {
 impl Filesystem for Points {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.find(u64::from(parent), name) {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Ok(attr) => reply.entry(&ttl(u64::from(attr.ino)), &attr, Generation(0)),
             Err(e) => reply.error(e),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.attr_of(u64::from(ino)) {
-            Ok(attr) => reply.attr(&TTL, &attr),
+            Ok(attr) => reply.attr(&ttl(u64::from(ino)), &attr),
             Err(e) => reply.error(e),
         }
     }
@@ -506,11 +517,11 @@ impl Filesystem for Points {
             Err(e) => return reply.error(e),
         };
         let own = [
-            (ino, FileType::Directory, b".".to_vec()),
-            (self.parent(ino), FileType::Directory, b"..".to_vec()),
+            (1, (ino, FileType::Directory, b".".to_vec())),
+            (2, (self.parent(ino), FileType::Directory, b"..".to_vec())),
         ];
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (next, (ino, kind, name)) in (1u64..).zip(own.into_iter().chain(names)).skip(skip) {
+        let rows = own.into_iter().chain(names.into_iter().map(|(place, row)| (place + 3, row)));
+        for (next, (ino, kind, name)) in rows.filter(|(next, _)| *next > offset) {
             if reply.add(INodeNo(ino), next, kind, OsStr::from_bytes(&name)) {
                 break;
             }

@@ -4,8 +4,11 @@ use std::{
     fs::File,
     io::{BufReader, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use ioex_api::{
     ApiError, BackupProgress, BackupStep, Empty, ErrorCode, Sink, Update,
     vault::{self, Changed, DiffTotals, Listed, Point, PointFilter, PointList, PointQuery},
@@ -17,9 +20,11 @@ use ioex_vault::{
     repo::{
         ChunkReader, Index, ObjectRef, PointId, PointRef, Root, Segment,
         plan::{self, Change},
+        text,
         tree::{self, Content, Entry, ListingReader},
     },
 };
+use tokio::task::JoinSet;
 
 use super::{
     super::{Node, files},
@@ -32,6 +37,13 @@ use super::{
 pub(super) const LISTINGS_DIR: &str = "listings";
 /// Fewest characters of a restore point's name.
 const ID_CHARS_MIN: usize = 4;
+
+/// A list waits so long for roots that are not here yet. What came stays here.
+const LIST_PATIENCE: Duration = Duration::from_secs(4);
+/// Roots that one list fetches at most: each is a shard of 16 KiB or more.
+const LIST_ROOTS_MAX: usize = 64;
+/// Of these, so many at once.
+const LIST_ROOTS_AT_ONCE: usize = 8;
 
 /// Numbers listings that are being fetched, so that two of one restore point do not meet.
 static NEW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -55,7 +67,15 @@ pub(super) fn point(p: &PointRef) -> Point {
         expires: p.expires,
         label: p.label.clone(),
         totals: totals(&p.totals),
+        problems_total: None,
     }
+}
+
+/// A path as text; and its bytes in hexadecimal, if the text only stands for it.
+pub(super) fn shown(path: &[u8]) -> (String, Option<String>) {
+    let shown = text::shown(path);
+    let raw = (shown.as_bytes() != path).then(|| HEXLOWER.encode(path));
+    (shown.into_owned(), raw)
 }
 
 fn damaged(e: impl std::fmt::Display) -> ApiError {
@@ -163,9 +183,17 @@ pub(super) async fn list(node: &Node, of: &PointFilter) -> Result<PointList, Api
     for id in &harmed {
         all.push(format!("restore point {id} lost something for now: `ioex backup verify {id}` says what"));
     }
+    let left_out = repo.left_out(&node.mesh, &points).await?;
+    let unknown = left_out.iter().filter(|count| count.is_none()).count();
+    if unknown > 0 {
+        all.push(format!(
+            "of {unknown} restore points is not known now how many files were left out: `ioex backup list` asks again"
+        ));
+    }
+    let described = |(p, problems_total): (&PointRef, Option<u64>)| Point { problems_total, ..point(p) };
     Ok(PointList {
         repo: Some(repo.keys.repo()),
-        points: points.iter().map(point).collect(),
+        points: points.iter().zip(left_out).map(described).collect(),
         harmed,
         warnings: all,
     })
@@ -189,6 +217,48 @@ impl Repo {
             }
         };
         Root::decode(&bytes).map_err(damaged)
+    }
+
+    /// How many files each of the restore points lacks. Only roots say so, and one that is not here has to come from
+    /// the network: what does not come in time stays unknown, the newest ones come first.
+    async fn left_out(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        points: &[PointRef],
+    ) -> Result<Vec<Option<u64>>, ApiError> {
+        let (repo, all) = (self.clone(), points.to_vec());
+        let here = move || all.iter().map(|point| repo.known_problems(point)).collect::<Result<Vec<_>, _>>();
+        let mut out = tokio::task::spawn_blocking(here).await.map_err(internal)??;
+        let missing: Vec<usize> = (0..out.len()).rev().filter(|at| out.get(*at) == Some(&None)).collect();
+        if missing.is_empty() {
+            return Ok(out);
+        }
+        let fetcher = Fetcher::new(mesh, &self.keys.reader)?;
+        let (until, mut asks) = (tokio::time::Instant::now() + LIST_PATIENCE, JoinSet::new());
+        let mut waiting = missing.into_iter().take(LIST_ROOTS_MAX);
+        loop {
+            while asks.len() < LIST_ROOTS_AT_ONCE {
+                let Some((at, point)) = waiting.next().and_then(|at| Some((at, points.get(at)?.clone())))
+                else {
+                    break;
+                };
+                let (repo, fetcher) = (self.clone(), fetcher.clone());
+                asks.spawn(async move { (at, repo.root(&fetcher, &point).await.ok()) });
+            }
+            let Ok(Some(asked)) = tokio::time::timeout_at(until, asks.join_next()).await else {
+                return Ok(out);
+            };
+            let (at, root) = asked.map_err(internal)?;
+            if let (Some(count), Some(root)) = (out.get_mut(at), root) {
+                *count = Some(root.problems_total);
+            }
+        }
+    }
+
+    /// What the root says of it, if it lies here.
+    fn known_problems(&self, point: &PointRef) -> Result<Option<u64>, ApiError> {
+        let root = self.book.root(&point.root.shard.address)?;
+        Ok(root.and_then(|bytes| Root::decode(&bytes).ok()).map(|root| root.problems_total))
     }
 
     /// Adds the segments of a root to the index, from here or from the network.
@@ -302,17 +372,24 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// A user's path as the listing has it: relative to the base.
+    /// The restore point, for people.
+    pub(super) fn described(&self) -> Point {
+        Point { problems_total: Some(self.root.problems_total), ..point(&self.point) }
+    }
+
+    /// A user's path, written as it is shown, as the listing has it: relative to the base.
     pub(super) fn relative(&self, path: &Path) -> Result<PathBuf, ApiError> {
         use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
         let base = Path::new(OsStr::from_bytes(&self.root.base));
-        if path.is_relative() {
-            return Ok(path.to_owned());
+        let typed = path.to_string_lossy();
+        let meant = text::meant(&typed);
+        let meant = Path::new(OsStr::from_bytes(&meant));
+        if meant.is_relative() {
+            return Ok(meant.to_owned());
         }
-        path.strip_prefix(base).map(Path::to_owned).map_err(|_| {
-            let text =
-                format!("{} is not below {}, where this restore point lies", path.display(), base.display());
-            fail(ErrorCode::BadRequest, text)
+        meant.strip_prefix(base).map(Path::to_owned).map_err(|_| {
+            let base = text::shown(&self.root.base);
+            fail(ErrorCode::BadRequest, format!("{typed} is not below {base}, where this restore point lies"))
         })
     }
 }
@@ -361,8 +438,10 @@ fn listed(names: &[Vec<u8>], entry: &Entry) -> Listed {
         Content::Symlink(_) => "link",
         Content::HardLink(_) => "hard-link",
     };
+    let (path, raw) = shown(&names.join(&b'/'));
     Listed {
-        path: tree::join(names).to_string_lossy().into_owned(),
+        path,
+        raw,
         kind: kind.to_owned(),
         mode: entry.mode,
         size: size_of(entry).unwrap_or(0),
@@ -456,9 +535,11 @@ pub(super) async fn diff(
                 Change::Changed => "changed",
                 Change::Attributes => "attributes",
             };
+            let (path, raw) = shown(&names.join(&b'/'));
             let line = Changed {
                 change: word.to_owned(),
-                path: tree::join(names).to_string_lossy().into_owned(),
+                path,
+                raw,
                 old_size: a.and_then(size_of),
                 new_size: b.and_then(size_of),
             };

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,13 +18,14 @@ use ioex_api::{
     ApiError, BackupProgress, ErrorCode, Sink, Update,
     vault::{BackupReport, CreateBackup, Job, JobList, JobState, Priority},
 };
-use ioex_vault::repo::{PATHS_MAX, PATHS_MAX_BYTES, backup::Progress};
+use ioex_vault::repo::{PATHS_MAX, PATHS_MAX_BYTES, Walk, backup::Progress};
 use tokio::sync::{Notify, broadcast};
 
 use super::{
     super::{Node, files},
     create, done,
-    failure::{fail, internal, io_error},
+    failure::{fail, internal},
+    pipe::{self, PipeFile},
     placing::capability,
     schedule,
 };
@@ -173,6 +174,9 @@ impl Queue {
             && job.state == JobState::Queued
         {
             (job.state, job.ended) = (JobState::Cancelled, Some(files::now()));
+            if let Some(stream) = &job.create.stream {
+                pipe::remove(&stream.pipe);
+            }
             let job = job.clone();
             self.keep(&job)?;
             let _ = self.news.send((id, News::Changed));
@@ -249,6 +253,7 @@ pub(crate) async fn work(node: Arc<Node>) {
                 () = node.stop.cancelled() => return,
             }
         };
+        let _pipe = job.create.stream.as_ref().map(|stream| PipeFile(stream.pipe.clone()));
         let tell = |progress: BackupProgress| {
             // Nobody follows: the job goes on.
             let _ = queue.news.send((job.id, News::Progress(progress)));
@@ -343,13 +348,10 @@ pub(super) fn check(create: &CreateBackup) -> Result<(), ApiError> {
     if paths + create.tags.iter().map(String::len).sum::<usize>() > PATHS_MAX_BYTES {
         return bad(format!("paths and tags have more than {PATHS_MAX_BYTES} bytes: back fewer up together"));
     }
-    create.paths.iter().try_for_each(|path| match path.symlink_metadata() {
-        Ok(_) => Ok(()),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Err(fail(ErrorCode::NotFound, format!("{} is not there", path.display())))
-        }
-        Err(e) => Err(io_error(path)(e)),
-    })
+    if create.stream.is_none() {
+        Walk::new(&create.paths, &[], create.one_file_system).map_err(create::walk_error)?;
+    }
+    Ok(())
 }
 
 /// See [`ioex_api::vault::VaultRequest::Follow`].
@@ -449,6 +451,7 @@ mod tests {
         assert_eq!(refused(|c| c.paths.clear()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.policy = "many".into()), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.paths = vec!["/no/such".into()]), Err(ErrorCode::NotFound));
+        assert_eq!(refused(|c| c.paths = vec!["/dev/null".into()]), Err(ErrorCode::BadRequest));
         assert_eq!(refused(|c| c.paths = vec![format!("/{}", "n".repeat(300)).into()]), Err(ErrorCode::Io));
         for days in [0, 91, u32::MAX] {
             let create = CreateBackup { days: Some(days), ..job(Priority::Normal) };

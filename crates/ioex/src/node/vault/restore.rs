@@ -19,6 +19,7 @@ use ioex_vault::{
     repo::{
         ChunkReader, TreeError, TreeWriter,
         plan::{Plan, PlanError, Selection},
+        text,
         tree::{self, Content, ListingError, ListingReader},
     },
 };
@@ -28,10 +29,13 @@ use super::{
     super::Node,
     failure::{fail, internal, io_error},
     fetch::{Fetcher, is_whole},
-    pipe::open_writer,
+    pipe::{PipeFile, open_writer},
     points::{self, Opened, open_listing},
 };
 
+/// A restore to the same folder that is still there after so long is not ending. One that was stopped brings to
+/// the disk what it had; then the folder is free.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
 /// Shards fetched at once.
 const SHARDS_AT_ONCE: usize = 6;
 /// Fetched shards that are kept for what comes next in a stream.
@@ -68,6 +72,7 @@ async fn tell(sink: &Sink, step: BackupStep, done_bytes: u64, total_bytes: u64) 
 /// See [`ioex_api::vault::VaultRequest::Restore`].
 pub(super) async fn run(node: &Node, wish: RestoreTree, sink: &Sink) -> Result<TreeRestored, ApiError> {
     let started = Instant::now();
+    let _pipe = wish.pipe.clone().map(PipeFile);
     if wish.pipe.is_none() && wish.out.symlink_metadata().is_ok() {
         let text = format!("{} exists already: choose another name", wish.out.display());
         return Err(fail(ErrorCode::Exists, text));
@@ -90,7 +95,7 @@ pub(super) async fn run(node: &Node, wish: RestoreTree, sink: &Sink) -> Result<T
         None => into_folder(&repo.keys, &opened, plan, &wish, sink).await?,
     };
     Ok(TreeRestored {
-        point: points::point(&opened.point),
+        point: opened.described(),
         path: wish.pipe.is_none().then_some(wish.out),
         files,
         bytes,
@@ -112,7 +117,7 @@ async fn into_folder(
     let total = plan.fetch_bytes();
     let writer = {
         let (keys, out) = (keys.clone(), wish.out.clone());
-        let begin = move || TreeWriter::open(plan, &keys, &out);
+        let begin = move || TreeWriter::open(plan, &keys, &out, ENDING_PATIENCE);
         Arc::new(tokio::task::spawn_blocking(begin).await.map_err(internal)?.map_err(tree_error)?)
     };
     let kept = Keep(Some(writer));
@@ -254,14 +259,18 @@ fn only_file<R: Read>(
             _ => Err(fail(ErrorCode::Manifest, "a listing is damaged: a link to something that is no file")),
         },
         Content::Dir => {
-            Err(bad(format!("{} is a folder: only a file can be written to a stream", path.display())))
+            Err(bad(format!("{} is a folder: only a file can be written to a stream", shown(&path))))
         }
         Content::Symlink(to) => Err(bad(format!(
             "{} is a symbolic link to {}: only a file can be written to a stream",
-            path.display(),
-            String::from_utf8_lossy(&to)
+            shown(&path),
+            text::shown(&to)
         ))),
     }
+}
+
+fn shown(path: &Path) -> std::borrow::Cow<'_, str> {
+    text::shown(path.as_os_str().as_encoded_bytes())
 }
 
 fn listing_error(e: ListingError) -> ApiError {

@@ -28,7 +28,7 @@ use super::{
     failure::{fail, fresh_seed, internal},
     fetch::Fetcher,
     placing::capability,
-    points::{self, open_listing},
+    points::open_listing,
     restore::plan_error,
 };
 
@@ -114,7 +114,7 @@ pub(super) async fn run(
     let opened = repo.open_point(node, query, of).await?;
     let needed = repo.groups_of(&opened.fetcher, &opened.point).await?;
     let mut out = Verified {
-        point: points::point(&opened.point),
+        point: opened.described(),
         groups: needed.len() as u64,
         degraded: 0,
         unreadable: 0,
