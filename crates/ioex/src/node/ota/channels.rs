@@ -227,6 +227,58 @@ mod tests {
         assert!(channels.files(&ContentAddress::of(b"other"), 0).unwrap().is_none());
     }
 
+    /// Orders are compared with it, however often the keys changed.
+    #[cfg(feature = "super")]
+    #[test]
+    fn the_newest_root_is_found_after_any_number_of_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let channels = Channels::open(dir.path()).unwrap();
+        let all: Vec<Vec<u8>> = (0..=ROOTS_MAX as u8).map(|n| vec![n; 3]).collect();
+        let files = ChannelFiles { roots: all.clone(), ..ChannelFiles::default() };
+        let channel = channels.carry(&files).unwrap();
+        assert_eq!(channels.newest_root(&channel).as_ref(), Ok(&all[ROOTS_MAX]));
+        assert!(channels.newest_root(&ContentAddress::of(b"other")).is_err());
+    }
+
+    /// What another matcher brings counts only when it is signed, and later.
+    #[cfg(feature = "super")]
+    #[test]
+    fn a_channel_is_renewed_by_what_is_signed_and_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = files::now();
+        let make = |name: &str| {
+            let place = dir.path().join(name);
+            crate::channel_folder::ChannelFolder::create(&place, "acme", "box", 1, 1, now).unwrap()
+        };
+        let files = |folder: &crate::channel_folder::ChannelFolder| {
+            let all = folder.channel.files();
+            let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
+            ChannelFiles {
+                roots: vec![one("1.root.json")],
+                timestamp: one("timestamp.json"),
+                snapshot: one(".snapshot.json"),
+                targets: one(".targets.json"),
+            }
+        };
+        let (mut folder, foreign) = (make("channel"), make("foreign"));
+        let keys = folder.online_keys().unwrap();
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let first = files(&folder);
+        let channel = channels.carry(&first).unwrap();
+        folder.channel.refresh(&keys, now).unwrap();
+        let second = files(&folder);
+        let clock = Clock { own: now, vouched: true };
+        let renew = |files: &ChannelFiles| channels.renew(channel, files, clock);
+        let timestamp = || channels.files(&channel, 0).unwrap().unwrap().timestamp;
+        assert!(renew(&ChannelFiles { roots: Vec::new(), ..files(&foreign) }).is_err(), "signed by others");
+        assert!(renew(&first) == Ok(false));
+        assert!(timestamp() == first.timestamp);
+        assert!(renew(&second) == Ok(true) && timestamp() == second.timestamp);
+        assert!(renew(&first).is_err(), "older than what is here");
+        assert!(timestamp() == second.timestamp);
+        assert!(channels.renew(ContentAddress::of(b"other"), &second, clock).is_err());
+    }
+
     #[cfg(feature = "super")]
     #[test]
     fn the_newest_versions_are_what_the_next_one_is_packed_against() {
