@@ -23,8 +23,8 @@ pub use device::{
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use ota::{
-    OtaChannelInfo, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaOrderInfo, OtaPackProgress, OtaPacked,
-    OtaProgress, OtaRequest, OtaStage, OtaState,
+    OtaCarried, OtaChannelInfo, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaMissed, OtaOrderInfo,
+    OtaPackProgress, OtaPacked, OtaProgress, OtaRequest, OtaStage, OtaState,
 };
 pub use server::{Handler, Sink, SinkClosed, serve};
 pub use types::*;

@@ -48,10 +48,12 @@ pub enum OtaRequest {
         /// A name for people.
         name: String,
     },
-    /// At a super node: carry a channel. → its address.
+    /// At a super node: carry a channel; its orders follow what it says of rollouts. → [`OtaCarried`].
     Carry {
         /// The folder with its metadata; absolute.
         dir: PathBuf,
+        /// Whether the other matchers of its versions are told.
+        tell: bool,
     },
     /// At a super node: match devices for a version. → the manifest's address.
     Order {
@@ -75,15 +77,6 @@ pub enum OtaRequest {
     End {
         /// The version's manifest.
         manifest: ContentAddress,
-    },
-    /// At a super node: change when failures stop the order for a version. → whether there is one.
-    Stop {
-        /// The version's manifest.
-        manifest: ContentAddress,
-        /// As in [`OtaRequest::Order`].
-        stop: (u32, u16),
-        /// Go on when it was stopped, and count failures anew from now on.
-        resume: bool,
     },
     /// At a super node. → [`OtaFleet`].
     Fleet,
@@ -168,6 +161,8 @@ pub struct OtaState {
     pub consent: bool,
     /// What it waits for.
     pub holding: Option<String>,
+    /// Whether it does not go on by itself: the rollout is paused or over, nobody hands the version out, or it failed here.
+    pub stuck: bool,
     /// What went wrong last.
     pub problem: Option<String>,
     /// When the channel was looked at last.
@@ -178,6 +173,26 @@ pub struct OtaState {
     pub by_source: [u64; 4],
     /// Bytes for updates in this month, both ways.
     pub month_bytes: u64,
+}
+
+/// A channel that a super node carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaCarried {
+    /// Its address.
+    pub channel: ContentAddress,
+    /// Other matchers that carry it by now.
+    pub told: Vec<Uid>,
+    /// Other matchers that do not.
+    pub missed: Vec<OtaMissed>,
+}
+
+/// A matcher that could not be told of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtaMissed {
+    /// Which.
+    pub matcher: Uid,
+    /// Why, for people.
+    pub why: String,
 }
 
 /// A file to pack.

@@ -81,6 +81,18 @@ impl DerefMut for ChannelEdit {
     }
 }
 
+/// Locks a channel's folder; nothing when another command has it.
+fn try_lock(dir: &Path) -> anyhow::Result<Option<File>> {
+    let path = dir.join("lock");
+    let at = || format!("cannot lock {}", path.display());
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(at)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e).with_context(at),
+    }
+}
+
 fn seed_hex(key: &NodeKey) -> String {
     data_encoding::HEXLOWER.encode(key.seed().as_ref())
 }
@@ -144,11 +156,25 @@ impl ChannelFolder {
         Ok(folder)
     }
 
-    /// Opens a folder.
+    /// Opens a folder. What a power cut left half done of a change of keys is completed first, unless another command
+    /// changes the folder just now.
     ///
     /// # Errors
-    /// When it is no channel's.
+    /// When it is no channel's, or a change of keys cannot be completed.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        let folder = Self::read(dir)?;
+        if folder.keys_wait()?
+            && let Some(lock) = try_lock(dir)?
+        {
+            let mut edit = ChannelEdit { folder: Self::read(dir)?, _lock: lock };
+            edit.complete(files::now())?;
+            return Ok(edit.folder);
+        }
+        Ok(folder)
+    }
+
+    /// Reads what is there.
+    fn read(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join("channel.json");
         let bytes = fs::read(&path).with_context(|| {
             format!("{} is no channel: make one with `ioex ota channel create`", dir.display())
@@ -173,20 +199,17 @@ impl ChannelFolder {
     /// When it is no channel's, or another command changes it just now.
     pub fn edit(dir: &Path) -> anyhow::Result<ChannelEdit> {
         // Without this, a wrong path would get a lock file.
-        Self::open(dir)?;
-        let path = dir.join("lock");
-        let at = || format!("cannot lock {}", path.display());
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(at)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(
+        Self::read(dir)?;
+        let Some(lock) = try_lock(dir)? else {
+            bail!(
                 "another command changes the channel {} just now: wait until it has ended, then try again",
                 dir.display()
-            ),
-            Err(TryLockError::Error(e)) => return Err(e).with_context(at),
-        }
+            )
+        };
         // Anew: the one before may have changed it until now.
-        Ok(ChannelEdit { folder: Self::open(dir)?, _lock: lock })
+        let mut edit = ChannelEdit { folder: Self::read(dir)?, _lock: lock };
+        edit.complete(files::now())?;
+        Ok(edit)
     }
 
     /// Writes the metadata; the timestamp comes last, for it names the others.
@@ -364,6 +387,16 @@ pub fn read_roster(path: &Path) -> anyhow::Result<BTreeSet<Uid>> {
     Ok(roster)
 }
 
+/// A roster's text with further devices, each in a line of its own, whatever the last line ends with.
+#[must_use]
+pub fn with(mut text: String, new: &[Uid]) -> String {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.extend(new.iter().map(|uid| format!("{uid}\n")));
+    text
+}
+
 /// A roster's text without some devices; remarks stay.
 #[must_use]
 pub fn without(text: &str, gone: &[Uid]) -> String {
@@ -383,6 +416,14 @@ mod tests {
         let [a, b] = [1, 2].map(|n| NodeKey::from_seed([n; 32]).uid());
         let text = format!("# devices\n{a}\n {b} # the second\n{a}\n");
         assert_eq!(without(&text, &[a]), format!("# devices\n {b} # the second\n"));
+    }
+
+    #[test]
+    fn who_comes_onto_a_roster_gets_a_line_of_its_own() {
+        let [a, b] = [1, 2].map(|n| NodeKey::from_seed([n; 32]).uid());
+        assert_eq!(with(format!("# devices\n{a}"), &[b]), format!("# devices\n{a}\n{b}\n"));
+        assert_eq!(with(format!("{a}\n"), &[b]), format!("{a}\n{b}\n"));
+        assert_eq!(with(String::new(), &[b, a]), format!("{b}\n{a}\n"));
     }
 
     #[test]

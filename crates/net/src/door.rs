@@ -104,6 +104,11 @@ pub enum Ask<'a> {
         /// The package's manifest.
         manifest: &'a ContentAddress,
     },
+    /// To say that a channel changed for which both match.
+    CoMatcher {
+        /// The channel.
+        channel: &'a ContentAddress,
+    },
     /// To exchange a package's shards, with a matcher's voucher or pass.
     Join(&'a Join),
     /// A shard, or to settle for it, in an exchange.
@@ -152,6 +157,8 @@ pub trait Standing {
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
     /// Whether the caller is on the roster of any package.
     fn on_a_roster(&self, caller: &Uid) -> bool;
+    /// Whether the caller matches for the same channel as this node.
+    fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool;
     /// Whether a voucher or pass lets the caller into an exchange.
     fn admits(&self, caller: &Uid, join: &Join) -> bool;
     /// Whether the caller is in the exchange of this package.
@@ -277,6 +284,12 @@ pub fn authorise(
         }
         Ask::Roster { manifest } => {
             if !standing.on_roster(manifest, caller) {
+                return Err(Refusal::NoAuthority);
+            }
+            budgets.roster.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)
+        }
+        Ask::CoMatcher { channel } => {
+            if !standing.is_co_matcher(channel, caller) {
                 return Err(Refusal::NoAuthority);
             }
             budgets.roster.take(*caller, now_ms).then_some(Pass::Public).ok_or(Refusal::Busy)

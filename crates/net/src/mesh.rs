@@ -658,6 +658,9 @@ impl Standing for Mesh {
     fn on_a_roster(&self, caller: &Uid) -> bool {
         self.updates().is_some_and(|u| u.on_a_roster(caller))
     }
+    fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool {
+        self.updates().is_some_and(|u| u.is_co_matcher(channel, caller))
+    }
     fn admits(&self, caller: &Uid, join: &Join) -> bool {
         self.updates().is_some_and(|u| u.admits(caller, join))
     }

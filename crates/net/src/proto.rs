@@ -88,6 +88,8 @@ pub enum Open {
     /// After [`Open::Join`]: the requester's signed receipt. Answer: the same, signed by the provider, too
     /// (`Vec<u8>`).
     Receipt(Vec<u8>),
+    /// Matchers of the same channel: it changed, and the opener carries it. Answer: `()` once the other one carries it, too.
+    Renewed(ContentAddress),
 }
 
 /// The answer to an [`Open`].

@@ -232,6 +232,7 @@ async fn stream(
         Open::Join(join) => Ask::Join(join),
         Open::Shard(wanted) => Ask::Exchange { manifest: Some(&wanted.manifest) },
         Open::Receipt(_) => Ask::Exchange { manifest: None },
+        Open::Renewed(channel) => Ask::CoMatcher { channel },
         Open::Hello(_)
         | Open::Ping
         | Open::Message(_)
@@ -291,6 +292,7 @@ async fn stream(
         Open::Join(join) => return updates::join(mesh, from, &conn, join, send, recv).await,
         Open::Shard(wanted) => updates::shard(mesh, from, wanted, &mut send).await?,
         Open::Receipt(receipt) => reply(&mut send, updates::receipt(mesh, from, receipt).await).await?,
+        Open::Renewed(channel) => reply(&mut send, updates::renewed(mesh, from, channel).await).await?,
     }
     // The other side may have gone after it had what it wanted.
     let _ = send.finish();

@@ -40,6 +40,8 @@ pub trait Updates: Send + Sync + 'static {
     fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool;
     /// Whether the caller is on the roster of any package for which this node matches.
     fn on_a_roster(&self, caller: &Uid) -> bool;
+    /// Whether the caller matches for the same channel as this node.
+    fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool;
     /// Whether the credential lets the caller in.
     fn admits(&self, caller: &Uid, join: &Join) -> bool;
     /// Whether the caller has joined the exchange of this package.
@@ -90,7 +92,12 @@ pub trait Updates: Send + Sync + 'static {
     /// # Errors
     /// Why not, as the caller is told.
     fn receipt(&self, caller: &Uid, receipt: Vec<u8>) -> Result<Vec<u8>, No>;
+    /// Fetches a channel that changed from the caller; done once this node carries it.
+    fn renewed(&self, caller: Uid, channel: ContentAddress) -> Renewal;
 }
+
+/// Fetching a channel that changed.
+pub type Renewal = Pin<Box<dyn Future<Output = Result<(), No>> + Send>>;
 
 /// A turn at being served.
 pub type Turn = Pin<Box<dyn Future<Output = Result<Serving, No>> + Send>>;
@@ -250,6 +257,14 @@ impl Mesh {
     /// When it cannot be reached or says no.
     pub async fn update_report(&self, matcher: Uid, report: Report) -> Result<(), FetchError> {
         yes(in_time(self.links()?.ask(matcher, Door::Public, &Open::Report(report))).await?)
+    }
+
+    /// Tells a matcher of the same channel that it changed; returns once that one carries it.
+    ///
+    /// # Errors
+    /// When it cannot be reached or says no.
+    pub async fn channel_renewed(&self, matcher: Uid, channel: ContentAddress) -> Result<(), FetchError> {
+        yes(in_time(self.links()?.ask(matcher, Door::Public, &Open::Renewed(channel))).await?)
     }
 
     /// Joins another node's exchange of a package.

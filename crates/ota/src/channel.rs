@@ -524,6 +524,29 @@ impl Channel {
         &self.root
     }
 
+    /// Whether the keys that the root names have signed everything below it.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        fn by<T: Signed>(root: &Root, bytes: &[u8]) -> bool {
+            Envelope::parse(T::ROLE, bytes).and_then(|envelope| envelope.verify::<T>(root)).is_ok()
+        }
+        let [targets, snapshot, timestamp] = &self.signed;
+        by::<Targets>(&self.root, targets)
+            && by::<Snapshot>(&self.root, snapshot)
+            && by::<Timestamp>(&self.root, timestamp)
+    }
+
+    /// Signs everything below the root anew.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; the channel is then as it was.
+    pub fn sign_anew(&mut self, keys: &[NodeKey], now: UnixSeconds) -> Result<(), ChannelError> {
+        let mut next = self.clone();
+        next.sign_from(Role::Targets, keys, now)?;
+        *self = next;
+        Ok(())
+    }
+
     /// Until when the metadata of a role holds.
     #[must_use]
     pub fn expires(&self, role: Role) -> Date {

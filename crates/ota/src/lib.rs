@@ -38,5 +38,5 @@ pub mod voucher;
 pub use release::{Image, InvalidRelease, Release, Version};
 pub use tuf::channel_address;
 pub use verify::{
-    Clock, Device, Metadata, Outcome, ROOTS_MAX, Refusal, Trust, TrustError, Verdict, admit, check,
+    Clock, Device, Metadata, Outcome, ROOTS_MAX, Refusal, Trust, TrustError, Verdict, admit, check, follow,
 };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Shares are counted in ten-thousandths: 100 devices of a million can go first.
 pub const WHOLE_PER_MYRIAD: u16 = 10_000;
 
-/// Most steps of a schedule.
+/// Most steps of a schedule: those to come, and as many of the past ones as have room beside them.
 pub const STEPS_MAX: usize = 32;
 
 /// Most named devices that go first: the maker's own, and testers.
@@ -83,13 +83,19 @@ pub struct Rollout {
     /// When failures end it.
     #[serde(default)]
     pub stop: StopRule,
+    /// When its maker went on last, after a pause or after failures had stopped it: matchers count failures anew from
+    /// then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<UnixSeconds>,
 }
 
 /// A rollout that contradicts itself.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidRollout {
     /// No step, or too many.
-    #[error("a rollout has 1 to {STEPS_MAX} steps, not {0}")]
+    #[error(
+        "a rollout has 1 to {STEPS_MAX} steps, the one that holds now and those to come, not {0}: give fewer with --step"
+    )]
     Steps(usize),
     /// More than everybody.
     #[error("{0} ten-thousandths are more than everybody")]
@@ -138,6 +144,7 @@ impl Rollout {
             first: Vec::new(),
             course: Course::Running,
             stop: StopRule::default(),
+            resumed: None,
         }
     }
 
@@ -167,12 +174,29 @@ impl Rollout {
         self.steps.retain(|step| step.from < now || (step.from > now && step.per_myriad > per_myriad));
         let place = self.steps.partition_point(|step| step.from < now);
         self.steps.insert(place, Step { from: now, per_myriad });
+        self.forget_past(now);
     }
 
     /// These steps instead of those that are still to come.
     pub fn replace_coming(&mut self, steps: Vec<Step>, now: UnixSeconds) {
         self.steps.retain(|step| step.from <= now);
         self.steps.extend(steps);
+        self.forget_past(now);
+    }
+
+    /// Makes room: of the steps that are past, the oldest ones go. Whom they let in, the later ones let in, too; the last
+    /// of them stays.
+    fn forget_past(&mut self, now: UnixSeconds) {
+        let past = self.steps.partition_point(|step| step.from <= now);
+        let many = self.steps.len().saturating_sub(STEPS_MAX);
+        self.steps.drain(..many.min(past.saturating_sub(1)));
+    }
+
+    /// Its maker goes on, after a pause or after failures had stopped it.
+    pub fn resume(&mut self, now: UnixSeconds) {
+        self.course = Course::Running;
+        // Later than before, also with a clock that went back.
+        self.resumed = Some(self.resumed.map_or(now, |before| now.max(before.plus(1))));
     }
 
     /// A device's place in the order, below [`WHOLE_PER_MYRIAD`].
@@ -294,6 +318,39 @@ mod tests {
         assert_eq!(rollout.check(), Ok(()));
         rollout.replace_coming(vec![step(4_000, 60)], NOW);
         assert_eq!(rollout.steps, [step(0, 0), step(1_000, 50), step(4_000, 60)]);
+    }
+
+    #[test]
+    fn a_rollout_that_changes_every_day_never_has_too_many_steps() {
+        let mut rollout = Rollout::at_once("s", 0);
+        let coming =
+            |day: u64| vec![Step { from: UnixSeconds(day * 86_400 + 1), per_myriad: WHOLE_PER_MYRIAD }];
+        for day in 1..=400_u64 {
+            let (now, share) = (UnixSeconds(day * 86_400), day as u16 * 20);
+            rollout.share_now(share, now);
+            rollout.replace_coming(coming(day + 10), now);
+            assert_eq!(rollout.check(), Ok(()), "day {day}");
+            for n in 0..50 {
+                let (uid, place) = (uid(n), rollout.place(&uid(n)));
+                let wanted =
+                    if place < share { Admission::Yes } else { Admission::At(coming(day + 10)[0].from) };
+                assert_eq!(rollout.admits(&uid, NONE, now), wanted, "day {day}");
+            }
+        }
+        // What is still to come is never forgotten.
+        let many = (1..=STEPS_MAX as u64).map(|n| Step { from: UnixSeconds(n << 40), per_myriad: 8_000 });
+        rollout.replace_coming(many.collect(), UnixSeconds(400 * 86_400));
+        assert_eq!(rollout.check(), Err(InvalidRollout::Steps(STEPS_MAX + 1)));
+    }
+
+    #[test]
+    fn going_on_is_always_later_than_before() {
+        let mut rollout = Rollout { course: Course::Paused, ..Rollout::at_once("s", 0) };
+        assert!(!serde_json::to_string(&rollout).unwrap().contains("resumed"));
+        rollout.resume(NOW);
+        assert_eq!((rollout.course, rollout.resumed), (Course::Running, Some(NOW)));
+        rollout.resume(UnixSeconds(5));
+        assert_eq!(rollout.resumed, Some(NOW.plus(1)));
     }
 
     #[test]

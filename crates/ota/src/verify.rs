@@ -108,6 +108,13 @@ impl Trust {
         self.root().map_or(0, |root| root.version)
     }
 
+    /// Whether this is from later than another trust in the same channel.
+    #[must_use]
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        // A new root may begin to count the others anew.
+        (self.root_version(), self.timestamp) > (other.root_version(), other.timestamp)
+    }
+
     fn root(&self) -> Result<Root, MetadataError> {
         Envelope::parse(Role::Root, &self.root)?.read()
     }
@@ -264,6 +271,17 @@ pub fn check(trust: &Trust, device: &Device, clock: Clock, metadata: &Metadata<'
         Err(refusal) => Verdict::Refuse(refusal),
     };
     Outcome { trust, verdict }
+}
+
+/// What whoever carries a channel for others makes of metadata that somebody brought: all that a device does but to
+/// choose among the releases. Returns what to trust from now on.
+///
+/// # Errors
+/// Why the metadata does not hold.
+pub fn follow(trust: &Trust, clock: Clock, metadata: &Metadata<'_>) -> Result<Trust, Refusal> {
+    let mut trust = trust.clone();
+    update(&mut trust, clock, metadata)?;
+    Ok(trust)
 }
 
 /// Takes the four roles in, one after the other.

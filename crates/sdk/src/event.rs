@@ -244,6 +244,7 @@ mod tests {
             bytes: Some(100),
             consent: true,
             holding: holding.map(str::to_owned),
+            stuck: false,
             problem: None,
             last_check: None,
             progress: done_bytes.map(|done_bytes| OtaProgress {

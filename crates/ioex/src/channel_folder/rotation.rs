@@ -2,7 +2,8 @@
 //! secret.
 
 use std::{
-    fs,
+    collections::BTreeSet,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +14,7 @@ use ioex_ota::{
     tuf::Role,
 };
 
-use super::{ChannelEdit, ONLINE};
+use super::{ChannelEdit, ChannelFolder, ONLINE};
 use crate::{authority, exit::Usage};
 
 /// The end of the name of a key that waits for its root.
@@ -127,7 +128,8 @@ impl ChannelEdit {
         Ok(draft)
     }
 
-    /// Makes a draft the root, signs what is below it with the new keys, and puts those in place.
+    /// Makes a draft the root, signs what is below it with the new keys, and puts those in place. New keys that the root
+    /// does not name go.
     ///
     /// # Errors
     /// When signatures are missing; nothing has changed then.
@@ -137,22 +139,60 @@ impl ChannelEdit {
             signers.unwrap_or_default()
         };
         let mut keys = Vec::new();
-        let mut renamed = Vec::new();
         for role in Role::ALL {
             let next = self.next_key_path(role)?;
             let new = if next.exists() { Some(authority::load(&next)?) } else { None };
             match new.filter(|key| named(role).contains(&key.uid())) {
-                Some(key) => {
-                    renamed.push(next);
-                    keys.push(key);
-                }
+                Some(key) => keys.push(key),
                 None if ONLINE.contains(&role) => keys.push(self.key(&role.to_string())?),
                 None => {}
             }
         }
         self.channel.adopt(draft, &keys, now)?;
         self.save()?;
+        // From here on a power cut costs nothing: whoever opens the folder next does the rest.
+        self.complete(now)?;
+        for path in self.next_keys()? {
+            // Its draft was to be the root that is there now, so nobody can adopt it any more.
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Completes a change of keys of which the new root is written: new keys that it names take their places, keys that
+    /// it does not name any more are set aside, and what the keys before have signed is signed anew. A new key that it
+    /// does not name stays, for it waits for its draft; the next rotation of its role uses it.
+    ///
+    /// # Errors
+    /// When a file cannot be read, renamed or written.
+    pub(super) fn complete(&mut self, now: UnixSeconds) -> anyhow::Result<()> {
+        if !self.keys_wait()? {
+            return Ok(());
+        }
+        let named = self.named()?;
+        let mut renamed = Vec::new();
+        let mut new = Vec::new();
+        for path in self.next_keys()? {
+            let key = authority::load(&path).ok().filter(|key| named.contains(&key.uid()));
+            if let Some(key) = key {
+                renamed.push(path);
+                new.push(key);
+            }
+        }
+        // Before the renaming: as long as a new key waits, whoever opens the folder comes here.
+        if !self.channel.is_signed() {
+            for role in ONLINE {
+                new.extend(self.key(&role.to_string()).ok());
+            }
+            self.channel.sign_anew(&new, now)?;
+            self.save()?;
+        }
         let set_aside = |path: &Path| fs::rename(path, path.with_extension(format!("key.until-{}", now.0)));
+        for (path, key) in self.root_keys()? {
+            if !named.contains(&key.uid()) {
+                set_aside(&path)?;
+            }
+        }
         for next in renamed {
             let place = next.with_extension("");
             if place.exists() {
@@ -160,12 +200,42 @@ impl ChannelEdit {
             }
             fs::rename(&next, &place)?;
         }
-        for (path, key) in self.root_keys()? {
-            if !named(Role::Root).contains(&key.uid()) {
-                set_aside(&path)?;
-            }
-        }
         Ok(())
+    }
+}
+
+impl ChannelFolder {
+    /// The files with new keys.
+    fn next_keys(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(self.dir.join("keys")) {
+            Ok(entries) => entries,
+            // A folder that came to another matcher has no secret keys.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e).context("the folder with the keys"),
+        };
+        let is_next = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(&format!(".key.{NEXT}"))
+        };
+        let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_next).collect();
+        all.sort();
+        Ok(all)
+    }
+
+    /// The keys of all roles that the root names.
+    fn named(&self) -> anyhow::Result<BTreeSet<Uid>> {
+        Ok(self.plan()?.roles.into_values().flat_map(|signers| signers.keys).collect())
+    }
+
+    /// Whether a change of keys was cut: the root names a new key that is not in its place.
+    pub(super) fn keys_wait(&self) -> anyhow::Result<bool> {
+        let next = self.next_keys()?;
+        if next.is_empty() {
+            return Ok(false);
+        }
+        let named = self.named()?;
+        // One that cannot be read, as a cut while it was made may leave it, belongs to no draft.
+        Ok(next.iter().filter_map(|path| authority::load(path).ok()).any(|key| named.contains(&key.uid())))
     }
 }
 
@@ -254,6 +324,77 @@ mod tests {
         folder.adopt(&rotation.draft, now).unwrap();
         let keys = folder.online_keys().unwrap();
         folder.channel.refresh(&keys, now).unwrap();
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().flatten() {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+
+    /// The power is cut after any file that a change of keys writes or renames: whoever opens the folder next finds keys
+    /// and metadata that belong together.
+    #[test]
+    fn a_change_of_keys_that_a_cut_broke_off_is_completed_by_whoever_opens_the_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let (mut folder, safe) = channel(parent.path(), 1, 1);
+        let (dir, now) = (folder.dir.clone(), files::now());
+        let (keys, metadata) = (dir.join("keys"), folder.metadata());
+        let all = [Role::Root, Role::Targets, Role::Snapshot, Role::Timestamp];
+        let rotation = folder.rotate(&all, None, &safe, now).unwrap();
+        let before = [parent.path().join("keys"), parent.path().join("metadata")];
+        copy(&keys, &before[0]);
+        copy(&metadata, &before[1]);
+        folder.adopt(&rotation.draft, now).unwrap();
+        drop(folder);
+        let after = parent.path().join("after");
+        copy(&metadata, &after);
+        let written: Vec<_> =
+            fs::read_dir(&after).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        // In the order in which they are written, but for the timestamp, which is last.
+        let mut written: Vec<_> = written.into_iter().filter(|name| name != "timestamp.json").collect();
+        written.sort();
+        written.push("timestamp.json".into());
+        // A key of a draft that nobody adopted yet.
+        let other = before[0].join("other.key.next");
+        authority::create(&other).unwrap();
+        for cut in 1..=written.len() + 1 {
+            fs::remove_dir_all(&keys).unwrap();
+            fs::remove_dir_all(&metadata).unwrap();
+            copy(&before[0], &keys);
+            copy(&before[1], &metadata);
+            for name in &written[..cut.min(written.len())] {
+                fs::copy(after.join(name), metadata.join(name)).unwrap();
+            }
+            if cut > written.len() {
+                // The first of the renamings, halfway.
+                fs::rename(keys.join("targets.key"), keys.join("targets.key.until-1")).unwrap();
+            }
+            let opened = ChannelFolder::open(&dir).unwrap();
+            if opened.channel.root().version == 1 {
+                continue;
+            }
+            let plan = opened.plan().unwrap();
+            for role in ONLINE {
+                let key = opened.key(&role.to_string()).unwrap().uid();
+                assert_eq!(plan.roles[&role].keys, [key], "{role} after cut {cut}");
+            }
+            assert_eq!(plan.roles[&Role::Root].keys, [uid(&opened.key_path("root-2"))]);
+            assert!(opened.channel.is_signed(), "cut {cut}");
+            let names: Vec<_> =
+                fs::read_dir(&keys).unwrap().flatten().map(|entry| entry.file_name()).collect();
+            let next = names.iter().filter(|name| name.to_string_lossy().ends_with(".next")).count();
+            assert_eq!(next, 1, "the other draft's key stays: {names:?}");
+            let mut edit = ChannelFolder::edit(&dir).unwrap();
+            let keys = edit.online_keys().unwrap();
+            edit.channel.refresh(&keys, now).unwrap();
+            assert!(edit.channel.is_signed());
+            // The next root makes the other draft impossible.
+            let rotation = edit.rotate(&[Role::Timestamp], None, &[], now).unwrap();
+            edit.adopt(&rotation.draft, now).unwrap();
+            assert!(edit.next_keys().unwrap().is_empty());
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use ioex_net::{
     Mesh, MeshConfig, NoHost, PathKind,
     proto::{ChannelAsk, ChannelFiles, Join, Joined, Match, News, No, Provider, Report, ShardAsk, ShardWant},
     throttle::Throttle,
-    updates::{Serving, Turn, Updates},
+    updates::{Renewal, Serving, Turn, Updates},
 };
 use ioex_ota::{
     channel::Channel,
@@ -78,6 +78,9 @@ impl Updates for Mask {
     }
     fn admits(&self, _caller: &Uid, _join: &Join) -> bool {
         true
+    }
+    fn is_co_matcher(&self, _channel: &ContentAddress, _caller: &Uid) -> bool {
+        false
     }
     fn has_joined(&self, _manifest: &ContentAddress, _caller: &Uid) -> bool {
         true
@@ -163,6 +166,9 @@ impl Updates for Mask {
     }
     fn receipt(&self, _caller: &Uid, _receipt: Vec<u8>) -> Result<Vec<u8>, No> {
         Err(No::Failed)
+    }
+    fn renewed(&self, _caller: Uid, _channel: ContentAddress) -> Renewal {
+        Box::pin(std::future::ready(Err(No::NotFound)))
     }
 }
 

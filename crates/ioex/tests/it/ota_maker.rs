@@ -6,6 +6,7 @@ use ioex_api::{Client, OtaRequest, Request, Update};
 use serde_json::Value;
 
 use crate::{
+    harm,
     net::{noise, poll, text, uid_of},
     ota::Fleet,
     ota_owner::script,
@@ -200,4 +201,33 @@ fn a_makers_commands_say_what_is_wrong() {
     assert!(wrong.status.code() == Some(10) && text(&wrong).contains("has 1 shards"), "{}", text(&wrong));
     fleet.maker(&[&order[..], &["--shards", "1"]].concat());
     fleet.update_to("1.1.0");
+}
+
+/// A command that is killed while it packs a folder leaves its archive to the next one, and two at once do not share one.
+#[test]
+fn folders_are_packed_by_each_command_in_an_archive_of_its_own() {
+    let fleet = Fleet::start(1);
+    let folder = fleet.path("folder");
+    for n in 0..40 {
+        crate::net::write(&folder.join(format!("part-{n}")), &noise(2 << 20, n));
+    }
+    let image = format!("app={}", folder.display());
+    let channel = fleet.channel.display().to_string();
+    let archives = || {
+        let entries = fs::read_dir(&fleet.channel).unwrap().flatten();
+        let all = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        all.filter(|name| name.ends_with(".tar")).collect::<Vec<_>>()
+    };
+    let publish = |version| {
+        let args = ["ota", "publish", &image, "--version", version, "--channel", &channel];
+        harm::begin(&fleet.net.super_node, &args)
+    };
+    let (mut one, mut two) = (publish("1.1"), publish("1.2"));
+    assert!(harm::when(&mut two, || archives().len() == 2), "each has its own");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    assert!(two.wait().unwrap().success());
+    assert_eq!(archives().len(), 1, "what was killed is left");
+    fleet.maker(&["ota", "publish", &image, "--version", "1.3"]);
+    assert_eq!(archives(), Vec::<String>::new());
 }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use serde_json::Value;
 
 use crate::{
-    net::{Node, noise, text, uid_of, write},
+    net::{Node, ended, noise, text, uid_of, write},
     ota::Fleet,
 };
 
@@ -109,6 +109,70 @@ fn a_device_that_is_not_in_the_order_says_so() {
     device.ask(&["ota", "check"]);
     let state = device.wait_for(&["ota", "state"], |s| !s["last_check"].is_null());
     assert!(told(&state), "{state}");
+}
+
+/// An owner waits for a version that nobody gets any more: the command says so, and ends.
+#[test]
+fn who_waits_for_a_version_that_is_over_is_told_so() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "ask", "");
+    let offered = |version: &'static str| {
+        device.ask(&["ota", "check"]);
+        device.wait_for(&["ota", "state"], move |s| s["offered"] == version && holds(s, "asked"));
+    };
+    let install = |version: &str, why: &str| {
+        let output = ended(device.command(&["ota", "install", version, "--now", "--wait"]));
+        assert_eq!(output.status.code(), Some(4), "{version}: {}", text(&output));
+        assert!(text(&output).contains(why), "{version}: {}", text(&output));
+        assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0");
+    };
+    // Its rollout is paused, and then over.
+    fleet.publish("1.1", b"paused", &[]);
+    offered("1.1.0");
+    fleet.maker(&["ota", "rollout", "1.1", "--pause"]);
+    device.ask(&["ota", "check", "--wait"]);
+    install("1.1", "the maker paused the rollout");
+    fleet.maker(&["ota", "rollout", "1.1", "--abort"]);
+    device.ask(&["ota", "check", "--wait"]);
+    install("1.1", "the maker ended the rollout");
+    // Its order is over, which only the matcher knows.
+    fleet.publish("1.2", b"over", &[]);
+    offered("1.2.0");
+    fleet.maker(&["ota", "order", "1.2", "--end"]);
+    install("1.2", "order");
+}
+
+/// Whoever asks for a look sees what the device waits for now, and not what it waited for before.
+#[test]
+fn a_look_says_what_holds_now() {
+    let fleet = Fleet::start(1);
+    let device = &fleet.devices[0];
+    fleet.publish("1.1", b"new", &["--percent", "0"]);
+    for _ in 0..3 {
+        for (change, why) in [("--pause", "paused"), ("--resume", "does not reach it yet")] {
+            fleet.maker(&["ota", "rollout", "1.1", change]);
+            let state = device.ask(&["ota", "check", "--wait"]);
+            assert!(holds(&state, why) && !state["last_check"].is_null(), "{change}: {state}");
+        }
+    }
+    // What it waited for is over with the version.
+    fleet.maker(&["ota", "withdraw", "1.1"]);
+    let state = device.ask(&["ota", "check", "--wait"]);
+    assert!(state["holding"].is_null() && state["stage"] == "idle", "{state}");
+}
+
+/// A channel that has nothing for this hardware is no reason to ask it again and again.
+#[test]
+fn a_device_for_which_the_channel_has_nothing_asks_when_its_time_comes() {
+    let fleet = Fleet::start(0);
+    let device = device(&fleet, "auto", "hardware = 3");
+    fleet.publish("1.1", b"for others", &["--hardware", "5"]);
+    let looked = device.try_ask(&["ota", "check", "--wait"]);
+    assert_eq!(looked.status.code(), Some(4), "{}", text(&looked));
+    assert!(text(&looked).contains("nothing for hardware revision 3"), "{}", text(&looked));
+    let state = fs::read(device.data.join("ota/device.json")).unwrap();
+    let state: Value = serde_json::from_slice(&state).unwrap();
+    assert!(state["last_check"].is_u64() && state["look_after"].is_null(), "{state}");
 }
 
 /// A package is published again under a new number while it waits for its owner: it is his to agree to anew, and what is

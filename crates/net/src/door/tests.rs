@@ -62,6 +62,9 @@ impl Standing for Node {
     fn on_a_roster(&self, caller: &Uid) -> bool {
         *caller == self.device
     }
+    fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool {
+        *channel == self.channel && *caller == self.device
+    }
     fn admits(&self, caller: &Uid, join: &Join) -> bool {
         *caller == self.device && join.credential == b"voucher"
     }
@@ -197,6 +200,10 @@ fn an_exchange_is_for_those_whom_a_matcher_sent() {
     let roster = Ask::Roster { manifest: &node.shard };
     assert_eq!(ask(&node, &device, &roster), Ok(Pass::Public));
     assert_eq!(ask(&node, &stranger, &roster), Err(Refusal::NoAuthority));
+    let changed = Ask::CoMatcher { channel: &node.channel };
+    assert_eq!(ask(&node, &device, &changed), Ok(Pass::Public));
+    assert_eq!(ask(&node, &stranger, &changed), Err(Refusal::NoAuthority));
+    assert_eq!(ask(&node, &device, &Ask::CoMatcher { channel: &node.shard }), Err(Refusal::NoAuthority));
     assert_eq!(ask(&node, &stranger, &Ask::Carried { address: &node.channel }), Ok(Pass::Public));
     let carried = Ask::Carried { address: &node.shard };
     assert_eq!(ask(&node, &stranger, &carried), Err(Refusal::NotOffered));

@@ -79,6 +79,11 @@ pub(super) async fn report(mesh: &Mesh, from: Uid, report: Report) -> Result<(),
     ask(mesh, move |u| u.report(&from, report)).await
 }
 
+pub(super) async fn renewed(mesh: &Mesh, from: Uid, channel: ContentAddress) -> Result<(), No> {
+    let Some(updates) = mesh.updates() else { return Err(No::NotFound) };
+    updates.renewed(from, channel).await
+}
+
 /// Serves an exchange until it ends.
 pub(super) async fn join(
     mesh: &Mesh,

@@ -122,10 +122,10 @@ impl Host for Shelf {
         let sink = Sink { held: self.held.clone(), place: place.clone(), placer: *placer, bytes: Vec::new() };
         Ok(PlaceStart::Write(Box::new(sink)))
     }
-    fn prove(&self, address: &ContentAddress, leaf: u32) -> Option<Vec<u8>> {
+    fn prove(&self, address: &ContentAddress, leaf: u32) -> Result<Option<Vec<u8>>, No> {
         let held = self.kept();
-        let leaf = held.get(address)?.bytes.chunks(1024).nth(leaf as usize)?;
-        Some(leaf.to_vec())
+        let leaf = held.get(address).and_then(|kept| kept.bytes.chunks(1024).nth(leaf as usize));
+        Ok(leaf.map(<[u8]>::to_vec))
     }
     fn handover(&self, _placer: &Uid) -> Handover {
         self.handover.lock().unwrap().clone()

@@ -8,14 +8,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use ioex_api::{ApiError, ClientError, ErrorCode, IdInfo, OtaFleet, OtaOrderInfo, OtaRequest, Request};
-use ioex_base::{ContentAddress, Uid};
+use ioex_api::{
+    ApiError, ClientError, ErrorCode, OtaCarried, OtaFleet, OtaMissed, OtaOrderInfo, OtaRequest, Request,
+};
 use ioex_ota::{
     channel::{ChannelError, RootDraft},
     tuf::Role,
 };
 
-use super::shown::{Shown, human, root_keys, show};
+use super::shown::{human, root_keys, show};
 use crate::{
     authority,
     channel_folder::ChannelFolder,
@@ -132,31 +133,32 @@ fn role_of(role: RoleArg) -> Role {
     }
 }
 
-/// Hands the channel to the running node, if there is one, and shows it.
+/// Hands the channel to the running node, if there is one, has it tell the other matchers, and shows it.
 pub(super) async fn told(context: &Context, folder: &ChannelFolder) -> anyhow::Result<()> {
-    let carried = hand_over(context, folder).await?;
-    let shown = show(folder, &orders(context).await?)?;
-    let own =
-        if carried { Some(context.client().await?.call::<IdInfo>(Request::Id).await?.uid) } else { None };
-    Ok(context.out.result(&shown, |shown| human(shown) + &elsewhere(shown, own))?)
+    let carried = hand_over(context, folder, true).await?;
+    let mut shown = show(folder, &orders(context).await?)?;
+    let runs = carried.is_some();
+    shown.missed = carried.map(|carried| carried.missed).unwrap_or_default();
+    Ok(context.out.result(&shown, |shown| {
+        let more = if runs { not_told(&shown.missed) } else { NOT_CARRIED.to_owned() };
+        human(shown) + &more
+    })?)
 }
 
-/// Where else the channel is to be carried; `own` is the node that carries it now.
-fn elsewhere(shown: &Shown, own: Option<Uid>) -> String {
-    let Some(own) = own else {
-        return "\nNo node runs here: devices see the change once a super node carries it (`ioex ota channel carry --data \
-                SUPER`).\n"
-            .to_owned();
-    };
-    let matchers = shown.releases.iter().flat_map(|release| &release.matchers);
-    let others: BTreeSet<&Uid> = matchers.filter(|uid| **uid != own).collect();
-    if others.is_empty() {
+const NOT_CARRIED: &str = "\nNo node runs here: devices see the change once a super node carries it (`ioex ota channel carry --data \
+                           SUPER`).\n";
+
+/// What a maker reads about matchers that do not carry the change.
+pub(super) fn not_told(missed: &[OtaMissed]) -> String {
+    if missed.is_empty() {
         return String::new();
     }
-    let names: Vec<String> = others.iter().map(|uid| uid.short().to_string()).collect();
+    let line =
+        |missed: &OtaMissed| render::printable(&format!("  {}: {}", missed.matcher, missed.why)) + "\n";
+    let lines: String = missed.iter().map(line).collect();
     format!(
-        "\nOther matchers were not told: run `ioex ota channel carry` at each of them, too ({}).\n",
-        names.join(", ")
+        "\nThese matchers were not told:\n{lines}One with an order asks the others by itself, within a quarter of an hour \
+         once it is in the network; `ioex ota channel carry` at it does so at once.\n"
     )
 }
 
@@ -175,16 +177,19 @@ async fn orders(context: &Context) -> anyhow::Result<Vec<OtaOrderInfo>> {
     }
 }
 
-/// Hands the channel to the running node; false when none runs.
-pub(super) async fn hand_over(context: &Context, folder: &ChannelFolder) -> anyhow::Result<bool> {
+/// Hands the channel to the running node, and with `tell` to the other matchers; nothing when no node runs.
+pub(super) async fn hand_over(
+    context: &Context,
+    folder: &ChannelFolder,
+    tell: bool,
+) -> anyhow::Result<Option<OtaCarried>> {
     let client = match context.client().await {
         Ok(client) => client,
         Err(e) if matches!(e.downcast_ref(), Some(ClientError::NotRunning { .. })) => {
-            return Ok(false);
+            return Ok(None);
         }
         Err(e) => return Err(e),
     };
     let dir = absolute(&folder.metadata())?;
-    let _: ContentAddress = client.call(Request::Ota(Box::new(OtaRequest::Carry { dir }))).await?;
-    Ok(true)
+    Ok(Some(client.call(Request::Ota(Box::new(OtaRequest::Carry { dir, tell }))).await?))
 }

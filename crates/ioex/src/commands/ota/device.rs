@@ -55,7 +55,7 @@ async fn ask(context: &Context, request: OtaRequest) -> anyhow::Result<OtaState>
 enum Until {
     /// The channel was looked at.
     Looked,
-    /// This version runs and was confirmed, or failed.
+    /// This version runs and was confirmed, or failed, or does not go on by itself.
     Runs(String),
 }
 
@@ -81,7 +81,7 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
                 OtaStage::Idle => {
                     Some(Some(state.problem.clone().unwrap_or_else(|| "it did not stay".to_owned())))
                 }
-                // Something that the owner has to see to.
+                _ if state.stuck => Some(state.holding.clone().or_else(|| state.problem.clone())),
                 _ => None,
             },
         };

@@ -1,6 +1,8 @@
 //! `ioex ota`: updates over the air.
 
 #[cfg(feature = "super")]
+mod archives;
+#[cfg(feature = "super")]
 mod channel;
 mod device;
 #[cfg(feature = "super")]

@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::BASE64;
-use ioex_api::{IdInfo, OtaImage, OtaImagePath, OtaPacked, OtaRequest, Request, Update, Updates};
+use ioex_api::{IdInfo, OtaImage, OtaImagePath, OtaMissed, OtaPacked, OtaRequest, Request, Update, Updates};
 use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_ota::{
     Image, Release, Version,
@@ -21,7 +21,10 @@ use ioex_ota::{
 };
 use serde::Serialize;
 
-use super::channel::{hand_over, told};
+use super::{
+    archives::Archives,
+    channel::{hand_over, not_told, told},
+};
 use crate::{
     archive::archive_folder,
     channel_folder::{ChannelFolder, read_roster},
@@ -47,6 +50,9 @@ struct Published {
     stored_bytes: u64,
     new_bytes: u64,
     downloads: Vec<Download>,
+    /// Other matchers that do not carry it yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missed: Vec<OtaMissed>,
 }
 
 /// What a device with an earlier version downloads.
@@ -88,28 +94,19 @@ fn image_arg(text: &str) -> anyhow::Result<(&str, &str)> {
     })
 }
 
-/// An archive that goes when it is not needed any more.
-struct Archive(PathBuf);
-
-impl Drop for Archive {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 /// Files as they are, folders as archives with their digests.
-fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Vec<Archive>)> {
-    let (mut images, mut archives) = (Vec::new(), Vec::new());
+fn images(args: &[String], dir: &Path) -> anyhow::Result<(Vec<OtaImagePath>, Archives)> {
+    let mut images = Vec::new();
+    let archives = Archives::begin(&absolute(dir)?)?;
     for text in args {
         let (name, path) = image_arg(text)?;
         let path = absolute(Path::new(path))?;
         let meta = fs::metadata(&path).with_context(|| format!("the image {}", path.display()))?;
         ensure!(meta.is_dir() || meta.len() > 0, "the image {} is empty", path.display());
         let (path, tree) = if meta.is_dir() {
-            let archive = absolute(&dir.join(format!(".{name}.tar")))?;
+            let archive = archives.path(images.len());
             let digest = tree_digest(&path).with_context(|| path.display().to_string())?;
             archive_folder(&path, &archive).with_context(|| path.display().to_string())?;
-            archives.push(Archive(archive.clone()));
             (archive, Some(digest))
         } else {
             (path, None)
@@ -136,6 +133,7 @@ fn terms(
         first: args.first.clone(),
         course: Course::Running,
         stop,
+        resumed: None,
     };
     let mut matchers = vec![own];
     matchers.extend(args.matchers.iter().filter(|uid| **uid != own));
@@ -219,7 +217,7 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     folder.channel.publish(release.clone(), target, &keys, now)?;
     // The node serves first, then devices hear of it.
     let metadata_before = ChannelFolder::open(&args.channel.dir)?;
-    hand_over(context, &metadata_before).await?;
+    hand_over(context, &metadata_before, false).await?;
     let order = OrderDetails {
         matcher: own.uid,
         origins: vec![own.uid],
@@ -233,7 +231,7 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     drop(updates);
     folder.save()?;
     folder.note_shards(&packed.manifest, u32::try_from(packed.shards)?)?;
-    hand_over(context, &folder).await?;
+    let carried = hand_over(context, &folder, true).await?;
     let by_manifest: BTreeMap<ContentAddress, Version> =
         earlier.into_iter().map(|(version, manifest)| (manifest, version)).collect();
     let version_of =
@@ -249,6 +247,7 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
         stored_bytes: packed.stored_bytes,
         new_bytes: packed.new_bytes,
         downloads: packed.deltas.iter().map(download).collect(),
+        missed: carried.map(|carried| carried.missed).unwrap_or_default(),
     };
     if context.out.json() {
         return Ok(context.out.done(&published, |_| String::new())?);
@@ -270,7 +269,7 @@ fn human(published: &Published) -> String {
         table.row([download.version.clone(), size::human(download.bytes)]);
     }
     table.row(["none of these".to_owned(), size::human(published.stored_bytes)]);
-    format!("{head}\n{}", table.text_or(""))
+    format!("{head}\n{}{}", table.text_or(""), not_told(&published.missed))
 }
 
 struct OrderDetails {
@@ -349,7 +348,7 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
     );
     match (args.pause, args.resume, args.abort) {
         (true, _, _) => rollout.course = Course::Paused,
-        (_, true, _) => rollout.course = Course::Running,
+        (_, true, _) => rollout.resume(now),
         (_, _, true) => rollout.course = Course::Aborted,
         _ => {}
     }
@@ -357,15 +356,10 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
         rollout.stop.max_failed_per_myriad = per_myriad(percent)?;
     }
     rollout.stop.min_results = args.stop_after.unwrap_or(rollout.stop.min_results);
-    let stop = rollout.stop;
     let keys = folder.online_keys()?;
     folder.channel.set_rollout(&name, Some(rollout), &keys, now)?;
     folder.save()?;
-    if args.resume || args.stop_percent.is_some() || args.stop_after.is_some() {
-        let stop = (stop.min_results, stop.max_failed_per_myriad);
-        let set = OtaRequest::Stop { manifest: release.manifest, stop, resume: args.resume };
-        at_node(context, set).await?;
-    }
+    // All of it is in the channel: matchers follow what they carry, and if one is not told, the same command tells it.
     told(context, &folder).await
 }
 
@@ -382,13 +376,8 @@ pub(super) async fn withdraw(context: &Context, version: Version, dir: &Path) ->
 
 /// Ends the order for a version at the running node; false when there is no node or no order.
 async fn end(context: &Context, manifest: ContentAddress) -> anyhow::Result<bool> {
-    at_node(context, OtaRequest::End { manifest }).await
-}
-
-/// Asks the running node to do something with an order; false when there is no node or no order.
-async fn at_node(context: &Context, request: OtaRequest) -> anyhow::Result<bool> {
     match context.client().await {
-        Ok(client) => Ok(client.call(Request::Ota(Box::new(request))).await?),
+        Ok(client) => Ok(client.call(Request::Ota(Box::new(OtaRequest::End { manifest }))).await?),
         Err(e) if matches!(e.downcast_ref(), Some(ioex_api::ClientError::NotRunning { .. })) => Ok(false),
         Err(e) => Err(e),
     }
@@ -420,7 +409,7 @@ pub(super) async fn order(context: &Context, args: OrderArgs) -> anyhow::Result<
         own.uid.short(),
         own.uid
     );
-    hand_over(context, &folder).await?;
+    hand_over(context, &folder, false).await?;
     let details = OrderDetails {
         matcher: own.uid,
         origins: args.origins.clone(),

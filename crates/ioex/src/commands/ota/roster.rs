@@ -1,13 +1,13 @@
 //! The devices of a maker's channel.
 
-use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::Context as _;
 use ioex_api::{ApiError, ErrorCode};
 use ioex_base::Uid;
 
 use crate::{
-    channel_folder::{ChannelFolder, read_roster, without},
+    channel_folder::{ChannelFolder, read_roster, with, without},
     cli::RosterCommand,
     commands::Context,
     node::files,
@@ -35,10 +35,9 @@ fn add(context: &Context, dir: &Path, new: Vec<Uid>) -> anyhow::Result<()> {
     let mut all = read_roster(&folder.roster())?;
     let added: Vec<Uid> = new.into_iter().filter(|uid| all.insert(*uid)).collect();
     if !added.is_empty() {
-        let mut file = fs::File::options().append(true).open(folder.roster())?;
-        let text: String = added.iter().map(|uid| format!("{uid}\n")).collect();
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let path = folder.roster();
+        let text = with(fs::read_to_string(&path)?, &added);
+        files::replace(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     changed(context, &folder, &all, &format!("{} of them new", added.len()))
 }

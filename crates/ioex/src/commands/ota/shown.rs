@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ioex_api::OtaOrderInfo;
+use ioex_api::{OtaMissed, OtaOrderInfo};
 use ioex_base::{ContentAddress, Uid, UnixSeconds};
 use ioex_ota::{
     Release,
@@ -27,7 +27,10 @@ pub(super) struct Shown {
     root_threshold: usize,
     root_keys: Vec<ShownKey>,
     expires: Vec<(String, String)>,
-    pub(super) releases: Vec<ShownRelease>,
+    releases: Vec<ShownRelease>,
+    /// Matchers that were to be told of a change, and could not be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) missed: Vec<OtaMissed>,
 }
 
 #[derive(Serialize)]
@@ -38,12 +41,12 @@ struct ShownKey {
 }
 
 #[derive(Serialize)]
-pub(super) struct ShownRelease {
+struct ShownRelease {
     version: String,
     manifest: ContentAddress,
     bytes: u64,
     images: usize,
-    pub(super) matchers: Vec<Uid>,
+    matchers: Vec<Uid>,
     /// Absent: everybody at once.
     rollout: Option<ShownRollout>,
     /// Whether failures keep others from beginning at the node here; absent when it has no order for it.
@@ -115,6 +118,7 @@ pub(super) fn show(folder: &ChannelFolder, orders: &[OtaOrderInfo]) -> anyhow::R
             .map(|role| (role.to_string(), channel.expires(*role).to_string()))
             .collect(),
         releases: channel.releases().map(release).collect(),
+        missed: Vec::new(),
     })
 }
 

@@ -186,7 +186,11 @@ pub(crate) struct Device {
     /// Bytes that the attempt under way may take of what the month's cap leaves.
     reserved_bytes: AtomicU64,
     /// Why it waits.
-    holding: Mutex<Option<String>>,
+    holding: Mutex<Option<Held>>,
+    /// Why the last attempt found nobody who hands the version out any more.
+    unmatched: Mutex<Option<String>>,
+    /// The channel is being looked at because somebody asked, or for the first time, and what follows is not decided yet.
+    deciding: AtomicBool,
     pub(crate) wake: Notify,
     /// Counts changes, for those who follow.
     pub(crate) changes: tokio::sync::watch::Sender<u64>,
@@ -214,6 +218,27 @@ enum OwnParts {
     Found(ContentAddress, Arc<Own>),
     /// Of no use for this package: it cannot be read, or changes.
     Useless(ContentAddress),
+}
+
+/// Why an update waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// For people.
+    pub(super) why: String,
+    /// Whether it does not go on by itself: somebody has to do something about it.
+    pub(super) stuck: bool,
+}
+
+impl Held {
+    /// Something that passes.
+    fn so_far(why: impl Into<String>) -> Self {
+        Self { why: why.into(), stuck: false }
+    }
+
+    /// Something that somebody has to do something about.
+    fn stuck(why: impl Into<String>) -> Self {
+        Self { why: why.into(), stuck: true }
+    }
 }
 
 /// The first day of the month of `now`, in days since 1970.
@@ -269,6 +294,8 @@ impl Device {
             noted: Mutex::default(),
             reserved_bytes: AtomicU64::new(0),
             holding: Mutex::default(),
+            unmatched: Mutex::default(),
+            deciding: AtomicBool::new(false),
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
@@ -318,10 +345,12 @@ impl Device {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn hold(&self, why: Option<String>) {
+    /// Says why it waits, or that it does not.
+    fn hold(&self, held: Option<Held>) {
+        let decided = self.deciding.swap(false, Ordering::Relaxed);
         let mut holding = lock(&self.holding);
-        if *holding != why {
-            *holding = why;
+        if *holding != held || decided {
+            *holding = held;
             drop(holding);
             self.changed();
         }
@@ -421,6 +450,8 @@ impl Device {
         let trouble = lock(&self.trouble).clone();
         let alone = self.is_due() && self.alone.load(Ordering::Relaxed);
         let busy = progress.is_some();
+        let deciding = self.deciding.load(Ordering::Relaxed);
+        let stuck = holding.as_ref().is_some_and(|held| held.stuck);
         let stage = |state: &State| match (state.step, busy) {
             (Step::Offered, true) => OtaStage::Fetching,
             (Step::Fetched, true) => OtaStage::Installing,
@@ -440,9 +471,10 @@ impl Device {
             manifest: state.release.as_ref().map(|release| release.manifest),
             bytes: state.release.as_ref().map(Release::length),
             consent: !self.asks(state),
-            holding: holding.or_else(|| alone.then(|| ALONE.to_owned())),
+            holding: holding.map(|held| held.why).or_else(|| alone.then(|| ALONE.to_owned())),
+            stuck,
             problem: trouble.or_else(|| state.looked.clone()).or_else(|| state.problem.clone()),
-            last_check: state.last_check,
+            last_check: state.last_check.filter(|_| !deciding),
             progress,
             by_source: state.by_source,
             month_bytes: state.month.1,
@@ -504,6 +536,9 @@ impl Device {
         if !yes {
             lock(&self.stop).cancel();
         }
+        // What was so before is found out anew.
+        *lock(&self.unmatched) = None;
+        self.hold(None);
         self.wake.notify_one();
         Ok(())
     }
@@ -542,10 +577,11 @@ impl Device {
         }
         loop {
             let trouble = self.step(&ota, &stop).await.err().map(|e| format!("{e:#}"));
+            let decided = self.deciding.swap(false, Ordering::Relaxed);
             if let Some(why) = &trouble {
                 tracing::warn!("update: {why}");
             }
-            if std::mem::replace(&mut *lock(&self.trouble), trouble.clone()) != trouble {
+            if std::mem::replace(&mut *lock(&self.trouble), trouble.clone()) != trouble || decided {
                 self.changed();
             }
             tokio::select! {
@@ -566,10 +602,13 @@ impl Device {
             && let Some((files, answer)) = self.host.brought()
         {
             // Who brought it may not wait for the answer.
-            let _ = answer.send(self.take(ota, &files).await?);
+            let _ = answer.send(self.take(ota, &files).await?.map_err(|unfit| unfit.why));
         }
         let alone = !ota.mesh().is_some_and(ioex_net::Mesh::joined);
         if self.is_due() && !alone {
+            // Whoever waits for the look waits for what comes of it, too, and not for what was before.
+            self.deciding.store(self.read(|state| state.last_check.is_none()), Ordering::Relaxed);
+            *lock(&self.trouble) = None;
             stop.run_until_cancelled(self.look(ota)).await.unwrap_or(Ok(()))?;
         }
         if self.alone.swap(alone, Ordering::Relaxed) != alone {
@@ -579,7 +618,8 @@ impl Device {
         match (step, release) {
             (Step::Offered, Some(release)) => self.fetch(ota, release, stop).await?,
             (Step::Fetched, Some(release)) => self.install(ota, release).await?,
-            (Step::Idle | Step::Installed, _) | (_, None) => {}
+            (Step::Installed, _) => {}
+            (Step::Idle, _) | (_, None) => self.hold(None),
         }
         told.unwrap_or(Ok(()))
     }

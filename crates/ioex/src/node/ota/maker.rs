@@ -13,8 +13,8 @@ use std::{
 
 use data_encoding::BASE64;
 use ioex_api::{
-    ApiError, Empty, ErrorCode, OtaDelta, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked, OtaRequest,
-    Sink, Update,
+    ApiError, Empty, ErrorCode, OtaCarried, OtaDelta, OtaImage, OtaImagePath, OtaPackProgress, OtaPacked,
+    OtaRequest, Sink, Update,
 };
 use ioex_base::{ContentAddress, NodeKey, NodeKind, Uid, limits::SHARD_LIFE_SECONDS};
 use ioex_net::proto::ChannelFiles;
@@ -28,7 +28,7 @@ use ioex_vault::{
     seal_manifest,
 };
 
-use super::{bundle::key_bytes, device::Kept, orders::NewOrder, shelf::Shelf};
+use super::{bundle::key_bytes, device::Kept, matchers, orders::NewOrder, shelf::Shelf};
 use crate::node::{Node, api, files, lock, vault::inspect::Inspector};
 
 /// How often progress is told.
@@ -73,12 +73,15 @@ pub(super) async fn handle(
             }
             api::done(Empty {})
         }
-        OtaRequest::Carry { dir } => {
+        OtaRequest::Carry { dir, tell } => {
             let (ota, mesh) = (node.ota.clone(), node.mesh.clone());
             let carried = tokio::task::spawn_blocking(move || carry(&ota, &dir)).await;
             let channel = carried.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
             mesh.announce(channel);
-            api::done(channel)
+            if tell {
+                return api::done(matchers::tell(node.ota.clone(), &mesh, channel).await);
+            }
+            api::done(OtaCarried { channel, told: Vec::new(), missed: Vec::new() })
         }
         OtaRequest::Order { order, signer, channel, roster, matchers, origins, stop } => {
             may_make(node)?;
@@ -103,15 +106,14 @@ pub(super) async fn handle(
                 }
             }
             let ota = node.ota.clone();
-            let taken = tokio::task::spawn_blocking(move || ota.orders.take(new));
+            let taken = tokio::task::spawn_blocking(move || {
+                let channel = new.channel;
+                ota.orders.take(new)?;
+                // As the channel has it by now.
+                Ok::<(), anyhow::Error>(ota.orders.follow(&channel, &ota.channels.releases(&channel))?)
+            });
             taken.await.map_err(refuse)?.map_err(|e| refuse(format!("{e:#}")))?;
             api::done(manifest)
-        }
-        OtaRequest::Stop { manifest, stop, resume } => {
-            let ota = node.ota.clone();
-            let stop = StopRule { min_results: stop.0, max_failed_per_myriad: stop.1 };
-            let set = tokio::task::spawn_blocking(move || ota.orders.set_stop(&manifest, stop, resume)).await;
-            api::done(set.map_err(refuse)?.map_err(|e| ApiError::new(ErrorCode::Io, e.to_string()))?)
         }
         OtaRequest::End { manifest } => {
             let ota = node.ota.clone();
@@ -145,18 +147,16 @@ fn may_make(node: &Node) -> Result<(), ApiError> {
 /// Orders are signed by a key of the channel's targets role.
 fn may_order(ota: &super::Ota, new: &NewOrder) -> anyhow::Result<()> {
     use anyhow::Context as _;
-    let files = ota.channels.files(&new.channel, 0)?;
-    let files =
-        files.context("this node does not carry the channel: publish, or hand the channel over first")?;
-    let root = files.roots.last().context("the channel has no root")?;
-    let root: ioex_ota::tuf::Root = ioex_ota::tuf::Envelope::parse(Role::Root, root)?.read()?;
+    let root = ota.channels.newest_root(&new.channel).map_err(anyhow::Error::msg);
+    let root = root.context("publish, or hand the channel over first")?;
+    let root: ioex_ota::tuf::Root = ioex_ota::tuf::Envelope::parse(Role::Root, &root)?.read()?;
     let signers = root.signers(Role::Targets);
     let known = signers.is_some_and(|(signers, _)| signers.values().any(|uid| *uid == new.signer));
     anyhow::ensure!(known, "the order is not signed by a key of the channel's targets role");
     Ok(())
 }
 
-/// Reads a channel's folder.
+/// Carries a channel's folder; orders follow what it says.
 fn carry(ota: &super::Ota, dir: &Path) -> anyhow::Result<ContentAddress> {
     let read = |name: &str| {
         let path = dir.join(name);
@@ -179,7 +179,9 @@ fn carry(ota: &super::Ota, dir: &Path) -> anyhow::Result<ContentAddress> {
     }
     roots.sort_unstable();
     files.roots = roots.into_iter().map(|(_, bytes)| bytes).collect();
-    Ok(ota.channels.carry(&files)?)
+    let channel = ota.channels.carry(&files)?;
+    ota.orders.follow(&channel, &ota.channels.releases(&channel))?;
+    Ok(channel)
 }
 
 /// Several files as one stream, hashed as a whole and one by one.

@@ -4,7 +4,8 @@
 //! [`shelf`] has the files, [`package`] what they mean, [`live`] who is served just now, [`download`] gets
 //! one from many ([`sources`] says from whom) but for what the device runs already ([`own`]), [`installer`] puts it where it belongs, [`device`] decides when, and a program in
 //! which the node runs is told and asked ([`host`]). A maker's
-//! super node also packs ([`maker`]), matches devices with providers, and hears how it went ([`orders`]).
+//! super node also packs ([`maker`]), matches devices with providers, hears how it went ([`orders`]), and keeps up with the
+//! channel's other matchers ([`matchers`]).
 
 mod bundle;
 mod channels;
@@ -15,6 +16,8 @@ mod installer;
 mod live;
 #[cfg(feature = "super")]
 mod maker;
+#[cfg(feature = "super")]
+mod matchers;
 #[cfg(feature = "super")]
 mod orders;
 mod own;
@@ -39,7 +42,7 @@ use ioex_net::{
     door::Refusal,
     proto::{ChannelAsk, ChannelFiles, Join, Joined, Match, News, No, Report, ShardAsk},
     throttle::Throttle,
-    updates::{Turn, Updates},
+    updates::{Renewal, Turn, Updates},
 };
 use ioex_ota::{
     pass::Pass,
@@ -78,7 +81,7 @@ const ORIGIN_SLOTS: u16 = 6;
 /// Everything about updates at this node.
 pub(crate) struct Ota {
     shelf: Shelf,
-    channels: Channels,
+    channels: Arc<Channels>,
     mesh: OnceLock<Mesh>,
     lives: Mutex<HashMap<ContentAddress, Arc<Live>>>,
     /// One package is opened at a time: it is read whole.
@@ -91,7 +94,7 @@ pub(crate) struct Ota {
     receipts: Arc<Receipts>,
     counter: Arc<Counter>,
     #[cfg(feature = "super")]
-    orders: orders::Orders,
+    orders: Arc<orders::Orders>,
 }
 
 impl Ota {
@@ -117,7 +120,7 @@ impl Ota {
         }
         Ok(Self {
             shelf,
-            channels,
+            channels: Arc::new(channels),
             mesh: OnceLock::new(),
             lives: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
@@ -128,7 +131,7 @@ impl Ota {
             receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
             counter,
             #[cfg(feature = "super")]
-            orders: orders::Orders::open(&dir.join("orders"), key)?,
+            orders: Arc::new(orders::Orders::open(&dir.join("orders"), key)?),
         })
     }
 
@@ -151,6 +154,12 @@ impl Ota {
                 Vec::new()
             }
         }
+    }
+
+    #[cfg(feature = "super")]
+    fn puller(&self) -> Option<matchers::Puller> {
+        let (channels, orders) = (self.channels.clone(), self.orders.clone());
+        self.mesh().map(|mesh| matchers::Puller { channels, orders, mesh: mesh.clone() })
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -257,6 +266,10 @@ pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
     let _ = ota.mesh.set(node.mesh.clone());
     node.mesh.update_with(ota.clone());
     let mut tasks = vec![tokio::spawn(tend(ota.clone(), node.stop.clone()))];
+    #[cfg(feature = "super")]
+    if let Some(puller) = ota.puller() {
+        tasks.push(tokio::spawn(matchers::run(puller, node.stop.clone())));
+    }
     if let Some(device) = &ota.device {
         tasks.push(tokio::spawn(device.clone().run(ota.clone(), node.stop.clone())));
     }
@@ -325,6 +338,16 @@ impl Updates for Ota {
         #[cfg(not(feature = "super"))]
         {
             let _ = caller;
+            false
+        }
+    }
+
+    fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool {
+        #[cfg(feature = "super")]
+        return self.orders.is_co_matcher(channel, caller);
+        #[cfg(not(feature = "super"))]
+        {
+            let _ = (channel, caller);
             false
         }
     }
@@ -435,6 +458,20 @@ impl Updates for Ota {
         }
     }
 
+    fn renewed(&self, caller: Uid, channel: ContentAddress) -> Renewal {
+        #[cfg(feature = "super")]
+        if let Some(puller) = self.puller() {
+            return Box::pin(async move {
+                puller.pull(channel, caller).await.map(|_| ()).map_err(|e| {
+                    tracing::warn!("{} says that {channel} changed, and: {e}", caller.short());
+                    No::Failed
+                })
+            });
+        }
+        let _ = (caller, channel);
+        Box::pin(std::future::ready(Err(No::NotFound)))
+    }
+
     fn receipt(&self, caller: &Uid, receipt: Vec<u8>) -> Result<Vec<u8>, No> {
         let signed = receipts::decode(&receipt).ok_or(No::BadRequest)?;
         let signed = self.counter.settle(caller, signed, &self.receipts.key).map_err(|why| {
@@ -460,14 +497,12 @@ pub(super) async fn handle(
         OtaRequest::Pack { .. }
         | OtaRequest::Order { .. }
         | OtaRequest::End { .. }
-        | OtaRequest::Stop { .. }
         | OtaRequest::Carry { .. }
         | OtaRequest::Fleet => maker::handle(node, request, sink).await,
         #[cfg(not(feature = "super"))]
         OtaRequest::Pack { .. }
         | OtaRequest::Order { .. }
         | OtaRequest::End { .. }
-        | OtaRequest::Stop { .. }
         | OtaRequest::Carry { .. }
         | OtaRequest::Fleet => Err(ApiError::new(
             ErrorCode::NotAllowed,

@@ -3,7 +3,7 @@
 mod fleet;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -16,9 +16,9 @@ use ioex_api::OtaStage;
 use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
-    Version,
-    matcher::{End, Match as Found, Matcher, NoMatch, Order},
-    rollout::{Results, StopRule},
+    Release, Version,
+    matcher::{End, Match as Found, Matcher, NoMatch, Order, roster_hash},
+    rollout::{Results, Rollout, StopRule},
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,8 @@ const ORDERS_MAX: usize = 1_024;
 const ENDED_KEPT_SECONDS: u64 = 30 * DAY_SECONDS;
 /// Pause that a device without a match is told, in ms.
 const ASK_AGAIN_MS: u32 = 15_000;
+/// How the file of a roster ends whose order is not there yet.
+const NEW_ROSTER: &str = "roster-new";
 
 /// An order as it lies on the disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ struct Running {
     done: Option<UnixSeconds>,
     /// Failures passed the bound, and its maker did not go on yet.
     stopped: bool,
+    /// When its maker went on last.
+    resumed: Option<UnixSeconds>,
     /// Has a lock of its own: whoever waits for the disk holds up no one whom the door asks about.
     log: Arc<Mutex<File>>,
 }
@@ -117,8 +121,8 @@ impl Running {
     }
 
     /// Failures are counted anew.
-    fn resume(&mut self) {
-        self.stopped = false;
+    fn resume(&mut self, at: UnixSeconds) {
+        (self.stopped, self.resumed) = (false, Some(at));
         self.fresh = Results::default();
         self.fleet.values_mut().for_each(|told| told.is_old = true);
     }
@@ -160,11 +164,30 @@ fn count(results: &mut Results, stage: OtaStage, by: i64) {
     *count = count.saturating_add_signed(by);
 }
 
+/// The devices of an order whose file is `path`. A new roster takes its place here, once the order that names it is
+/// there; one without its order, as a cut leaves it, goes.
+fn roster_of(path: &Path, order: &Order) -> anyhow::Result<HashSet<Uid>> {
+    let (place, new) = (path.with_extension("roster"), path.with_extension(NEW_ROSTER));
+    if new.exists() {
+        let roster: Option<HashSet<Uid>> = read_roster(&new).ok().map(|all| all.into_iter().collect());
+        match roster.filter(|roster| roster_hash(roster) == order.roster) {
+            Some(roster) => {
+                fs::rename(&new, &place)?;
+                return Ok(roster);
+            }
+            None => fs::remove_file(&new)?,
+        }
+    }
+    Ok(read_roster(&place)?.into_iter().collect())
+}
+
 /// All orders of this node.
 pub(super) struct Orders {
     dir: PathBuf,
     key: NodeKey,
     running: Mutex<BTreeMap<ContentAddress, Running>>,
+    /// Held by whoever writes or deletes an order's files: one change after the other.
+    writing: Mutex<()>,
 }
 
 /// What a maker's order comes with.
@@ -195,7 +218,8 @@ impl Orders {
     /// When it cannot be read.
     pub(super) fn open(dir: &Path, key: &NodeKey) -> anyhow::Result<Self> {
         files::private_dir(dir)?;
-        let orders = Self { dir: dir.to_owned(), key: key.clone(), running: Mutex::default() };
+        let (running, writing) = (Mutex::default(), Mutex::default());
+        let orders = Self { dir: dir.to_owned(), key: key.clone(), running, writing };
         for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())?.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|end| end == "json") {
@@ -216,7 +240,7 @@ impl Orders {
     fn begin(&self, path: &Path) -> anyhow::Result<Running> {
         let file: OrderFile = serde_json::from_slice(&fs::read(path)?)?;
         let order = Order::unseal(&BASE64.decode(file.order.as_bytes())?, &file.signer)?;
-        let roster: HashSet<Uid> = read_roster(&path.with_extension("roster"))?.into_iter().collect();
+        let roster = roster_of(path, &order)?;
         // Higher than any serial of an earlier start, and apart by more than one start can use.
         let first_serial = files::now().0.saturating_mul(1_000_000);
         let mut matcher = Matcher::new(self.key.clone(), order.clone(), &roster, first_serial)?;
@@ -227,8 +251,9 @@ impl Orders {
         log.write_all(b"\n")?;
         let (results, fresh) = (Results::default(), Results::default());
         let log = Arc::new(Mutex::new(log));
-        let (fleet, done, stopped) = (HashMap::new(), None, false);
-        let mut running = Running { file, order, roster, matcher, fleet, results, fresh, done, stopped, log };
+        let (fleet, done, stopped, resumed) = (HashMap::new(), None, false, None);
+        let mut running =
+            Running { file, order, roster, matcher, fleet, results, fresh, done, stopped, resumed, log };
         for line in BufReader::new(File::open(&path)?).split(b'\n') {
             let line = line?;
             // A last line that a crash or a full disk cut is told again by its device.
@@ -237,8 +262,8 @@ impl Orders {
                 if running.roster.contains(&told.device) {
                     running.note(told);
                 }
-            } else if serde_json::from_slice::<Resumed>(&line).is_ok() {
-                running.resume();
+            } else if let Ok(line) = serde_json::from_slice::<Resumed>(&line) {
+                running.resume(line.resumed);
             }
         }
         Ok(running)
@@ -274,10 +299,18 @@ impl Orders {
         for uid in &roster {
             text += &format!("{uid}\n");
         }
-        let wrote = files::replace(&path.with_extension("roster"), text.as_bytes())
+        let _turn = lock(&self.writing);
+        // The order names its roster: until it is there, the one before and its roster are whole.
+        let wrote = files::replace(&path.with_extension(NEW_ROSTER), text.as_bytes())
             .and_then(|()| files::replace(&path, &serde_json::to_vec_pretty(&file)?));
         wrote.with_context(|| format!("cannot write {}", path.display()))?;
-        let begun = self.begin(&path)?;
+        // What devices say meanwhile waits until the new one takes it.
+        let log = lock(&self.running).get(&order.manifest).map(|before| before.log.clone());
+        let _log = log.as_ref().map(|log| lock(log));
+        let mut begun = self.begin(&path)?;
+        if let Some(log) = &log {
+            begun.log = log.clone();
+        }
         lock(&self.running).insert(order.manifest, begun);
         Ok(order.manifest)
     }
@@ -331,6 +364,7 @@ impl Orders {
     /// # Errors
     /// When its files cannot be deleted; it begins again at the next start then.
     pub(super) fn end(&self, manifest: &ContentAddress) -> std::io::Result<bool> {
+        let _turn = lock(&self.writing);
         if lock(&self.running).remove(manifest).is_none() {
             return Ok(false);
         }
@@ -343,43 +377,73 @@ impl Orders {
         Ok(true)
     }
 
-    /// Changes when failures stop an order; with `resume` it also goes on, and counts failures anew. Returns whether
-    /// there is one.
+    /// Follows what a channel says of its rollouts: when failures stop them, and whether their maker went on; then
+    /// failures are counted anew.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(super) fn set_stop(
+    pub(super) fn follow(&self, channel: &ContentAddress, releases: &[Release]) -> std::io::Result<()> {
+        for release in releases {
+            if let Some(rollout) = &release.rollout {
+                self.follow_one(channel, &release.manifest, rollout)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_one(
         &self,
+        channel: &ContentAddress,
         manifest: &ContentAddress,
-        stop: StopRule,
-        resume: bool,
-    ) -> std::io::Result<bool> {
-        let (mut file, log) = match lock(&self.running).get(manifest) {
-            Some(running) => (running.file.clone(), running.log.clone()),
-            None => return Ok(false),
+        rollout: &Rollout,
+    ) -> std::io::Result<()> {
+        let _turn = lock(&self.writing);
+        let stop = (rollout.stop.min_results, rollout.stop.max_failed_per_myriad);
+        let (mut file, log, resumed) = match lock(&self.running).get(manifest) {
+            Some(running) if running.file.channel == *channel => {
+                let resumed = rollout.resumed.filter(|at| running.resumed.is_none_or(|before| before < *at));
+                if running.file.stop == stop && resumed.is_none() {
+                    return Ok(());
+                }
+                (running.file.clone(), running.log.clone(), resumed)
+            }
+            _ => return Ok(()),
         };
         // As in `report`: the log has everything in the order in which it counts.
         let mut log = lock(&log);
-        file.stop = (stop.min_results, stop.max_failed_per_myriad);
+        file.stop = stop;
         files::replace(&self.dir.join(format!("{manifest}.json")), &serde_json::to_vec_pretty(&file)?)?;
-        if resume {
-            let mut line = serde_json::to_vec(&Resumed { resumed: files::now() })?;
+        if let Some(resumed) = resumed {
+            let mut line = serde_json::to_vec(&Resumed { resumed })?;
             line.push(b'\n');
             log.write_all(&line)?;
             log.sync_data()?;
         }
-        let mut all = lock(&self.running);
-        let Some(running) = all.get_mut(manifest) else {
-            // It was ended meanwhile.
-            fs::remove_file(self.dir.join(format!("{manifest}.json")))?;
-            return Ok(false);
-        };
-        running.file.stop = file.stop;
-        if resume {
-            running.resume();
+        if let Some(running) = lock(&self.running).get_mut(manifest) {
+            running.file.stop = stop;
+            if let Some(at) = resumed {
+                running.resume(at);
+            }
+            running.look_at_stop();
         }
-        running.look_at_stop();
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether this node has an order of this channel in which the caller is a matcher, too.
+    pub(super) fn is_co_matcher(&self, channel: &ContentAddress, caller: &Uid) -> bool {
+        let is = |file: &OrderFile| file.channel == *channel && file.matchers.contains(caller);
+        lock(&self.running).values().any(|running| is(&running.file))
+    }
+
+    /// The channels of its orders, each with their other matchers.
+    pub(super) fn co_matchers(&self) -> BTreeMap<ContentAddress, BTreeSet<Uid>> {
+        let own = self.key.uid();
+        let mut all: BTreeMap<ContentAddress, BTreeSet<Uid>> = BTreeMap::new();
+        for running in lock(&self.running).values() {
+            let others = running.file.matchers.iter().filter(|uid| **uid != own);
+            all.entry(running.file.channel).or_default().extend(others);
+        }
+        all
     }
 
     pub(super) fn on_roster(&self, manifest: &ContentAddress, caller: &Uid) -> bool {

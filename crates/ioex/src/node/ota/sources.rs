@@ -43,17 +43,26 @@ pub(super) struct DeviceSources {
     looked: AtomicBool,
     /// Why the last matcher that was asked named nobody.
     refused: Mutex<Option<String>>,
+    /// Whether all matchers that were asked last said that they do not hand it out.
+    over: AtomicBool,
 }
 
 impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
-        let (turn, looked, refused) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
-        Self { ota, device, release, turn, looked, refused }
+        let (turn, refused) = (AtomicUsize::new(0), Mutex::default());
+        let [looked, over] = [(); 2].map(|()| AtomicBool::new(false));
+        Self { ota, device, release, turn, looked, refused, over }
     }
 
     /// Why no matcher named anybody, when the last one refused.
     pub(super) fn refused(&self) -> Option<String> {
         lock(&self.refused).clone()
+    }
+
+    /// Whether nobody hands it out until its maker does something: its order is over or stopped, or does not name this
+    /// device.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Gets the sealed manifest, if it is not here.
@@ -69,6 +78,7 @@ impl DeviceSources {
         let mut nodes = self.release.matchers.clone();
         nodes.extend(self.ota.holders(address).await.into_iter().take(MANIFEST_HOLDERS_MAX));
         let mut asked = HashSet::from([mesh.uid()]);
+        let mut without = HashSet::new();
         for node in nodes {
             if !asked.insert(node) {
                 continue;
@@ -80,8 +90,17 @@ impl DeviceSources {
                     mesh.announce(address);
                     return Ok(());
                 }
-                Err(e) => tracing::debug!("{} has no manifest: {e}", node.short()),
+                Err(e) => {
+                    tracing::debug!("{} has no manifest: {e}", node.short());
+                    if matches!(e, FetchError::No(No::Refused(_) | No::NotFound)) {
+                        without.insert(node);
+                    }
+                }
             }
+        }
+        if self.release.matchers.iter().all(|matcher| without.contains(matcher)) {
+            self.over.store(true, Ordering::Relaxed);
+            *lock(&self.refused) = Some("its matchers do not hand it out any more".to_owned());
         }
         Err(DownloadError::Alone)
     }
@@ -105,7 +124,13 @@ impl DeviceSources {
         let Some(mesh) = self.ota.mesh() else { return Vec::new() };
         let manifest = self.release.manifest;
         let mut candidates = Vec::new();
-        for (matcher, told) in self.ask_matchers(mesh).await {
+        let answers = self.ask_matchers(mesh).await;
+        let ends = |answer: &Result<Match, FetchError>| {
+            matches!(answer, Err(FetchError::No(No::Refused(_) | No::NotFound | No::Paused)))
+        };
+        let over = !answers.is_empty() && answers.iter().all(|(_, answer)| ends(answer));
+        self.over.store(over, Ordering::Relaxed);
+        for (matcher, told) in answers {
             match told {
                 Ok(told) => {
                     *lock(&self.refused) = None;
@@ -126,6 +151,9 @@ impl DeviceSources {
                     let hint = match e {
                         FetchError::No(No::Refused(_)) => {
                             ": this device is not in its order (devices that came to the list later are not), or the order is over"
+                        }
+                        FetchError::No(No::Paused) => {
+                            ": as many devices as were ordered have it, the order's date is past, or failures stopped it"
                         }
                         _ => "",
                     };

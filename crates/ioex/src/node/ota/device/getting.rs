@@ -12,7 +12,7 @@ use ioex_ota::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Device, EFFORT_MIN_BYTES, KEPT_PACKAGES, Kept, OwnParts, State, Step, random};
+use super::{Device, EFFORT_MIN_BYTES, Held, KEPT_PACKAGES, Kept, OwnParts, State, Step, random};
 use crate::node::{
     files, lock,
     ota::{
@@ -56,43 +56,41 @@ impl Fetched {
 
 impl Device {
     /// Whether the owner and the maker let this go on now.
-    pub(super) fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<bool, String> {
+    pub(super) fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<(), Held> {
         let (asks, declined, failed, now) = self.read(|state| {
             let is = |version| version == Some(release.version);
             (self.asks(state), is(state.declined), is(state.failed), state.now)
         });
         if failed {
-            return Err("it failed on this device; `ioex ota forgive` lets it be tried again".to_owned());
+            let why = "it failed on this device; `ioex ota forgive` lets it be tried again";
+            return Err(Held::stuck(why));
         }
         if declined || asks {
-            return Err(if declined {
-                "its owner said no".to_owned()
-            } else {
-                "its owner is asked".to_owned()
-            });
+            return Err(Held::so_far(if declined { "its owner said no" } else { "its owner is asked" }));
         }
         // Only the beginning waits for the rollout; a device that began goes on.
         if !installing && let Some(rollout) = &release.rollout {
             match rollout.admits(uid, Results::default(), files::now()) {
                 Admission::Yes => {}
                 Admission::At(when) => {
-                    return Err(format!("the rollout reaches it in {} s", when.since(files::now())));
+                    let seconds = when.since(files::now());
+                    return Err(Held::so_far(format!("the rollout reaches it in {seconds} s")));
                 }
-                Admission::Later => return Err("the rollout does not reach it yet".to_owned()),
-                Admission::Paused => return Err("the maker paused the rollout".to_owned()),
-                Admission::Aborted => return Err("the maker ended the rollout".to_owned()),
-                Admission::Stopped => return Err("too many failed: the rollout was stopped".to_owned()),
+                Admission::Later => return Err(Held::stuck("the rollout does not reach it yet")),
+                Admission::Paused => return Err(Held::stuck("the maker paused the rollout")),
+                Admission::Aborted => return Err(Held::stuck("the maker ended the rollout")),
+                Admission::Stopped => return Err(Held::stuck("too many failed: the rollout was stopped")),
             }
         }
         if installing {
             let allowed = self.config.policy.may_install(&self.situation());
             match allowed {
                 Err(Hold::Hours { .. }) if now => {}
-                Err(hold) => return Err(hold.to_string()),
+                Err(hold) => return Err(Held::so_far(hold.to_string())),
                 Ok(()) => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     pub(super) async fn fetch(
@@ -115,12 +113,17 @@ impl Device {
         let budget = match effort.next(length, random, files::now()) {
             Attempt::Now { bytes } => bytes,
             Attempt::At(when) => {
-                self.hold(Some(format!("it failed and is tried again in {} s", when.since(files::now()))));
+                let seconds = when.since(files::now());
+                let unmatched = lock(&self.unmatched).clone();
+                self.hold(Some(match unmatched {
+                    Some(why) => Held::stuck(format!("{why}; it is tried again in {seconds} s")),
+                    None => Held::so_far(format!("it failed and is tried again in {seconds} s")),
+                }));
                 return Ok(());
             }
             Attempt::Never => {
                 let why = "it failed too often; `ioex ota forgive` lets it be tried again";
-                self.hold(Some(why.to_owned()));
+                self.hold(Some(Held::stuck(why)));
                 return Ok(());
             }
         };
@@ -133,9 +136,10 @@ impl Device {
         self.count_sent(&ota.counter).await;
         // What the cap leaves is of no use when it is less than a shard.
         if let Err(hold) = self.config.policy.may_fetch(&self.situation(), SHARD_BYTES_MAX.into()) {
-            self.hold(Some(hold.to_string()));
+            self.hold(Some(Held::so_far(hold.to_string())));
             return Ok(());
         }
+        *lock(&self.unmatched) = None;
         self.hold(None);
         let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
         let first = effort.fetched_bytes == 0 && effort.failures == 0;
@@ -149,7 +153,7 @@ impl Device {
         self.reserved_bytes.store(budget, Ordering::Relaxed);
         self.count_sent(&ota.counter).await;
         let cap_left = self.config.policy.cap_left(self.month_bytes());
-        let result = self.attempt(ota, &release, sources, budget.min(cap_left), &cancel).await;
+        let result = self.attempt(ota, &release, sources.clone(), budget.min(cap_left), &cancel).await;
         *lock(&self.progress) = None;
         let (came, failed) = match result {
             Ok(came) => (came, None),
@@ -198,6 +202,10 @@ impl Device {
         self.reserved_bytes.store(0, Ordering::Relaxed);
         self.count_sent(&ota.counter).await;
         let given_up = changed?;
+        if let Some(why) = why.as_ref().filter(|_| !held && sources.is_over()) {
+            *lock(&self.unmatched) = Some(why.clone());
+            self.hold(Some(Held::stuck(why)));
+        }
         match why {
             None => self.tell_standing(),
             Some(reason) if given_up => {

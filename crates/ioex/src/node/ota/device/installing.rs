@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ioex_api::{OtaProgress, OtaStage};
 use ioex_ota::{Release, policy::Effort};
 
-use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, KEPT_PACKAGES, Kept, OwnParts, Step};
+use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, Held, KEPT_PACKAGES, Kept, OwnParts, Step};
 use crate::{
     config::Confirm,
     node::{
@@ -72,7 +72,7 @@ impl Device {
                 // When it takes too long, the next step says so.
                 let _ = self.send_reports(ota).await;
                 if !self.restart("starting the new version").await {
-                    self.hold(Some("it starts with the device's next start".to_owned()));
+                    self.hold(Some(Held::so_far("it starts with the device's next start")));
                 }
                 self.settle().await
             }
@@ -166,7 +166,7 @@ impl Device {
         *lock(&self.running) = standing.running;
         let wanted = self.read(|state| state.release.as_ref().map(|release| release.version));
         if standing.waits_for_start {
-            self.hold(Some("it starts with the device's next start".to_owned()));
+            self.hold(Some(Held::so_far("it starts with the device's next start")));
             return Ok(());
         }
         self.hold(None);
@@ -208,7 +208,7 @@ impl Device {
             None if host_confirms => {
                 self.host.ask();
                 self.host.tell(Moment::Trial { version, confirm: true });
-                self.hold(Some("the program that runs it has to confirm it".to_owned()));
+                self.hold(Some(Held::so_far("the program that runs it has to confirm it")));
                 Ok(())
             }
             None => {

@@ -12,6 +12,14 @@ use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, policy::Effort};
 use super::{Device, LOOK_AGAIN_SECONDS, MIRROR_TIMEOUT, MIRRORS_MAX, State, Step};
 use crate::node::{files, lock, ota::Ota};
 
+/// Metadata of which nothing comes for this device.
+pub(crate) struct Unfit {
+    /// For people.
+    pub(crate) why: String,
+    /// Whether it is the maker's word nevertheless, and has no version for this device.
+    holds: bool,
+}
+
 impl Device {
     /// Asks mirrors for the channel until one has something that holds.
     pub(super) async fn look(self: &Arc<Self>, ota: &Arc<Ota>) -> anyhow::Result<()> {
@@ -30,8 +38,9 @@ impl Device {
             let asked = tokio::time::timeout(MIRROR_TIMEOUT, mesh.channel_fetch(mirror, ask)).await;
             match asked.unwrap_or(Err(LinkError::Timeout.into())) {
                 Ok(files) => match self.take(ota, &files).await? {
-                    Ok(()) => return Ok(()),
-                    Err(why) => {
+                    // Others have no other word of the maker's.
+                    Ok(()) | Err(Unfit { holds: true, .. }) => return Ok(()),
+                    Err(Unfit { why, .. }) => {
                         problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
                     }
                 },
@@ -62,7 +71,7 @@ impl Device {
         }
     }
 
-    /// Takes in metadata, whoever brought it. The inner error is why it does not hold.
+    /// Takes in metadata, whoever brought it. The inner error is why nothing comes of it.
     ///
     /// # Errors
     /// When the disk fails.
@@ -70,7 +79,7 @@ impl Device {
         self: &Arc<Self>,
         ota: &Ota,
         files: &ChannelFiles,
-    ) -> anyhow::Result<Result<(), String>> {
+    ) -> anyhow::Result<Result<(), Unfit>> {
         let roots: Vec<&[u8]> = files.roots.iter().map(Vec::as_slice).collect();
         let metadata = Metadata {
             roots: &roots,
@@ -100,8 +109,14 @@ impl Device {
                     if gone && matches!(state.step, Step::Offered | Step::Fetched) {
                         (state.step, state.release) = (Step::Idle, None);
                     }
-                    state.looked = Some(why.to_string());
-                    return Err(why.to_string());
+                    let holds = gone || matches!(why, Refusal::Downgrade { .. });
+                    if holds {
+                        // The maker's word for now: the next look is when it is due.
+                        (state.last_check, state.look_after) = (Some(now), None);
+                    }
+                    let why = why.to_string();
+                    state.looked = Some(why.clone());
+                    return Err(Unfit { why, holds });
                 }
                 Verdict::NothingNew => {
                     state.problem = None;

@@ -88,6 +88,35 @@ impl Silent {
     }
 }
 
+/// What a matcher's answer means for a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// It need not be told again.
+    Told,
+    /// It has no such order yet, or not any more.
+    Unknown,
+    /// It is told again later, and so are those after it.
+    Later,
+}
+
+impl Heard {
+    /// `last`: it was asked again for as long as one asks.
+    fn of(answer: &Result<(), FetchError>, last: bool) -> Self {
+        match answer {
+            Ok(()) => Self::Told,
+            // It passes.
+            Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => {
+                Self::Later
+            }
+            Err(FetchError::No(No::Refused(_) | No::NotFound)) if !last => Self::Unknown,
+            // Whoever says no will say no again.
+            Err(FetchError::No(_)) => Self::Told,
+            // It may be away for long, and is told when it is there again.
+            Err(_) => Self::Later,
+        }
+    }
+}
+
 /// Tells one matcher all of it, in its order. Returns which of the reports need not be told to it any more. `last`: it
 /// was asked again for as long as one asks.
 async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>, last: bool) -> (Uid, Vec<usize>) {
@@ -100,15 +129,12 @@ async fn tell(mesh: Mesh, matcher: Uid, reports: Vec<Report>, last: bool) -> (Ui
         if unknown.contains(&manifest) {
             continue;
         }
-        match mesh.update_report(matcher, report).await {
-            // It passes.
-            Err(FetchError::No(No::Failed | No::Paused | No::Busy { .. } | No::Nothing { .. })) => break,
-            // It has no such order yet, or not any more.
-            Err(FetchError::No(No::Refused(_) | No::NotFound)) if !last => drop(unknown.insert(manifest)),
-            // Whoever says no will say no again.
-            Ok(()) | Err(FetchError::No(_)) => told.push(place),
-            Err(e) => {
-                tracing::debug!("{} took no report: {e}", matcher.short());
+        let answer = mesh.update_report(matcher, report).await;
+        match Heard::of(&answer, last) {
+            Heard::Told => told.push(place),
+            Heard::Unknown => drop(unknown.insert(manifest)),
+            Heard::Later => {
+                tracing::debug!("{} took no report: {answer:?}", matcher.short());
                 break;
             }
         }
@@ -192,7 +218,28 @@ impl Device {
 
 #[cfg(test)]
 mod tests {
+    use ioex_net::LinkError;
+
     use super::*;
+
+    /// However long it is away: only its own word is an answer.
+    #[test]
+    fn a_matcher_that_cannot_be_reached_was_not_told() {
+        let away =
+            [LinkError::Timeout, LinkError::Broken("gone".to_owned())].map(|e| Err(FetchError::from(e)));
+        let later = [No::Failed, No::Paused, No::Busy { after_ms: 1 }, No::Nothing { after_ms: 1 }];
+        for last in [false, true] {
+            for answer in away.iter().chain(&later.map(|no| Err(FetchError::No(no)))) {
+                assert_eq!(Heard::of(answer, last), Heard::Later, "{answer:?} {last}");
+            }
+            assert_eq!(Heard::of(&Ok(()), last), Heard::Told);
+            assert_eq!(Heard::of(&Err(FetchError::No(No::BadRequest)), last), Heard::Told);
+        }
+        for no in [No::Refused(1), No::NotFound] {
+            let answer = Err(FetchError::No(no));
+            assert_eq!([false, true].map(|last| Heard::of(&answer, last)), [Heard::Unknown, Heard::Told]);
+        }
+    }
 
     #[test]
     fn a_matcher_that_is_silent_is_asked_less_and_less_often() {

@@ -1,4 +1,4 @@
-use ioex_ota::{matcher::roster_hash, voucher::OrderId};
+use ioex_ota::voucher::OrderId;
 
 use super::*;
 
@@ -8,7 +8,12 @@ fn key(n: u8) -> NodeKey {
 
 /// Places an order for devices 2 and 3 at node 1, and returns its manifest.
 fn place(orders: &Orders, dir: &Path, origin: u8, quantity: u32, name: &[u8]) -> ContentAddress {
-    let roster: HashSet<Uid> = [key(2).uid(), key(3).uid()].into();
+    orders.take(new_order(dir, [2, 3], origin, quantity, name)).unwrap()
+}
+
+/// An order for two devices at node 1, of which the node 5 is a matcher, too.
+fn new_order(dir: &Path, devices: [u8; 2], origin: u8, quantity: u32, name: &[u8]) -> NewOrder {
+    let roster: HashSet<Uid> = devices.map(|n| key(n).uid()).into();
     let order = Order {
         id: OrderId([4; 16]),
         matcher: key(1).uid(),
@@ -21,16 +26,33 @@ fn place(orders: &Orders, dir: &Path, origin: u8, quantity: u32, name: &[u8]) ->
     };
     let path = dir.join("roster.txt");
     fs::write(&path, roster.iter().map(|uid| format!("{uid}\n")).collect::<String>()).unwrap();
-    let new = NewOrder {
+    NewOrder {
         sealed: order.seal(&key(9)),
         signer: key(9).uid(),
         channel: ContentAddress::of(b"channel"),
         roster: path,
-        matchers: vec![key(1).uid()],
+        matchers: vec![key(1).uid(), key(5).uid()],
         origins: vec![key(origin).uid()],
         stop: StopRule { min_results: 2, max_failed_per_myriad: 4_000 },
-    };
-    orders.take(new).unwrap()
+    }
+}
+
+/// What a channel says of a rollout.
+fn release(manifest: ContentAddress, min_results: u32, resumed: Option<UnixSeconds>) -> Release {
+    let stop = StopRule { min_results, max_failed_per_myriad: 4_000 };
+    Release {
+        brand: "acme".to_owned(),
+        model: "box".to_owned(),
+        hardware: Vec::new(),
+        version: Version([2, 0, 0, 0]),
+        follows: Version::default(),
+        downgrade_from: Vec::new(),
+        manifest,
+        recipient: key(9).uid(),
+        matchers: vec![key(1).uid(), key(5).uid()],
+        images: Vec::new(),
+        rollout: Some(Rollout { stop, resumed, ..Rollout::at_once("2.0", 10_000) }),
+    }
 }
 
 fn shown(orders: &Orders) -> Vec<ioex_api::OtaOrderInfo> {
@@ -134,13 +156,20 @@ fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
     let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
     let manifest = place(&orders, dir.path(), 1, 2, b"first");
     let tell = |n, stage| orders.report(&key(n).uid(), report(manifest, stage)).unwrap();
-    let stop = |min_results| StopRule { min_results, max_failed_per_myriad: 4_000 };
+    let says = |orders: &Orders, min_results, resumed: Option<u64>| {
+        let said = release(manifest, min_results, resumed.map(UnixSeconds));
+        orders.follow(&ContentAddress::of(b"channel"), &[said]).unwrap();
+    };
     tell(2, Stage::Failed);
     tell(3, Stage::Failed);
     assert_eq!(orders.matched(&key(2).uid(), &manifest).err(), Some(No::Paused));
     // Another rule alone does not help: both have failed.
-    assert!(orders.set_stop(&manifest, stop(1), false).unwrap() && shown(&orders)[0].stopped);
-    assert!(orders.set_stop(&manifest, stop(2), true).unwrap());
+    says(&orders, 1, None);
+    assert!(shown(&orders)[0].stopped);
+    // Nor does what another channel says.
+    orders.follow(&ContentAddress::of(b"other"), &[release(manifest, 2, Some(files::now()))]).unwrap();
+    assert!(shown(&orders)[0].stopped);
+    says(&orders, 2, Some(100));
     let again = || Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
     for orders in [&orders, &again()] {
         let now = &shown(orders)[0];
@@ -153,7 +182,101 @@ fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
         tell(n, Stage::Failed);
     }
     assert!(shown(&orders)[0].stopped && shown(&again())[0].stopped, "and stop it anew");
-    assert!(!orders.set_stop(&ContentAddress::of(b"none"), stop(1), true).unwrap());
+    let again = again();
+    says(&again, 2, Some(100));
+    assert!(shown(&again)[0].stopped, "that it went on once is not new, also after a start");
+    says(&again, 2, Some(101));
+    assert!(!shown(&again)[0].stopped);
+}
+
+/// What files lie there, and how they look.
+fn files_of(dir: &Path) -> BTreeMap<std::ffi::OsString, Vec<u8>> {
+    let read = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).unwrap());
+    fs::read_dir(dir).unwrap().flatten().map(read).collect()
+}
+
+/// The same order with another roster; the power is cut between any two of its files.
+#[test]
+fn an_order_is_the_old_or_the_new_one_wherever_a_cut_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let place_of = |name: &str| dir.path().join(name);
+    let orders = Orders::open(&place_of("orders"), &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let before = files_of(&place_of("orders"));
+    orders.take(new_order(dir.path(), [3, 4], 1, 2, b"first")).unwrap();
+    let after = files_of(&place_of("orders"));
+    let name = |end: &str| std::ffi::OsString::from(format!("{manifest}.{end}"));
+    let steps: [(&str, &std::ffi::OsString, &std::ffi::OsString); 3] = [
+        ("the roster", &name("roster-new"), &name("roster")),
+        ("the order", &name("json"), &name("json")),
+        ("the roster's place", &name("roster"), &name("roster")),
+    ];
+    for cut in 0..=steps.len() {
+        let cut_dir = place_of(&format!("cut-{cut}"));
+        fs::create_dir(&cut_dir).unwrap();
+        let mut now = before.clone();
+        for (_, place, content) in &steps[..cut] {
+            now.insert((*place).clone(), after[*content].clone());
+        }
+        if cut == steps.len() {
+            now.remove(&name("roster-new"));
+        }
+        now.iter().for_each(|(name, bytes)| fs::write(cut_dir.join(name), bytes).unwrap());
+        let again = Orders::open(&cut_dir, &key(1)).unwrap();
+        let on = |n: u8| again.on_roster(&manifest, &key(n).uid());
+        assert_eq!([on(2), on(3), on(4)], [cut < 2, true, cut >= 2], "cut {cut}");
+        assert!(!cut_dir.join(name("roster-new")).exists(), "cut {cut}");
+    }
+}
+
+/// An order with a new roster, and another bound for failures, at the same moment: nothing of either is lost, nor of what
+/// devices say meanwhile.
+#[test]
+fn orders_and_other_bounds_at_once_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let channel = ContentAddress::of(b"channel");
+    for round in 0..30_u32 {
+        let devices = if round % 2 == 0 { [3, 4] } else { [2, 3] };
+        let new = new_order(dir.path(), devices, 1, 2, b"first");
+        std::thread::scope(|scope| {
+            scope.spawn(|| orders.take(new).unwrap());
+            scope.spawn(|| {
+                let went_on = Some(UnixSeconds(u64::from(round) + 1));
+                orders.follow(&channel, &[release(manifest, 10 + round, went_on)]).unwrap();
+            });
+            scope.spawn(|| {
+                let stage = if round % 2 == 0 { Stage::Failed } else { Stage::Confirmed };
+                orders.report(&key(3).uid(), report(manifest, stage)).unwrap();
+            });
+        });
+        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        for orders in [&orders, &again] {
+            let all = lock(&orders.running);
+            let now = &all[&manifest];
+            assert!(devices.iter().all(|n| now.roster.contains(&key(*n).uid())), "round {round}");
+            assert_eq!(now.resumed, Some(UnixSeconds(u64::from(round) + 1)), "round {round}");
+            let told = [OtaStage::Failed, OtaStage::Confirmed][round as usize % 2];
+            assert_eq!(now.fleet[&key(3).uid()].stage, told, "round {round}");
+        }
+        let stops = [&orders, &again].map(|orders| lock(&orders.running)[&manifest].file.stop);
+        assert_eq!(stops[0], stops[1], "round {round}: what is known is on the disk");
+    }
+}
+
+#[test]
+fn only_matchers_of_an_order_here_are_co_matchers() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let (channel, other) = (ContentAddress::of(b"channel"), ContentAddress::of(b"other"));
+    assert!(!orders.is_co_matcher(&channel, &key(5).uid()));
+    place(&orders, dir.path(), 1, 2, b"first");
+    assert!(orders.is_co_matcher(&channel, &key(5).uid()));
+    assert!(!orders.is_co_matcher(&other, &key(5).uid()));
+    // A device on the roster is none.
+    assert!(!orders.is_co_matcher(&channel, &key(2).uid()));
+    assert_eq!(orders.co_matchers(), [(channel, [key(5).uid()].into())].into());
 }
 
 #[test]
