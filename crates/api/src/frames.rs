@@ -9,17 +9,19 @@ use std::io::{self, Read, Write};
 /// How the name of a pipe begins that a command makes in the node's data folder, and how it ends.
 const PIPE_NAME: (&str, &str) = ("stream-", ".pipe");
 
-/// The name of the pipe that the process `pid` makes in the node's data folder.
+/// The name of a pipe that the process `pid` makes in the node's data folder. `number` is any: in containers each
+/// process may have the same `pid`.
 #[must_use]
-pub fn pipe_name(pid: u32) -> String {
-    format!("{}{pid}{}", PIPE_NAME.0, PIPE_NAME.1)
+pub fn pipe_name(pid: u32, number: u64) -> String {
+    format!("{}{pid}-{number}{}", PIPE_NAME.0, PIPE_NAME.1)
 }
 
 /// Whether a file in the data folder has the name of such a pipe.
 #[must_use]
 pub fn is_pipe_name(name: &str) -> bool {
-    let pid = name.strip_prefix(PIPE_NAME.0).and_then(|rest| rest.strip_suffix(PIPE_NAME.1));
-    pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+    let rest = name.strip_prefix(PIPE_NAME.0).and_then(|rest| rest.strip_suffix(PIPE_NAME.1));
+    let numbers = rest.and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(pid, number)| pid.parse::<u32>().is_ok() && number.parse::<u64>().is_ok())
 }
 
 /// Bytes of a frame at most.

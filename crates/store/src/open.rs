@@ -25,7 +25,7 @@ pub struct OpenReport {
     pub without_shard: Vec<ContentAddress>,
     /// Arriving files of an earlier run that were removed.
     pub unfinished: usize,
-    /// Files that are none of the store's, or shards that a newer program stored; left alone and
+    /// Files that are none of the store's, shards that a newer program stored or that cannot be read now; left alone and
     /// not counted.
     pub foreign: Vec<PathBuf>,
 }
@@ -121,7 +121,7 @@ fn scan_dir(
         if is_sidecar {
             let content = layout.content(kind, &address);
             // Only what is surely not there: a disk may fail for a moment.
-            if !content.try_exists().map_err(StoreError::io("read", &content))? {
+            if content.try_exists().is_ok_and(|there| !there) {
                 remove_if_there(&path)?;
                 report.without_shard.push(address);
             }
@@ -138,7 +138,7 @@ fn scan_dir(
                 found.insert(address, entry, &leases);
                 found.seqs.insert(address, seq);
             }
-            State::Newer => report.foreign.push(path),
+            State::Newer | State::Unread => report.foreign.push(path),
             State::Damaged => {
                 layout.set_aside(kind, &address)?;
                 report.damaged.push(address);
@@ -155,6 +155,8 @@ enum State {
     /// Written by a newer program, before an update was rolled back. It must survive until the
     /// update comes again.
     Newer,
+    /// Its disk did not say.
+    Unread,
     Damaged,
 }
 
@@ -168,10 +170,12 @@ fn check(layout: &Layout, kind: Kind, address: &ContentAddress) -> Result<State,
         Err(SidecarError::Damaged) => return Ok(State::Damaged),
     };
     Ok(match kind {
-        Kind::Shard if layout.has_length(kind, address, sidecar.len_bytes)? => {
-            State::Shard(Entry::new(kind, sidecar.len_bytes, &sidecar), sidecar.leases)
-        }
-        Kind::Shard => State::Damaged,
+        Kind::Shard => match layout.has_length(kind, address, sidecar.len_bytes) {
+            Ok(true) => State::Shard(Entry::new(kind, sidecar.len_bytes, &sidecar), sidecar.leases),
+            Ok(false) => State::Damaged,
+            // It may be readable another time, and is no reason not to start.
+            Err(_) => State::Unread,
+        },
         Kind::Head => {
             let bytes = layout.read_head(address)?;
             match SealedHead::open(&bytes) {

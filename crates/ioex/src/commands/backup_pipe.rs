@@ -44,9 +44,9 @@ pub(super) struct Pipe {
 impl Pipe {
     pub(super) fn make(data: &Path) -> anyhow::Result<Self> {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
-        let path = absolute(data)?.join(pipe_name(std::process::id()));
-        // Left over from a killed process of the same number.
-        let _ = std::fs::remove_file(&path);
+        let mut number = [0; 8];
+        getrandom::fill(&mut number).map_err(|e| anyhow::anyhow!("no random number: {e}"))?;
+        let path = absolute(data)?.join(pipe_name(std::process::id(), u64::from_le_bytes(number)));
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
             .with_context(|| format!("cannot make the pipe {}", path.display()))?;
         Ok(Self { path })

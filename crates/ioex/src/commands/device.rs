@@ -138,7 +138,7 @@ fn state(info: &DeviceInfo) -> String {
         }
         DeviceState::Open => "open: it takes, keeps and serves".to_owned(),
         DeviceState::Paused => because("paused"),
-        DeviceState::Off => "off: it does nothing for others, and keeps what it holds".to_owned(),
+        DeviceState::Off => because("off, which does nothing for others and keeps what is held"),
         DeviceState::LendsNothing => because("lends nothing"),
         DeviceState::Stopped if info.enabled => because("no node runs"),
         DeviceState::Stopped => because("no node runs, and the device is off"),
@@ -170,8 +170,7 @@ fn human(info: &DeviceInfo) -> String {
     let space =
         info.space_bytes.map_or_else(|| "not set: the node's own, `lend_bytes`".to_owned(), size::human);
     // Of a disk that is not there, nobody knows.
-    let unknown =
-        matches!(info.state, DeviceState::LendsNothing | DeviceState::Stopped) && info.why.is_some();
+    let unknown = info.why.is_some() && info.state != DeviceState::Paused;
     let handover = match (info.handover_bytes, info.leaving) {
         (0, true) if unknown => "unknown: what is held cannot be seen".to_owned(),
         (0, true) => "all is handed over: the device can go".to_owned(),

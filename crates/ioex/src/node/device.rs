@@ -33,7 +33,7 @@ pub(super) fn show(lent: &Lent) -> DeviceInfo {
     let dir = lent.shards_dir();
     let disk_bytes = disk_bytes(&dir);
     let (state, why) = match lent.verdict() {
-        Verdict::Off => (DeviceState::Off, None),
+        Verdict::Off => (DeviceState::Off, lent.problem()),
         _ if usage.is_none() || (space == 0 && usage.is_some_and(|u| u.shards + u.heads == 0)) => {
             (DeviceState::LendsNothing, lent.problem())
         }

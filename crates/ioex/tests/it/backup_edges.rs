@@ -65,7 +65,7 @@ fn names_that_are_no_text_are_told_apart_and_can_be_named() {
     for (name, _) in names {
         write(&tree.join(OsStr::from_bytes(name)), name);
     }
-    let first = create(node, &tree)["point"]["id"].as_str().unwrap().to_owned();
+    create(node, &tree);
     let lines = |args: &[&str]| -> Vec<Value> {
         let said = node.try_ask(args);
         assert!(said.status.success(), "{}", text(&said));
@@ -93,6 +93,15 @@ fn names_that_are_no_text_are_told_apart_and_can_be_named() {
         let out = net.path(&format!("out-{}", hex(name)));
         node.ask(&["backup", "restore", out.to_str().unwrap(), "--path", shown]);
         assert_eq!(fs::read(out.join(OsStr::from_bytes(name))).unwrap(), *name);
+    }
+    // Typed as it is on the disk, which also reads as the name of another one.
+    let units: [(&[u8], &[u8]); 2] = [(b"my\\x2ddata", b"the unit"), (b"my-data", b"another")];
+    units.iter().for_each(|(name, content)| write(&tree.join(OsStr::from_bytes(name)), content));
+    let first = create(node, &tree)["point"]["id"].as_str().unwrap().to_owned();
+    for (name, content) in units {
+        let path = OsStr::from_bytes(&[b"tree/", name].concat()).to_owned();
+        let back = node.command(&["backup", "restore", "-"]).arg("--path").arg(path).output().unwrap();
+        assert!(back.stdout == *content, "{}", text(&back));
     }
     let gone = node.try_ask(&["backup", "ls", "tree/a\\xfd"]);
     assert_eq!(gone.status.code(), Some(19), "{}", text(&gone));
@@ -140,12 +149,12 @@ fn a_killed_command_leaves_no_pipe() {
     no_pipe(&net.super_node);
     // What both left that were killed together goes at the next start, and nothing else.
     net.super_node.kill();
-    make_pipe(&net.super_node.data.join("stream-7.pipe"));
+    make_pipe(&net.super_node.data.join("stream-7-123.pipe"));
     make_pipe(&net.super_node.data.join("stream-of-mine.pipe"));
-    write(&net.super_node.data.join("stream-8.pipe"), b"no pipe");
+    write(&net.super_node.data.join("stream-8-1.pipe"), b"no pipe");
     net.super_node.run();
     assert_eq!(pipes(&net.super_node), 1);
-    assert!(net.super_node.data.join("stream-8.pipe").exists());
+    assert!(net.super_node.data.join("stream-8-1.pipe").exists());
 }
 
 #[test]

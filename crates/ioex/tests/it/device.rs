@@ -319,6 +319,25 @@ fn what_is_held_survives_a_kill_while_it_is_moved() {
     let shown = device.ask(&["device", "set", "--move", "--dir", back.to_str().unwrap()]);
     assert_eq!((&shown["shards"], shown["dir"].as_str()), (&Value::from(40), back.to_str()));
     assert!(!places[3].exists());
+    // Its disk is not mounted: an empty folder is there. Nobody makes a store in it, and nobody says that all
+    // is handed over.
+    let away = net.path("away");
+    std::fs::rename(&back, &away).unwrap();
+    std::fs::create_dir(&back).unwrap();
+    let empty = || std::fs::read_dir(&back).unwrap().count() == 0;
+    let shown = device.ask(&["device", "leave"]);
+    assert!(shown["why"].as_str().unwrap().contains("mounted") && empty(), "{shown}");
+    device.run();
+    let said = text(&device.command(&["device", "show"]).output().unwrap());
+    assert!(said.contains("mounted") && said.contains("unknown: what is held") && empty(), "{said}");
+    device.kill();
+    std::fs::remove_dir(&back).unwrap();
+    std::fs::rename(&away, &back).unwrap();
+    assert_eq!(device.ask(&["device", "show"])["shards"], 40);
+    // Another disk, and the owner says so.
+    std::fs::rename(&back, &away).unwrap();
+    let shown = device.ask(&["device", "set", "--dir", back.to_str().unwrap()]);
+    assert_eq!((&shown["shards"], &shown["why"]), (&Value::from(0), &Value::Null));
 }
 
 #[test]

@@ -222,7 +222,8 @@ impl Plan {
     }
 
     /// Names the plan, so that a restore goes on only with its own beginnings: what is fetched, and everything
-    /// that is written down of files, folders and links, for what is finished is not looked at again.
+    /// that is written down of files, for one that is finished is not looked at again. What folders and links
+    /// have is set at the end in any case.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
@@ -245,12 +246,12 @@ impl Plan {
             part(&file.chunks.to_le_bytes());
         }
         part(&count(self.dirs.len()));
-        for (path, entry) in &self.dirs {
-            each_part(path, entry, &mut part);
+        for (path, _) in &self.dirs {
+            part(path.as_os_str().as_encoded_bytes());
         }
         part(&count(self.links.len()));
-        for (path, entry, target) in &self.links {
-            each_part(path, entry, &mut part);
+        for (path, _, target) in &self.links {
+            part(path.as_os_str().as_encoded_bytes());
             part(target);
         }
         for (path, file) in &self.hard_links {

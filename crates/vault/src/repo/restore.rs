@@ -126,7 +126,9 @@ impl TreeWriter {
     /// [`TreeError`].
     pub fn open(plan: Plan, keys: &RepoKeys, out: &Path, patience: Duration) -> Result<Self, TreeError> {
         let (part, journal) = (beside(out, ".ioex-part"), beside(out, ".ioex-journal"));
-        let (digest, begun) = (plan.digest(), Instant::now());
+        let (owned, begun) = (rustix::process::geteuid().is_root(), Instant::now());
+        // What a user began has not the owners that root gives.
+        let digest = *blake3::hash(&[&plan.digest()[..], &[u8::from(owned)]].concat()).as_bytes();
         let (mut journal, found) = loop {
             if out.symlink_metadata().is_ok() {
                 return Err(TreeError::Exists(out.to_owned()));
@@ -171,7 +173,7 @@ impl TreeWriter {
                 synced: Instant::now(),
                 syncing: false,
             }),
-            owned: rustix::process::geteuid().is_root(),
+            owned,
             written: AtomicU64::new(0),
         };
         writer.prepare()?;

@@ -2,7 +2,7 @@
 //!
 //! Most names are text and stay as they are. Of one that is not UTF-8, or has control characters, the bytes
 //! that are no text and the control characters become `\xHH`, and each backslash becomes `\\`. So does each
-//! backslash of a name that would otherwise be read as another one: two names never look the same.
+//! backslash of a name that would otherwise be read as another one: two names are never written the same.
 
 use std::borrow::Cow;
 

@@ -299,7 +299,8 @@ impl Lent {
             Err(StoreError::NotHeld(_) | StoreError::Damaged(_)) => return Ok(None),
             Err(e) => {
                 tracing::warn!("a shard held for others cannot be read: {e}");
-                return Err(No::Failed);
+                // One bad place on a disk that is there is a loss.
+                return if store.is_there() { Ok(None) } else { Err(No::Failed) };
             }
         };
         if store.head_seq(address).is_some() {
@@ -309,7 +310,6 @@ impl Lent {
         let mut bytes = Vec::new();
         if let Err(e) = file.take(SHARD_MAX_BYTES).read_to_end(&mut bytes) {
             tracing::warn!("a shard held for others cannot be read: {e}");
-            // One bad place on a disk that is there is a loss.
             return if store.is_there() { Ok(None) } else { Err(No::Failed) };
         }
         let Some(proof) = proof::prove(&bytes, leaf) else { return Ok(None) };

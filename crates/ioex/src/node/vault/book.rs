@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use ioex_base::{ContentAddress, Uid, UnixSeconds, wire};
+use ioex_base::{ContentAddress, SealedHead, Uid, UnixSeconds, wire};
 use ioex_vault::{
     Redundancy, ShardRef,
     repo::{ObjectRef, PointId, Segment},
@@ -648,6 +648,14 @@ impl Changes {
 
     pub(crate) fn put_device<T: Serialize>(&self, uid: &Uid, record: &T) -> Result<(), BookError> {
         self.put(DEVICES, uid.as_bytes(), record)
+    }
+
+    /// Writes a head down unless a later one than `seq` stands there.
+    pub(crate) fn put_newer_head(&self, head: &[u8], seq: u64) -> Result<(), BookError> {
+        let known: Option<Vec<u8>> = self.known(SINGLES, HEAD)?;
+        let known = known.as_deref().and_then(|known| SealedHead::open(known).ok());
+        let later = known.is_some_and(|known| known.seq > seq);
+        if later { Ok(()) } else { self.put_head(head) }
     }
 
     pub(crate) fn put_head(&self, head: &[u8]) -> Result<(), BookError> {

@@ -106,8 +106,9 @@ impl Repo {
     #[cfg(feature = "full")]
     pub(super) fn changed_head(&self, seen: &mut Vec<u8>) -> Result<Option<Head>, ApiError> {
         let Some(bytes) = self.book.head()?.filter(|bytes| bytes != seen) else { return Ok(None) };
-        seen.clone_from(&bytes);
-        Ok(Some(self.read_sealed(bytes)?.head))
+        let head = self.read_sealed(bytes.clone())?.head;
+        *seen = bytes;
+        Ok(Some(head))
     }
 
     /// The newest head that anybody has, joined with what other machines wrote at the same time; empty
@@ -142,7 +143,8 @@ impl Repo {
             return Ok(Known { warning, ..Known::default() });
         };
         if before.as_ref() != Some(&newest.bytes) {
-            self.book.change(|c| c.put_head(&newest.bytes))?;
+            // This node may have written a newer one while others were asked.
+            self.book.change(|c| c.put_newer_head(&newest.bytes, newest.seq))?;
         }
         Ok(Known { head: newest.head, seq: newest.seq, warning })
     }

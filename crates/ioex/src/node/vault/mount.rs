@@ -99,7 +99,7 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
     }
     let repo = node.vault.repo()?;
     let shown = Arc::new(Shown::new(repo, of.clone()));
-    shown.hear(shown.repo.newest_head(node).await?.head);
+    shown.hear(&shown.repo.newest_head(node).await?.head);
     let points = Points {
         runtime: tokio::runtime::Handle::current(),
         mesh: node.mesh.clone(),
@@ -263,21 +263,32 @@ fn ttl(ino: u64) -> Duration {
     if split(ino).is_some_and(|(_, at)| at > 0) { TTL } else { POINTS_TTL }
 }
 
+/// A restore point whose index is another one whenever it was loaded is given up after so many times.
+const LOADS_MAX: usize = 3;
+
 /// Inode, kind and name of what a folder holds.
 type Row = (u64, FileType, Vec<u8>);
 
 impl Points {
     fn tree(&self, point: usize) -> Result<Arc<Tree>, Errno> {
-        let of = self.shown.folder(point)?.point;
-        if let Some(tree) = lock(&self.shown.trees).get(&point) {
-            return Ok(tree.clone());
+        self.shown.look_now_and_then();
+        for _ in 0..LOADS_MAX {
+            let of = self.shown.folder(point)?.point;
+            if let Some(tree) = lock(&self.shown.trees).get(&point) {
+                return Ok(tree.clone());
+            }
+            let loading = async { self.shown.repo.look_into(&self.mesh, &of).await.and_then(load) };
+            let tree = self.runtime.block_on(loading).map_err(|e| {
+                tracing::warn!("restore point {} cannot be shown: {e}", of.id());
+                Errno::EIO
+            })?;
+            // A prune may have given it another index meanwhile.
+            let mut trees = lock(&self.shown.trees);
+            if self.shown.folder(point)?.point.root == of.root {
+                return Ok(trees.entry(point).or_insert_with(|| Arc::new(tree)).clone());
+            }
         }
-        let loading = async { self.shown.repo.look_into(&self.mesh, &of).await.and_then(load) };
-        let tree = self.runtime.block_on(loading).map_err(|e| {
-            tracing::warn!("restore point {} cannot be shown: {e}", of.id());
-            Errno::EIO
-        })?;
-        Ok(lock(&self.shown.trees).entry(point).or_insert_with(|| Arc::new(tree)).clone())
+        Err(Errno::EIO)
     }
 
     fn attr_of(&self, ino: u64) -> Result<FileAttr, Errno> {
@@ -345,11 +356,12 @@ impl Points {
     }
 
     fn file(&self, ino: u64) -> Result<Arc<OpenFile>, Errno> {
-        if let Some(file) = lock(&self.files).get(&ino) {
-            return Ok(file.clone());
-        }
         let (point, at) = split(ino).ok_or(Errno::EISDIR)?;
         let tree = self.tree(point)?;
+        // With the index that holds now: what a prune moved is not where it was.
+        if let Some(file) = lock(&self.files).get(&ino).filter(|file| Arc::ptr_eq(&file.tree, &tree)) {
+            return Ok(file.clone());
+        }
         let Some(Content::File { chunks, .. }) = tree.content(at).map(|e| &e.content) else {
             return Err(Errno::EISDIR);
         };

@@ -13,7 +13,7 @@ use ioex_api::{
     ApiError, BackupProgress, BackupStep, Empty, ErrorCode, Sink, Update,
     vault::{self, Changed, DiffTotals, Listed, Point, PointFilter, PointList, PointQuery},
 };
-use ioex_base::UnixSeconds;
+use ioex_base::{Dice, UnixSeconds};
 use ioex_net::Mesh;
 use ioex_vault::{
     health::WARNING_DAYS,
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 use super::{
     super::{Node, files},
     Repo,
-    failure::{fail, internal, io_error},
+    failure::{fail, fresh_seed, internal, io_error},
     fetch::Fetcher,
 };
 
@@ -187,7 +187,8 @@ pub(super) async fn list(node: &Node, of: &PointFilter) -> Result<PointList, Api
     let unknown = left_out.iter().filter(|count| count.is_none()).count();
     if unknown > 0 {
         all.push(format!(
-            "of {unknown} restore points is not known now how many files were left out: `ioex backup list` asks again"
+            "how many files were left out is not known now of some restore points ({unknown}): `ioex backup list` asks \
+             again"
         ));
     }
     let described = |(p, problems_total): (&PointRef, Option<u64>)| Point { problems_total, ..point(p) };
@@ -220,7 +221,7 @@ impl Repo {
     }
 
     /// How many files each of the restore points lacks. Only roots say so, and one that is not here has to come from
-    /// the network: what does not come in time stays unknown, the newest ones come first.
+    /// the network: what does not come in time stays unknown.
     async fn left_out(
         self: &Arc<Self>,
         mesh: &Mesh,
@@ -229,10 +230,13 @@ impl Repo {
         let (repo, all) = (self.clone(), points.to_vec());
         let here = move || all.iter().map(|point| repo.known_problems(point)).collect::<Result<Vec<_>, _>>();
         let mut out = tokio::task::spawn_blocking(here).await.map_err(internal)??;
-        let missing: Vec<usize> = (0..out.len()).rev().filter(|at| out.get(*at) == Some(&None)).collect();
+        let mut missing: Vec<usize> = (0..out.len()).rev().filter(|at| out.get(*at) == Some(&None)).collect();
         if missing.is_empty() {
             return Ok(out);
         }
+        // Not always the same first: those of devices that are away would keep all others from coming.
+        let first = Dice::new(fresh_seed()?).below(missing.len());
+        missing.rotate_left(first);
         let fetcher = Fetcher::new(mesh, &self.keys.reader)?;
         let (until, mut asks) = (tokio::time::Instant::now() + LIST_PATIENCE, JoinSet::new());
         let mut waiting = missing.into_iter().take(LIST_ROOTS_MAX);
@@ -377,20 +381,54 @@ impl Opened {
         Point { problems_total: Some(self.root.problems_total), ..point(&self.point) }
     }
 
-    /// A user's path, written as it is shown, as the listing has it: relative to the base.
-    pub(super) fn relative(&self, path: &Path) -> Result<PathBuf, ApiError> {
-        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
-        let base = Path::new(OsStr::from_bytes(&self.root.base));
+    /// Users' paths as the listing has them, relative to the base. A path may be written as it is shown, or be the
+    /// name itself: what is shown so comes first, then what has that very name. Blocks.
+    pub(super) fn relative(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>, ApiError> {
+        paths.iter().map(|path| self.relative_one(path)).collect()
+    }
+
+    fn relative_one(&self, path: &Path) -> Result<PathBuf, ApiError> {
         let typed = path.to_string_lossy();
         let meant = text::meant(&typed);
-        let meant = Path::new(OsStr::from_bytes(&meant));
-        if meant.is_relative() {
-            return Ok(meant.to_owned());
+        let readings: &[&[u8]] = match (*meant == *typed.as_bytes(), *text::shown(&meant) == *typed) {
+            (true, _) => &[&meant],
+            (false, true) => &[&meant, typed.as_bytes()],
+            (false, false) => &[typed.as_bytes(), &meant],
+        };
+        let below: Vec<PathBuf> = readings.iter().filter_map(|name| self.below_base(name)).collect();
+        match below.as_slice() {
+            [] => {
+                let base = text::shown(&self.root.base);
+                let text = format!("{typed} is not below {base}, where this restore point lies");
+                Err(fail(ErrorCode::BadRequest, text))
+            }
+            [one] => Ok(one.clone()),
+            [first, ..] => Ok(self.first_there(&below)?.unwrap_or(first).clone()),
         }
-        meant.strip_prefix(base).map(Path::to_owned).map_err(|_| {
-            let base = text::shown(&self.root.base);
-            fail(ErrorCode::BadRequest, format!("{typed} is not below {base}, where this restore point lies"))
-        })
+    }
+
+    fn below_base(&self, name: &[u8]) -> Option<PathBuf> {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let (base, path) =
+            (Path::new(OsStr::from_bytes(&self.root.base)), Path::new(OsStr::from_bytes(name)));
+        if path.is_relative() {
+            Some(path.to_owned())
+        } else {
+            path.strip_prefix(base).ok().map(Path::to_owned)
+        }
+    }
+
+    /// The first of these that the listing has.
+    fn first_there<'a>(&self, paths: &'a [PathBuf]) -> Result<Option<&'a PathBuf>, ApiError> {
+        let wanted: Vec<Vec<Vec<u8>>> = paths.iter().map(|path| tree::split(path)).collect();
+        let mut found = vec![false; wanted.len()];
+        let mut reader = ListingReader::new(open_listing(&self.listing).map_err(io_error(&self.listing))?);
+        while reader.next_entry().map_err(damaged)?.is_some() {
+            for (found, path) in found.iter_mut().zip(&wanted) {
+                *found |= reader.path() == path.as_slice();
+            }
+        }
+        Ok(paths.iter().zip(found).find(|(_, found)| *found).map(|(path, _)| path))
     }
 }
 
@@ -476,8 +514,10 @@ pub(super) async fn ls(
     let repo = node.vault.repo()?;
     let opened = repo.open_point(node, query, of).await?;
     warn_of_end(&opened, sink).await;
-    let below: Vec<Vec<Vec<u8>>> =
-        paths.iter().map(|p| opened.relative(p).map(|p| tree::split(&p))).collect::<Result<_, _>>()?;
+    let opened = Arc::new(opened);
+    let (looked_into, typed) = (opened.clone(), paths.to_vec());
+    let naming = tokio::task::spawn_blocking(move || looked_into.relative(&typed));
+    let below: Vec<Vec<Vec<u8>>> = naming.await.map_err(internal)??.iter().map(|p| tree::split(p)).collect();
     let (tell, mut told) = tokio::sync::mpsc::channel(LINES_AHEAD);
     let (listing, wanted) = (opened.listing.clone(), below.clone());
     let reading = tokio::task::spawn_blocking(move || {

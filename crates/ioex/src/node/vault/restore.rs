@@ -81,9 +81,11 @@ pub(super) async fn run(node: &Node, wish: RestoreTree, sink: &Sink) -> Result<T
     let repo = node.vault.repo()?;
     let opened = repo.open_point(node, &wish.point, &wish.of).await?;
     points::warn_of_end(&opened, sink).await;
-    let paths: Vec<PathBuf> = wish.paths.iter().map(|p| opened.relative(p)).collect::<Result<_, _>>()?;
-    let selection = Selection::of(&paths);
     let opened = Arc::new(opened);
+    let (looked_into, typed) = (opened.clone(), wish.paths.clone());
+    let naming = tokio::task::spawn_blocking(move || looked_into.relative(&typed));
+    let paths: Vec<PathBuf> = naming.await.map_err(internal)??;
+    let selection = Selection::of(&paths);
     let plan = {
         let opened = opened.clone();
         let planning = move || Plan::new(|| open_listing(&opened.listing), &selection, &opened.index);

@@ -1,4 +1,4 @@
-use ioex_base::limits::SHARD_LIFE_SECONDS;
+use ioex_base::{NodeKey, limits::SHARD_LIFE_SECONDS};
 
 use super::{
     hearsay::{HEARSAY_MAX, Hearsay},
@@ -157,6 +157,19 @@ fn what_was_given_up_does_not_come_back() {
     // The same device may get it again.
     b.change(|c| c.put_group(&base)).unwrap();
     assert!(b.exchanged(&id).unwrap().unwrap().0.is_empty());
+}
+
+/// This node wrote a list of restore points while it asked others for theirs.
+#[test]
+fn an_older_head_does_not_take_the_place_of_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    let key = NodeKey::from_seed([1; 32]);
+    for (seq, stands) in [(5, 5), (7, 7), (6, 7), (8, 8)] {
+        let head = SealedHead::sign(&key, seq, b"head");
+        book.change(|c| c.put_newer_head(&head, seq)).unwrap();
+        assert_eq!(SealedHead::open(&book.head().unwrap().unwrap()).unwrap().seq, stands);
+    }
 }
 
 #[test]

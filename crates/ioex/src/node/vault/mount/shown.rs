@@ -3,10 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fuser::Errno;
@@ -25,6 +25,9 @@ use crate::node::lock;
 /// How often the network is asked for restore points of other machines, while somebody looks.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
+/// Within a restore point, what this node made or forgot is looked for again after so long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// A restore point's folder.
 #[derive(Clone)]
 pub(super) struct Folder {
@@ -38,8 +41,12 @@ pub(super) struct Folder {
 #[derive(Default)]
 pub(super) struct Folders {
     list: Vec<Folder>,
-    /// The bytes of the head that was looked at last.
+    /// Everything that was heard so far, joined: in whatever order news comes, nothing is taken back.
+    head: Head,
+    /// The bytes of this node's own list that was looked at last.
     seen: Vec<u8>,
+    /// When that was.
+    looked: Option<Instant>,
 }
 
 impl Folders {
@@ -92,37 +99,44 @@ impl Shown {
         Self { repo, of, folders, trees, looked }
     }
 
-    /// Shows what the network says, joined with what this node did since.
-    pub(super) fn hear(&self, mut head: Head) {
-        if let Some(own) = self.changed() {
-            head.merge(&own);
-        }
-        self.update(head);
+    /// Shows what the network says, too.
+    pub(super) fn hear(&self, head: &Head) {
+        let mut folders = lock(&self.folders);
+        folders.head.merge(head);
+        self.update(folders);
     }
 
-    /// What this node made or forgot since the last look.
-    fn changed(&self) -> Option<Head> {
-        let changed = self.repo.changed_head(&mut lock(&self.folders).seen);
-        changed.unwrap_or_else(|e| {
-            // What was there is still shown.
-            tracing::warn!("the list of restore points cannot be read: {e}");
-            None
-        })
-    }
-
-    /// Shows what a head says.
-    fn update(&self, head: Head) {
+    /// Shows what the joined list says.
+    fn update(&self, mut folders: MutexGuard<'_, Folders>) {
         // What has ended is perhaps deleted already: a folder that cannot be opened helps nobody.
-        let points = points::living(points::among(head.points, &self.of), files::now());
-        let stale = lock(&self.folders).update(points);
+        let all = folders.head.points.clone();
+        let points = points::living(points::among(all, &self.of), files::now());
+        let stale = folders.update(points);
+        drop(folders);
         lock(&self.trees).retain(|place, _| !stale.contains(place));
     }
 
     /// Somebody looks: shows what this node made or forgot.
     pub(super) fn look(&self) {
         self.looked.store(true, Ordering::Relaxed);
-        if let Some(head) = self.changed() {
-            self.update(head);
+        let mut folders = lock(&self.folders);
+        folders.looked = Some(Instant::now());
+        match self.repo.changed_head(&mut folders.seen) {
+            Ok(Some(own)) => {
+                folders.head.merge(&own);
+                self.update(folders);
+            }
+            Ok(None) => {}
+            // What was there is still shown.
+            Err(e) => tracing::warn!("the list of restore points cannot be read: {e}"),
+        }
+    }
+
+    /// Somebody is in a restore point and perhaps looks nowhere else.
+    pub(super) fn look_now_and_then(&self) {
+        let last = lock(&self.folders).looked;
+        if last.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            self.look();
         }
     }
 
@@ -137,7 +151,7 @@ impl Shown {
             tokio::time::sleep(ASK_EVERY).await;
             if self.looked.swap(false, Ordering::Relaxed) {
                 match self.repo.newest_head(node).await {
-                    Ok(known) => self.hear(known.head),
+                    Ok(known) => self.hear(&known.head),
                     Err(e) => tracing::warn!("restore points of other machines are not known now: {e}"),
                 }
             }
