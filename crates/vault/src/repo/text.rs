@@ -1,7 +1,7 @@
 //! Names as text. A name on disk is bytes; what is printed, and typed, is text.
 //!
-//! Most names are text and stay as they are. Of one that is not UTF-8, or has control characters, the bytes
-//! that are no text and the control characters become `\xHH`, and each backslash becomes `\\`. So does each
+//! Most names are text and stay as they are. Of one that is not UTF-8, or has characters that hide something
+//! (control characters, such as turn the direction), the bytes that are no text and those characters become `\xHH`, and each backslash becomes `\\`. So does each
 //! backslash of a name that would otherwise be read as another one: two names are never written the same.
 
 use std::borrow::Cow;
@@ -13,9 +13,16 @@ const DIGITS: &[u8; 16] = b"0123456789abcdef";
 #[must_use]
 pub fn shown(name: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(name) {
-        Ok(text) if !text.chars().any(char::is_control) && *meant(text) == *name => Cow::Borrowed(text),
+        Ok(text) if !text.chars().any(hides) && *meant(text) == *name => Cow::Borrowed(text),
         _ => Cow::Owned(escaped(name)),
     }
+}
+
+/// Whether a character is not seen, or changes how others are: control characters, ends of lines, and those that turn
+/// the direction of what follows. Joiners, which some scripts need, stay.
+fn hides(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 fn escaped(name: &[u8]) -> String {
@@ -24,7 +31,7 @@ fn escaped(name: &[u8]) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => out.push_str("\\\\"),
-                c if c.is_control() => push_bytes(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if hides(c) => push_bytes(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => out.push(c),
             }
         }
@@ -88,6 +95,7 @@ mod tests {
             (b"\\\xff\\", "\\\\\\xff\\\\"),
             (b"two\nlines", "two\\x0alines"),
             ("c1\u{85}".as_bytes(), "c1\\xc2\\x85"),
+            ("a\u{202e}txt.exe".as_bytes(), "a\\xe2\\x80\\xaetxt.exe"),
         ] {
             assert_eq!(shown(name), text);
             assert_eq!(*meant(text), *name, "{text}");

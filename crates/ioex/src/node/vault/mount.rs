@@ -136,9 +136,23 @@ pub(super) async fn run(node: &Node, dir: &Path, of: &PointFilter, sink: &Sink) 
         () = node.stop.cancelled() => {}
         () = shown.hear_of_others(node) => {}
     }
-    let ended = tokio::task::spawn_blocking(move || session.umount_and_join());
+    let place = dir.to_owned();
+    let ended = tokio::task::spawn_blocking(move || match session.umount_and_join() {
+        // Somebody is in there: nobody else gets in, and it goes when they do.
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => detach(&place),
+        ended => ended,
+    });
     ended.await.map_err(internal)?.map_err(io_error(dir))?;
     Ok(Empty {})
+}
+
+/// Takes a mount away that is in use.
+fn detach(dir: &Path) -> std::io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH)?);
+    }
+    let status = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(dir).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::ErrorKind::ResourceBusy.into()) }
 }
 
 /// What a mount leaves whose node was killed: the kernel still knows it, and nobody answers.
@@ -357,10 +371,16 @@ impl Points {
 
     fn file(&self, ino: u64) -> Result<Arc<OpenFile>, Errno> {
         let (point, at) = split(ino).ok_or(Errno::EISDIR)?;
-        let tree = self.tree(point)?;
+        let open = lock(&self.files).get(&ino).cloned();
+        let tree = match (self.tree(point), &open) {
+            (Ok(tree), _) => tree,
+            // Whoever began to read it may go on, also after the restore point was forgotten.
+            (Err(_), Some(open)) => return Ok(open.clone()),
+            (Err(e), None) => return Err(e),
+        };
         // With the index that holds now: what a prune moved is not where it was.
-        if let Some(file) = lock(&self.files).get(&ino).filter(|file| Arc::ptr_eq(&file.tree, &tree)) {
-            return Ok(file.clone());
+        if let Some(file) = open.filter(|file| Arc::ptr_eq(&file.tree, &tree)) {
+            return Ok(file);
         }
         let Some(Content::File { chunks, .. }) = tree.content(at).map(|e| &e.content) else {
             return Err(Errno::EISDIR);
