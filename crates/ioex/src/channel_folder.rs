@@ -367,6 +367,12 @@ impl ChannelEdit {
     pub fn save(&self) -> anyhow::Result<()> {
         self.folder.save()
     }
+
+    /// The changes are made: others may change the folder from here on.
+    #[must_use]
+    pub fn into_folder(self) -> ChannelFolder {
+        self.folder
+    }
 }
 
 /// The devices of a roster: a UID in each line, `#` begins a remark.
@@ -450,7 +456,10 @@ mod tests {
         // Whoever only looks is not kept out.
         ChannelFolder::open(&dir).unwrap();
         drop(first);
+        let made = ChannelFolder::edit(&dir).unwrap().into_folder();
+        // What is told of the changes waits for others; the folder does not.
         ChannelFolder::edit(&dir).unwrap();
+        drop(made);
         let nothing = parent.path().join("nothing");
         assert!(ChannelFolder::edit(&nothing).is_err() && !nothing.exists());
     }

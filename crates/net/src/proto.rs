@@ -18,9 +18,10 @@ pub use self::grants::{
     PROOF_MAX_BYTES, Place, PlaceAnswer, PutHead, Release, Renew,
 };
 pub use self::updates::{
-    BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CREDENTIAL_MAX_BYTES, ChannelAsk, ChannelFiles, Join, Joined, Match,
-    NEWS_MAX, NEWS_MAX_BYTES, News, PACKAGE_MANIFEST_MAX_BYTES, PACKAGE_SHARDS_MAX, PROVIDERS_MAX, Provider,
-    REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead, ShardWant, Stage,
+    BITMAP_MAX_BYTES, CHANNEL_MAX_BYTES, CHANNEL_ROOTS_MAX, CREDENTIAL_MAX_BYTES, ChannelAsk, ChannelFiles,
+    Join, Joined, Match, NEWS_MAX, NEWS_MAX_BYTES, News, PACKAGE_MANIFEST_MAX_BYTES, PACKAGE_SHARDS_MAX,
+    PROVIDERS_MAX, Provider, REASON_MAX_BYTES, RECEIPT_MAX_BYTES, RECEIPTS_MAX, Report, ShardAsk, ShardHead,
+    ShardWant, Stage,
 };
 use crate::{directory::HolderRecord, door::Refusal, names::BootstrapAddr, record::SignedRecord};
 
@@ -145,6 +146,9 @@ pub enum No {
     },
 }
 
+/// When who asked too often is to ask again, in ms.
+const BUSY_MS: u32 = 10_000;
+
 fn refusal_text(code: u32) -> &'static str {
     match code {
         0x10 => "not a friend",
@@ -163,6 +167,8 @@ impl From<&Refusal> for No {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::Paused => Self::Paused,
+            // It passes: who is told so asks again.
+            Refusal::Busy => Self::Busy { after_ms: BUSY_MS },
             _ => Self::Refused(refusal.code()),
         }
     }

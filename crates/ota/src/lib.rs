@@ -39,4 +39,5 @@ pub use release::{Image, InvalidRelease, Release, Version};
 pub use tuf::channel_address;
 pub use verify::{
     Clock, Device, Metadata, Outcome, ROOTS_MAX, Refusal, Trust, TrustError, Verdict, admit, check, follow,
+    root_chain,
 };

@@ -235,7 +235,7 @@ impl Rollout {
 }
 
 impl StopRule {
-    /// Whether too many failed. Once it is so, whoever counts pauses the rollout in the channel.
+    /// Whether too many failed. Whoever counts then lets nobody begin until the maker goes on.
     #[must_use]
     pub fn tripped(&self, results: Results) -> bool {
         let all = u128::from(results.done) + u128::from(results.failed);

@@ -284,6 +284,39 @@ pub fn follow(trust: &Trust, clock: Clock, metadata: &Metadata<'_>) -> Result<Tr
     Ok(trust)
 }
 
+/// Those of `roots` that follow `first`, one after the other: each has the next version and is signed as the one
+/// before it demands and as it demands itself. Whatever else is among them is left out, so that of roots that somebody
+/// brought only these are kept.
+///
+/// # Errors
+/// When `first` is no root.
+pub fn root_chain<'a>(
+    first: &[u8],
+    roots: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Vec<Vec<u8>>, TrustError> {
+    let mut last = Trust::first(first, UnixSeconds(0))?.root()?;
+    let mut chain = Vec::new();
+    for bytes in roots {
+        let Ok(envelope) = Envelope::parse(Role::Root, bytes) else { continue };
+        let Ok(next) = envelope.read::<Root>() else { continue };
+        if let Ok(true) = follows(&envelope, &last, &next) {
+            chain.push(bytes.to_vec());
+            last = next;
+        }
+    }
+    Ok(chain)
+}
+
+/// Whether a root has the version after `last`, and then is signed as `last` demands and as it demands itself.
+fn follows(envelope: &Envelope, last: &Root, next: &Root) -> Result<bool, MetadataError> {
+    if Some(next.version) != last.version.checked_add(1) {
+        return Ok(false);
+    }
+    envelope.verify::<Root>(last)?;
+    envelope.verify::<Root>(next)?;
+    Ok(true)
+}
+
 /// Takes the four roles in, one after the other.
 fn update(trust: &mut Trust, clock: Clock, metadata: &Metadata<'_>) -> Result<Targets, Refusal> {
     let root = update_root(trust, metadata.roots)?;
@@ -334,11 +367,9 @@ fn update_root(trust: &mut Trust, roots: &[&[u8]]) -> Result<Root, Refusal> {
         if next.version <= root.version {
             continue;
         }
-        if Some(next.version) != root.version.checked_add(1) {
+        if !follows(&envelope, &root, &next)? {
             return Err(Refusal::RootGap { trusted: root.version, got: next.version });
         }
-        envelope.verify::<Root>(&root)?;
-        envelope.verify::<Root>(&next)?;
         // 5.3.11: whoever had the old keys may have signed enormous version numbers (fast-forward
         // attack). With new keys the count begins anew; old files no longer verify anyway.
         let renewed = |role| keys(&root, role) != keys(&next, role);

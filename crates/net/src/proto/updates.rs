@@ -3,8 +3,10 @@
 //! What credentials, receipts and metadata mean is the business of the program above the mesh
 //! ([`Updates`](crate::updates::Updates)); here they are bytes with a bound.
 
+use std::fmt;
+
 use ioex_base::{ContentAddress, Uid};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::ANSWER_MAX_BYTES;
 
@@ -28,6 +30,8 @@ pub const RECEIPTS_MAX: usize = PROVIDERS_MAX;
 pub const REASON_MAX_BYTES: usize = 512;
 /// Longest channel in bytes: metadata and the roots that a device may lack.
 pub const CHANNEL_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Most roots in one channel: its keys can be replaced that often.
+pub const CHANNEL_ROOTS_MAX: usize = 1_024;
 /// Longest sealed manifest of a package in bytes.
 pub const PACKAGE_MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -46,7 +50,8 @@ pub struct ChannelAsk {
 /// A channel's metadata files; encoded, at most [`CHANNEL_MAX_BYTES`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelFiles {
-    /// Roots after the asker's, in order.
+    /// Roots after the asker's, in order, at most [`CHANNEL_ROOTS_MAX`].
+    #[serde(deserialize_with = "few_roots")]
     pub roots: Vec<Vec<u8>>,
     /// `timestamp.json`.
     pub timestamp: Vec<u8>,
@@ -54,6 +59,32 @@ pub struct ChannelFiles {
     pub snapshot: Vec<u8>,
     /// The targets metadata that the snapshot names.
     pub targets: Vec<u8>,
+}
+
+/// Stops at the first root too many: of empty ones, a few bytes would become a long list.
+fn few_roots<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Error> {
+    struct Few;
+
+    impl<'de> de::Visitor<'de> for Few {
+        type Value = Vec<Vec<u8>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {CHANNEL_ROOTS_MAX} roots")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut roots = Vec::new();
+            while let Some(root) = all.next_element()? {
+                if roots.len() >= CHANNEL_ROOTS_MAX {
+                    return Err(de::Error::invalid_length(roots.len() + 1, &self));
+                }
+                roots.push(root);
+            }
+            Ok(roots)
+        }
+    }
+
+    from.deserialize_seq(Few)
 }
 
 /// A matcher's answer: from whom a package comes.
@@ -210,6 +241,32 @@ mod tests {
         let told = Match { pass: vec![5], providers: vec![provider] };
         assert_eq!(wire::encode(&Answer::Yes(told)), [vec![0, 1, 5, 1], vec![4; 32], vec![0, 1, 6]].concat());
         assert_eq!(wire::encode(&Open::Receipt(vec![1, 2])), [24, 2, 1, 2]);
+    }
+
+    /// Millions of empty roots fit the bytes that a channel may have.
+    #[test]
+    fn a_channel_with_more_roots_than_there_can_be_is_refused_at_once() {
+        let of = |count: usize| ChannelFiles { roots: vec![Vec::new(); count], ..ChannelFiles::default() };
+        let decode = |count| {
+            let files: Result<ChannelFiles, _> = wire::decode(&wire::encode(&of(count)), CHANNEL_MAX_BYTES);
+            files.map(|files| files.roots.len())
+        };
+        assert_eq!(decode(CHANNEL_ROOTS_MAX), Ok(CHANNEL_ROOTS_MAX));
+        assert!(decode(CHANNEL_ROOTS_MAX + 1).is_err());
+        // A list that ends nowhere: it is refused before its end is missed.
+        let mut endless = wire::encode(&(8_000_000_u32));
+        endless.resize(CHANNEL_ROOTS_MAX + 64, 0);
+        assert!(wire::decode::<ChannelFiles>(&endless, CHANNEL_MAX_BYTES).is_err());
+    }
+
+    /// Whoever is told that it asks too often asks again; it is not told that there is nothing for it.
+    #[test]
+    fn busy_is_not_a_refusal() {
+        use crate::door::Refusal;
+
+        assert!(matches!(No::from(&Refusal::Busy), No::Busy { after_ms: 1.. }));
+        assert_eq!(No::from(&Refusal::NoAuthority), No::Refused(0x13));
+        assert_eq!(No::from(&Refusal::Paused), No::Paused);
     }
 
     #[test]

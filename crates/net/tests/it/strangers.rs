@@ -127,7 +127,7 @@ async fn tags_cannot_be_guessed() {
     for guess in 0..20 {
         let request = FriendRequest { tag: Tag([guess; 4]), name: "s".into(), greeting: String::new() };
         match raw::ask::<()>(&public, &Open::FriendRequest(request)).await {
-            Ok(Answer::No(No::Refused(code))) if code == Refusal::Busy.code() => {}
+            Ok(Answer::No(No::Busy { .. })) => {}
             Ok(Answer::No(No::Refused(code))) if code == Refusal::WrongTag.code() => tried += 1,
             // Cut off: another connection does not help.
             Err(code) if code == u64::from(Refusal::Busy.code()) => {

@@ -72,7 +72,7 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
             let keys = folder.online_keys()?;
             folder.channel.refresh(&keys, now)?;
             folder.save()?;
-            told(context, &folder).await
+            told(context, &folder.into_folder()).await
         }
         ChannelCommand::Carry { channel } => told(context, &ChannelFolder::open(&channel.dir)?).await,
         ChannelCommand::Rotate { roles, channel, draft, root_keys, replace } => {
@@ -81,7 +81,7 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
             let roles: Vec<Role> = roles.into_iter().collect();
             let made = folder.rotate(&roles, replace, &root_keys, now)?;
             match folder.adopt(&made.draft, now) {
-                Ok(()) => told(context, &folder).await,
+                Ok(()) => told(context, &folder.into_folder()).await,
                 // With anything else the new root may be written already, and these are its keys.
                 Err(e) if !few_signatures(&e) => Err(e),
                 Err(e) => {
@@ -109,7 +109,7 @@ pub(super) async fn run(context: &Context, command: ChannelCommand) -> anyhow::R
         ChannelCommand::Adopt { draft, channel } => {
             let mut folder = ChannelFolder::edit(&channel.dir)?;
             folder.adopt(&read_draft(&draft)?, now)?;
-            told(context, &folder).await
+            told(context, &folder.into_folder()).await
         }
     }
 }

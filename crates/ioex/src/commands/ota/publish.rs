@@ -231,6 +231,7 @@ pub(super) async fn run(context: &Context, args: PublishArgs) -> anyhow::Result<
     drop(updates);
     folder.save()?;
     folder.note_shards(&packed.manifest, u32::try_from(packed.shards)?)?;
+    let folder = folder.into_folder();
     let carried = hand_over(context, &folder, true).await?;
     let by_manifest: BTreeMap<ContentAddress, Version> =
         earlier.into_iter().map(|(version, manifest)| (manifest, version)).collect();
@@ -360,7 +361,7 @@ pub(super) async fn rollout(context: &Context, args: RolloutArgs) -> anyhow::Res
     folder.channel.set_rollout(&name, Some(rollout), &keys, now)?;
     folder.save()?;
     // All of it is in the channel: matchers follow what they carry, and if one is not told, the same command tells it.
-    told(context, &folder).await
+    told(context, &folder.into_folder()).await
 }
 
 pub(super) async fn withdraw(context: &Context, version: Version, dir: &Path) -> anyhow::Result<()> {
@@ -369,9 +370,10 @@ pub(super) async fn withdraw(context: &Context, version: Version, dir: &Path) ->
     let keys = folder.online_keys()?;
     folder.channel.withdraw(&name, &keys, render::now())?;
     folder.save()?;
-    told(context, &folder).await?;
-    end(context, release.manifest).await?;
-    Ok(())
+    // Whatever goes wrong with one of them, the other is done.
+    let ended = end(context, release.manifest).await;
+    told(context, &folder.into_folder()).await?;
+    ended.map(|_| ())
 }
 
 /// Ends the order for a version at the running node; false when there is no node or no order.

@@ -7,16 +7,14 @@ use std::{
     sync::Mutex,
 };
 
-#[cfg(feature = "super")]
-use ioex_base::UnixSeconds;
-use ioex_base::{ContentAddress, wire};
-use ioex_net::proto::{CHANNEL_MAX_BYTES, ChannelFiles};
+use ioex_base::{ContentAddress, UnixSeconds, wire};
+use ioex_net::proto::{CHANNEL_MAX_BYTES, CHANNEL_ROOTS_MAX, ChannelFiles};
 #[cfg(feature = "super")]
 use ioex_ota::{
-    Clock, Metadata, Release, Trust,
+    Clock, Metadata, Release,
     tuf::{Envelope, Role, Targets},
 };
-use ioex_ota::{ROOTS_MAX, channel_address};
+use ioex_ota::{ROOTS_MAX, Trust, TrustError, channel_address, root_chain};
 
 use crate::node::{files, lock};
 
@@ -25,6 +23,19 @@ const CHANNELS_MAX: usize = 4_096;
 /// Of how many versions an origin keeps the packages when their orders have ended: as many as a device keeps.
 #[cfg(feature = "super")]
 const BASES: usize = 2;
+
+/// From the first root on, those that follow one another among what is here and what came. Nothing else is kept: whoever
+/// brings a channel can put roots of other signers between them.
+fn chain(first: &[u8], here: &[Vec<u8>], came: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, TrustError> {
+    let mut roots = root_chain(first, here.iter().chain(came).map(Vec::as_slice))?;
+    roots.insert(0, first.to_vec());
+    Ok(roots)
+}
+
+/// The version of a root.
+fn version_of(root: &[u8]) -> Result<u64, TrustError> {
+    Ok(Trust::first(root, UnixSeconds(0))?.root_version())
+}
 
 /// The folder with one file for each channel: its metadata from the first root on.
 pub(super) struct Channels {
@@ -111,7 +122,7 @@ impl Channels {
     #[cfg(feature = "super")]
     pub(super) fn root_version(&self, channel: &ContentAddress) -> Result<u64, String> {
         let root = self.newest_root(channel)?;
-        Ok(Trust::first(&root, UnixSeconds(0)).map_err(|e| e.to_string())?.root_version())
+        version_of(&root).map_err(|e| e.to_string())
     }
 
     /// Carries what somebody brought, when it holds and is later than what is here: `files` has the roots after that.
@@ -133,7 +144,10 @@ impl Channels {
             let (timestamp, snapshot, targets) = (&files.timestamp, &files.snapshot, &files.targets);
             ioex_ota::follow(trust, clock, &Metadata { roots: &roots, timestamp, snapshot, targets })
         };
-        let root = old.roots.last().ok_or("this node does not carry the channel")?;
+        let gone = || "this node does not carry the channel";
+        let first = old.roots.first().ok_or_else(gone)?;
+        let roots = chain(first, &old.roots, &[]).map_err(|e| e.to_string())?;
+        let root = roots.last().ok_or_else(gone)?;
         let mut here = Trust::first(root, UnixSeconds(0)).map_err(|e| e.to_string())?;
         // What is here may have expired: then anything that holds is later.
         if let Ok(trust) = follow(&here, &ChannelFiles { roots: Vec::new(), ..old.clone() }) {
@@ -143,12 +157,7 @@ impl Channels {
         if !brought.is_later_than(&here) {
             return Ok(false);
         }
-        let mut roots = old.roots;
-        for root in &files.roots {
-            if !roots.contains(root) {
-                roots.push(root.clone());
-            }
-        }
+        let roots = chain(first, &roots, &files.roots).map_err(|e| e.to_string())?;
         self.put(&ChannelFiles { roots, ..files.clone() }).map_err(|e| e.to_string())?;
         Ok(true)
     }
@@ -169,6 +178,9 @@ impl Channels {
         if bytes.len() > CHANNEL_MAX_BYTES {
             return Err(io::Error::other(format!("a channel has at most {CHANNEL_MAX_BYTES} bytes")));
         }
+        if files.roots.len() > CHANNEL_ROOTS_MAX {
+            return Err(io::Error::other(format!("a channel has at most {CHANNEL_ROOTS_MAX} roots")));
+        }
         let mut known = lock(&self.known);
         if !known.contains_key(&channel) && known.len() >= CHANNELS_MAX {
             return Err(io::Error::other(format!("a node carries at most {CHANNELS_MAX} channels")));
@@ -178,27 +190,38 @@ impl Channels {
         Ok(channel)
     }
 
-    /// A device learned what comes after the roots that it has: `files` are those after them.
+    /// After which root a device asks for more: the newest one here to which the chain from its first root leads, so
+    /// that what it hands on has no gap, and at most the one that it trusts.
+    pub(super) fn asks_after(&self, channel: &ContentAddress, first_root: &[u8], trusted: u64) -> u64 {
+        let here = self.whole(channel).ok().flatten().unwrap_or_default().roots;
+        let newest = chain(first_root, &here, &[]).ok().and_then(|roots| version_of(roots.last()?).ok());
+        // Of a copy that is further behind, what comes at once would not reach what is trusted.
+        newest
+            .filter(|newest| trusted.saturating_sub(*newest) < ROOTS_MAX as u64)
+            .unwrap_or(trusted)
+            .min(trusted)
+    }
+
+    /// A device learned what comes after the roots that it has: `files` has those after the root for which it asked, and
+    /// holds for whoever trusts the root with the version `trusted`. A copy that lacks roots up to that one is of no use
+    /// to others: it gets the roots, and the rest stays.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the disk fails, or `first_root` is none.
     pub(super) fn learn(
         &self,
         channel: ContentAddress,
         first_root: &[u8],
         files: &ChannelFiles,
+        trusted: u64,
     ) -> io::Result<()> {
         let _turn = lock(&self.changing);
-        let mut roots = match self.whole(&channel) {
-            Ok(Some(old)) => old.roots,
-            _ => vec![first_root.to_vec()],
-        };
-        for root in &files.roots {
-            if !roots.contains(root) {
-                roots.push(root.clone());
-            }
-        }
-        self.put(&ChannelFiles { roots, ..files.clone() }).map(|_| ())
+        let old = self.whole(&channel).ok().flatten();
+        let here = old.as_ref().map_or(&[][..], |old| &old.roots);
+        let roots = chain(first_root, here, &files.roots).map_err(io::Error::other)?;
+        let newest = roots.last().map_or(Ok(0), |root| version_of(root)).map_err(io::Error::other)?;
+        let rest = if newest >= trusted { Some(files.clone()) } else { old };
+        rest.map_or(Ok(()), |rest| self.put(&ChannelFiles { roots, ..rest }).map(|_| ()))
     }
 }
 
@@ -206,25 +229,125 @@ impl Channels {
 mod tests {
     use super::*;
 
+    /// A channel whose keys were replaced `changes` times, with its files after each change.
+    fn rotated(place: &Path, changes: usize) -> Vec<ChannelFiles> {
+        use crate::channel_folder::ChannelFolder;
+
+        let now = files::now();
+        ChannelFolder::create(place, "acme", "box", 1, 1, now).unwrap();
+        let mut all = Vec::new();
+        for n in 0..=changes {
+            let mut folder = ChannelFolder::edit(place).unwrap();
+            if n > 0 {
+                let made = folder.rotate(&[ioex_ota::tuf::Role::Timestamp], None, &[], now).unwrap();
+                folder.adopt(&made.draft, now).unwrap();
+            }
+            all.push(files_of(&folder));
+        }
+        all
+    }
+
+    fn files_of(folder: &crate::channel_folder::ChannelFolder) -> ChannelFiles {
+        let mut all = folder.channel.files();
+        let roots = (1..).map_while(|n| all.remove(&format!("{n}.root.json"))).collect();
+        let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
+        ChannelFiles {
+            roots,
+            timestamp: one("timestamp.json"),
+            snapshot: one(".snapshot.json"),
+            targets: one(".targets.json"),
+        }
+    }
+
+    /// What comes for whoever has the first `known` roots.
+    fn after(files: &ChannelFiles, known: usize) -> ChannelFiles {
+        ChannelFiles { roots: files.roots[known..].to_vec(), ..files.clone() }
+    }
+
     #[test]
     fn who_knows_a_root_gets_those_after_it() {
         let dir = tempfile::tempdir().unwrap();
-        let channels = Channels::open(dir.path()).unwrap();
-        let root = |n: u8| vec![n; 3];
-        let files = |roots: &[u8]| ChannelFiles {
-            roots: roots.iter().map(|n| root(*n)).collect(),
-            timestamp: vec![9],
-            ..ChannelFiles::default()
-        };
-        let channel = channels.carry(&files(&[1])).unwrap();
-        channels.learn(channel, &root(1), &files(&[2, 3])).unwrap();
-        let channels = Channels::open(dir.path()).unwrap();
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let all = rotated(&dir.path().join("channel"), 2);
+        let roots = &all[2].roots;
+        let channel = channels.carry(&all[0]).unwrap();
+        channels.learn(channel, &roots[0], &after(&all[2], 1), 3).unwrap();
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
         assert_eq!(channels.all(), [channel]);
         let after = |version| channels.files(&channel, version).unwrap().unwrap().roots;
-        assert_eq!(after(0), [root(1), root(2), root(3)]);
-        assert_eq!(after(2), [root(3)]);
+        assert_eq!(after(0), roots[..]);
+        assert_eq!(after(2), roots[2..]);
         assert_eq!(after(u64::MAX), [] as [Vec<u8>; 0]);
         assert!(channels.files(&ContentAddress::of(b"other"), 0).unwrap().is_none());
+    }
+
+    /// Roots of a stranger in front of genuine files are signed by themselves, and nobody's here.
+    #[test]
+    fn roots_of_other_signers_are_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let genuine = rotated(&dir.path().join("channel"), 1);
+        let foreign = rotated(&dir.path().join("foreign"), 1);
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let channel = channels.carry(&genuine[0]).unwrap();
+        let first = &genuine[0].roots[0];
+        let garbage = vec![7; 9];
+        let mixed = |files: &ChannelFiles| {
+            let mut roots = vec![foreign[1].roots[0].clone(), garbage.clone()];
+            roots.extend(files.roots.clone());
+            roots.extend(foreign[1].roots.clone());
+            ChannelFiles { roots, ..files.clone() }
+        };
+        channels.learn(channel, first, &mixed(&after(&genuine[0], 1)), 1).unwrap();
+        let kept = |channels: &Channels| channels.files(&channel, 0).unwrap().unwrap().roots;
+        assert_eq!(kept(&channels), genuine[0].roots);
+        channels.learn(channel, first, &mixed(&after(&genuine[1], 1)), 2).unwrap();
+        assert_eq!(kept(&channels), genuine[1].roots);
+        // A copy of before, into which such a root came, is mended.
+        channels
+            .carry(&ChannelFiles { roots: mixed(&genuine[0]).roots[2..].to_vec(), ..genuine[0].clone() })
+            .unwrap();
+        assert_eq!(channels.asks_after(&channel, first, 1), 1);
+        channels.learn(channel, first, &after(&genuine[1], 1), 2).unwrap();
+        assert_eq!(kept(&channels), genuine[1].roots);
+    }
+
+    /// A matcher that trusted the last of what lay there would follow whoever brought it from then on.
+    #[cfg(feature = "super")]
+    #[test]
+    fn another_matcher_cannot_replace_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let (now, place) = (files::now(), dir.path().join("channel"));
+        let genuine = rotated(&place, 1);
+        let foreign = rotated(&dir.path().join("foreign"), 0).remove(0);
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let channel = channels.carry(&genuine[0]).unwrap();
+        let clock = Clock { own: now, vouched: true };
+        let mut brought = after(&genuine[1], 1);
+        brought.roots.insert(0, foreign.roots[0].clone());
+        assert_eq!(channels.renew(channel, &brought, clock), Ok(true));
+        let kept = channels.files(&channel, 0).unwrap().unwrap();
+        assert!(kept == genuine[1]);
+        let taken_over = ChannelFiles { roots: Vec::new(), ..foreign };
+        assert!(channels.renew(channel, &taken_over, clock).is_err());
+    }
+
+    /// A device that trusts a root that its copy lacks, because the rest that came with it did not hold.
+    #[test]
+    fn a_device_hands_on_every_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = rotated(&dir.path().join("channel"), 3);
+        let channels = Channels::open(&dir.path().join("channels")).unwrap();
+        let (first, channel) = (&all[0].roots[0], channel_address(&all[0].roots[0]));
+        assert_eq!(channels.asks_after(&channel, first, 1), 1);
+        channels.learn(channel, first, &after(&all[0], 1), 1).unwrap();
+        assert_eq!(channels.asks_after(&channel, first, 3), 1, "the copy lacks two");
+        assert_eq!(channels.asks_after(&channel, first, 1 + ROOTS_MAX as u64), 1 + ROOTS_MAX as u64);
+        // Somebody brought only what comes after the trusted one: of no use to others, who trust the first.
+        channels.learn(channel, first, &after(&all[3], 3), 4).unwrap();
+        assert!(channels.files(&channel, 0).unwrap().unwrap() == all[0]);
+        channels.learn(channel, first, &after(&all[3], 1), 4).unwrap();
+        assert!(channels.files(&channel, 0).unwrap().unwrap() == all[3]);
+        assert_eq!(channels.asks_after(&channel, first, 4), 4);
     }
 
     /// Orders are compared with it, however often the keys changed.
@@ -250,27 +373,20 @@ mod tests {
             let place = dir.path().join(name);
             crate::channel_folder::ChannelFolder::create(&place, "acme", "box", 1, 1, now).unwrap()
         };
-        let files = |folder: &crate::channel_folder::ChannelFolder| {
-            let all = folder.channel.files();
-            let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
-            ChannelFiles {
-                roots: vec![one("1.root.json")],
-                timestamp: one("timestamp.json"),
-                snapshot: one(".snapshot.json"),
-                targets: one(".targets.json"),
-            }
-        };
         let (mut folder, foreign) = (make("channel"), make("foreign"));
         let keys = folder.online_keys().unwrap();
         let channels = Channels::open(&dir.path().join("channels")).unwrap();
-        let first = files(&folder);
+        let first = files_of(&folder);
         let channel = channels.carry(&first).unwrap();
         folder.channel.refresh(&keys, now).unwrap();
-        let second = files(&folder);
+        let second = files_of(&folder);
         let clock = Clock { own: now, vouched: true };
         let renew = |files: &ChannelFiles| channels.renew(channel, files, clock);
         let timestamp = || channels.files(&channel, 0).unwrap().unwrap().timestamp;
-        assert!(renew(&ChannelFiles { roots: Vec::new(), ..files(&foreign) }).is_err(), "signed by others");
+        assert!(
+            renew(&ChannelFiles { roots: Vec::new(), ..files_of(&foreign) }).is_err(),
+            "signed by others"
+        );
         assert!(renew(&first) == Ok(false));
         assert!(timestamp() == first.timestamp);
         assert!(renew(&second) == Ok(true) && timestamp() == second.timestamp);

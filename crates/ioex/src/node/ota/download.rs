@@ -114,6 +114,9 @@ pub(crate) enum DownloadError {
     /// Nobody.
     #[error("no node that provides the package could be reached")]
     Alone,
+    /// Nobody, and why no matcher named one.
+    #[error("no node that provides the package could be reached; {0}")]
+    Unmatched(String),
     /// Nothing for long.
     #[error("no provider sent anything useful for {} s", STUCK_MAX.as_secs())]
     Stuck,

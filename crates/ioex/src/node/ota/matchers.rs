@@ -3,8 +3,8 @@
 //! Nobody is trusted for it: what comes has to be signed as the channel demands, and later than what is here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,11 +16,11 @@ use ioex_net::{
     transfer::FetchError,
 };
 use ioex_ota::Clock;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{sync::OwnedMutexGuard, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{LOOK_EVERY, Ota, channels::Channels, orders::Orders};
-use crate::node::files;
+use crate::node::{files, lock};
 
 /// How often a matcher asks the others whether a channel changed: it was not told while it was away.
 const ASK_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -75,12 +75,25 @@ fn why(e: &FetchError) -> String {
     }
 }
 
+/// Channels that are being fetched: each by one at a time, for what comes is long until it was looked at.
+#[derive(Default)]
+pub(super) struct Pulls(Mutex<HashMap<ContentAddress, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Pulls {
+    /// Waits until nobody else fetches this channel, which is one that this node carries.
+    async fn turn(&self, channel: ContentAddress) -> OwnedMutexGuard<()> {
+        let turn = lock(&self.0).entry(channel).or_default().clone();
+        turn.lock_owned().await
+    }
+}
+
 /// What it takes to carry what another matcher has.
 #[derive(Clone)]
 pub(super) struct Puller {
     pub(super) channels: Arc<Channels>,
     pub(super) orders: Arc<Orders>,
     pub(super) mesh: Mesh,
+    pub(super) pulls: Arc<Pulls>,
 }
 
 impl Puller {
@@ -90,6 +103,11 @@ impl Puller {
     /// # Errors
     /// When the other one does not hand it over, or what comes does not hold.
     pub(super) async fn pull(&self, channel: ContentAddress, from: Uid) -> Result<bool, String> {
+        if !self.channels.has(&channel) {
+            return Err("this node does not carry the channel".to_owned());
+        }
+        let turn = timeout(FETCH_TIMEOUT, self.pulls.turn(channel)).await;
+        let turn = turn.map_err(|_| "others bring the channel just now".to_owned())?;
         let channels = self.channels.clone();
         let known = tokio::task::spawn_blocking(move || channels.root_version(&channel));
         let root_version = known.await.map_err(|e| e.to_string())??;
@@ -100,6 +118,7 @@ impl Puller {
         let clock = Clock { own: network.unwrap_or_else(files::now), vouched: network.is_some() };
         let (channels, orders) = (self.channels.clone(), self.orders.clone());
         let taking = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let renewed = channels.renew(channel, &files, clock)?;
             // Also when it is not later: what was kept from doing so before is done now.
             orders.follow(&channel, &channels.releases(&channel)).map_err(|e| e.to_string())?;
@@ -133,5 +152,22 @@ pub(super) async fn run(puller: Puller, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(if joined { ASK_EVERY } else { LOOK_EVERY }) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_channel_is_fetched_by_one_at_a_time() {
+        let pulls = Pulls::default();
+        let [first, second] = [b"first", b"other"].map(|name| ContentAddress::of(name));
+        let turn = pulls.turn(first).await;
+        assert!(timeout(Duration::ZERO, pulls.turn(first)).await.is_err());
+        // Other channels do not wait for it.
+        assert!(timeout(Duration::ZERO, pulls.turn(second)).await.is_ok());
+        drop(turn);
+        assert!(timeout(Duration::ZERO, pulls.turn(first)).await.is_ok());
     }
 }

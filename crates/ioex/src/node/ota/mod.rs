@@ -95,6 +95,8 @@ pub(crate) struct Ota {
     counter: Arc<Counter>,
     #[cfg(feature = "super")]
     orders: Arc<orders::Orders>,
+    #[cfg(feature = "super")]
+    pulls: Arc<matchers::Pulls>,
 }
 
 impl Ota {
@@ -132,6 +134,8 @@ impl Ota {
             counter,
             #[cfg(feature = "super")]
             orders: Arc::new(orders::Orders::open(&dir.join("orders"), key)?),
+            #[cfg(feature = "super")]
+            pulls: Arc::default(),
         })
     }
 
@@ -158,8 +162,8 @@ impl Ota {
 
     #[cfg(feature = "super")]
     fn puller(&self) -> Option<matchers::Puller> {
-        let (channels, orders) = (self.channels.clone(), self.orders.clone());
-        self.mesh().map(|mesh| matchers::Puller { channels, orders, mesh: mesh.clone() })
+        let (channels, orders, pulls) = (self.channels.clone(), self.orders.clone(), self.pulls.clone());
+        self.mesh().map(|mesh| matchers::Puller { channels, orders, mesh: mesh.clone(), pulls })
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -176,11 +180,13 @@ impl Ota {
     }
 
     /// Keeps the metadata that a device verified, for others that ask it.
-    fn carry_copy(&self, bundle: &bundle::Bundle, files: &ChannelFiles) {
-        if let Err(e) = self.channels.learn(bundle.channel, &bundle.root, files) {
+    fn carry_copy(&self, bundle: &bundle::Bundle, files: &ChannelFiles, trusted: u64) {
+        if let Err(e) = self.channels.learn(bundle.channel, &bundle.root, files, trusted) {
             tracing::warn!("the channel's metadata cannot be kept: {e}");
         }
-        if let Some(mesh) = self.mesh() {
+        if self.channels.has(&bundle.channel)
+            && let Some(mesh) = self.mesh()
+        {
             mesh.announce(bundle.channel);
         }
     }

@@ -5,7 +5,7 @@ mod fleet;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use data_encoding::BASE64;
 use ioex_api::OtaStage;
-use ioex_base::{ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
+use ioex_base::{CLOCK_SLACK_SECONDS, ContentAddress, DAY_SECONDS, NodeKey, Sealed as _, Uid, UnixSeconds};
 use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
     Release, Version,
@@ -55,6 +55,26 @@ struct OrderFile {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Resumed {
     resumed: UnixSeconds,
+}
+
+/// A line of an order's log: this bound for failures holds from here on, and if it is the first such line, also before.
+/// With another one than today's, results of long ago would stop an order that went on, or let one go on that stopped.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Bound {
+    bound: (u32, u16),
+}
+
+/// Adds a line to an order's log. The newline comes first: what a full disk left of the line before ends there.
+fn append(log: &mut File, line: &impl Serialize) -> io::Result<()> {
+    let mut bytes = vec![b'\n'];
+    serde_json::to_writer(&mut bytes, line)?;
+    log.write_all(&bytes)?;
+    log.sync_data()
+}
+
+/// The lines of an order's log.
+fn lines(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
+    Ok(BufReader::new(File::open(path)?).split(b'\n'))
 }
 
 /// Any other line of an order's log: a device's word.
@@ -120,6 +140,12 @@ impl Running {
         self.stopped |= StopRule { min_results, max_failed_per_myriad }.tripped(self.fresh);
     }
 
+    /// From here on failures stop it by this bound.
+    fn bound(&mut self, stop: (u32, u16)) {
+        self.file.stop = stop;
+        self.look_at_stop();
+    }
+
     /// Failures are counted anew.
     fn resume(&mut self, at: UnixSeconds) {
         (self.stopped, self.resumed) = (false, Some(at));
@@ -169,14 +195,12 @@ fn count(results: &mut Results, stage: OtaStage, by: i64) {
 fn roster_of(path: &Path, order: &Order) -> anyhow::Result<HashSet<Uid>> {
     let (place, new) = (path.with_extension("roster"), path.with_extension(NEW_ROSTER));
     if new.exists() {
-        let roster: Option<HashSet<Uid>> = read_roster(&new).ok().map(|all| all.into_iter().collect());
-        match roster.filter(|roster| roster_hash(roster) == order.roster) {
-            Some(roster) => {
-                fs::rename(&new, &place)?;
-                return Ok(roster);
-            }
-            None => fs::remove_file(&new)?,
+        let roster: HashSet<Uid> = read_roster(&new)?.into_iter().collect();
+        if roster_hash(&roster) == order.roster {
+            fs::rename(&new, &place)?;
+            return Ok(roster);
         }
+        fs::remove_file(&new)?;
     }
     Ok(read_roster(&place)?.into_iter().collect())
 }
@@ -254,7 +278,12 @@ impl Orders {
         let (fleet, done, stopped, resumed) = (HashMap::new(), None, false, None);
         let mut running =
             Running { file, order, roster, matcher, fleet, results, fresh, done, stopped, resumed, log };
-        for line in BufReader::new(File::open(&path)?).split(b'\n') {
+        let stop = running.file.stop;
+        let bound_of = |line: &[u8]| serde_json::from_slice::<Bound>(line).ok().map(|line| line.bound);
+        // Logs of earlier programs have none: what they say counts by the bound that holds when this one begins.
+        let first = lines(&path)?.find_map(|line| line.ok().as_deref().and_then(bound_of));
+        running.file.stop = first.unwrap_or(stop);
+        for line in lines(&path)? {
             let line = line?;
             // A last line that a crash or a full disk cut is told again by its device.
             if let Ok(told) = serde_json::from_slice::<Told>(&line) {
@@ -264,7 +293,13 @@ impl Orders {
                 }
             } else if let Ok(line) = serde_json::from_slice::<Resumed>(&line) {
                 running.resume(line.resumed);
+            } else if let Some(bound) = bound_of(&line) {
+                running.bound(bound);
             }
+        }
+        if first.is_none() || running.file.stop != stop {
+            append(&mut lock(&running.log), &Bound { bound: stop })?;
+            running.bound(stop);
         }
         Ok(running)
     }
@@ -371,8 +406,11 @@ impl Orders {
         let path = self.dir.join(format!("{manifest}.json"));
         // The first one makes it an order.
         fs::remove_file(&path)?;
-        for other in ["roster", "log"] {
-            fs::remove_file(path.with_extension(other))?;
+        for other in ["roster", "log", NEW_ROSTER] {
+            match fs::remove_file(path.with_extension(other)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
         }
         Ok(true)
     }
@@ -399,9 +437,21 @@ impl Orders {
     ) -> std::io::Result<()> {
         let _turn = lock(&self.writing);
         let stop = (rollout.stop.min_results, rollout.stop.max_failed_per_myriad);
+        // One far in the future would be the last: none of its maker's could be later.
+        let latest = files::now().plus(CLOCK_SLACK_SECONDS);
         let (mut file, log, resumed) = match lock(&self.running).get(manifest) {
             Some(running) if running.file.channel == *channel => {
                 let resumed = rollout.resumed.filter(|at| running.resumed.is_none_or(|before| before < *at));
+                let resumed = resumed.filter(|at| {
+                    let fits = *at <= latest;
+                    if !fits {
+                        tracing::warn!(
+                            "the maker goes on with version {} at a time that is still to come ({at:?}): not before then",
+                            running.order.version
+                        );
+                    }
+                    fits
+                });
                 if running.file.stop == stop && resumed.is_none() {
                     return Ok(());
                 }
@@ -411,20 +461,20 @@ impl Orders {
         };
         // As in `report`: the log has everything in the order in which it counts.
         let mut log = lock(&log);
-        file.stop = stop;
-        files::replace(&self.dir.join(format!("{manifest}.json")), &serde_json::to_vec_pretty(&file)?)?;
-        if let Some(resumed) = resumed {
-            let mut line = serde_json::to_vec(&Resumed { resumed })?;
-            line.push(b'\n');
-            log.write_all(&line)?;
-            log.sync_data()?;
-        }
-        if let Some(running) = lock(&self.running).get_mut(manifest) {
-            running.file.stop = stop;
-            if let Some(at) = resumed {
-                running.resume(at);
+        if file.stop != stop {
+            file.stop = stop;
+            // A cut between the two: the next start adds the line.
+            files::replace(&self.dir.join(format!("{manifest}.json")), &serde_json::to_vec_pretty(&file)?)?;
+            append(&mut log, &Bound { bound: stop })?;
+            if let Some(running) = lock(&self.running).get_mut(manifest) {
+                running.bound(stop);
             }
-            running.look_at_stop();
+        }
+        if let Some(resumed) = resumed {
+            append(&mut log, &Resumed { resumed })?;
+            if let Some(running) = lock(&self.running).get_mut(manifest) {
+                running.resume(resumed);
+            }
         }
         Ok(())
     }
@@ -500,8 +550,6 @@ impl Orders {
             is_old: false,
         };
         told.running.parse::<Version>().map_err(|_| No::BadRequest)?;
-        let mut line = serde_json::to_vec(&told).map_err(|_| No::BadRequest)?;
-        line.push(b'\n');
         let log = {
             let all = lock(&self.running);
             let running = all.get(&report.manifest).ok_or(No::NotFound)?;
@@ -513,10 +561,7 @@ impl Orders {
         };
         // Kept until it is noted, so that the log has everything in the order in which it counts.
         let mut log = lock(&log);
-        if log.write_all(&line).and_then(|()| log.sync_data()).is_err() {
-            let _ = log.write_all(b"\n");
-            return Err(No::Failed);
-        }
+        append(&mut log, &told).map_err(|_| No::Failed)?;
         let mut all = lock(&self.running);
         let running = all.get_mut(&report.manifest).ok_or(No::NotFound)?;
         let was_stopped = running.is_stopped();

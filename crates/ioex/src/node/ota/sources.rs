@@ -1,7 +1,7 @@
 //! From whom a device may fetch: matchers' vouchers, holders that the directory names, guests.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -13,6 +13,7 @@ use std::{
 use ioex_base::Uid;
 use ioex_net::{
     LinkError, Mesh,
+    door::Refusal,
     proto::{Match, No},
     transfer::FetchError,
 };
@@ -43,15 +44,45 @@ pub(super) struct DeviceSources {
     looked: AtomicBool,
     /// Why the last matcher that was asked named nobody.
     refused: Mutex<Option<String>>,
-    /// Whether all matchers that were asked last said that they do not hand it out.
-    over: AtomicBool,
+    answers: Mutex<Answers>,
+}
+
+/// What each matcher said last: whether it is over, until the maker does something.
+#[derive(Debug, Default)]
+struct Answers(HashMap<Uid, bool>);
+
+impl Answers {
+    fn note<T>(&mut self, matcher: Uid, answer: &Result<T, FetchError>) {
+        match answer {
+            Ok(_) => drop(self.0.insert(matcher, false)),
+            // What passes by itself is no end: it is asked again.
+            Err(FetchError::No(no)) => drop(self.0.insert(matcher, ends(no))),
+            // Silence says nothing: what it said before holds.
+            Err(_) => {}
+        }
+    }
+
+    /// One matcher does not speak for the others: each of them has to say so.
+    fn are_over(&self, matchers: &[Uid]) -> bool {
+        !matchers.is_empty() && matchers.iter().all(|matcher| self.0.get(matcher) == Some(&true))
+    }
+}
+
+/// Whether a matcher's no holds until the maker does something: its order is over or stopped, or does not name this
+/// device.
+fn ends(no: &No) -> bool {
+    match no {
+        No::NotFound | No::Paused => true,
+        No::Refused(code) => *code == Refusal::NoAuthority.code(),
+        _ => false,
+    }
 }
 
 impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
-        let (turn, refused) = (AtomicUsize::new(0), Mutex::default());
-        let [looked, over] = [(); 2].map(|()| AtomicBool::new(false));
-        Self { ota, device, release, turn, looked, refused, over }
+        let (turn, looked) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (refused, answers) = (Mutex::default(), Mutex::default());
+        Self { ota, device, release, turn, looked, refused, answers }
     }
 
     /// Why no matcher named anybody, when the last one refused.
@@ -59,10 +90,19 @@ impl DeviceSources {
         lock(&self.refused).clone()
     }
 
-    /// Whether nobody hands it out until its maker does something: its order is over or stopped, or does not name this
-    /// device.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+    /// Whether nobody hands it out until its maker does something: by what each of its matchers said last, which is asked
+    /// of those that said nothing yet.
+    pub(super) async fn is_over(&self) -> bool {
+        let Some(mesh) = self.ota.mesh() else { return false };
+        let unasked: Vec<Uid> = {
+            let answers = lock(&self.answers);
+            let all = self.release.matchers.iter();
+            all.filter(|matcher| !answers.0.contains_key(matcher)).copied().collect()
+        };
+        for (matcher, answer) in self.ask(mesh, unasked).await {
+            lock(&self.answers).note(matcher, &answer);
+        }
+        lock(&self.answers).are_over(&self.release.matchers)
     }
 
     /// Gets the sealed manifest, if it is not here.
@@ -78,7 +118,6 @@ impl DeviceSources {
         let mut nodes = self.release.matchers.clone();
         nodes.extend(self.ota.holders(address).await.into_iter().take(MANIFEST_HOLDERS_MAX));
         let mut asked = HashSet::from([mesh.uid()]);
-        let mut without = HashSet::new();
         for node in nodes {
             if !asked.insert(node) {
                 continue;
@@ -90,17 +129,8 @@ impl DeviceSources {
                     mesh.announce(address);
                     return Ok(());
                 }
-                Err(e) => {
-                    tracing::debug!("{} has no manifest: {e}", node.short());
-                    if matches!(e, FetchError::No(No::Refused(_) | No::NotFound)) {
-                        without.insert(node);
-                    }
-                }
+                Err(e) => tracing::debug!("{} has no manifest: {e}", node.short()),
             }
-        }
-        if self.release.matchers.iter().all(|matcher| without.contains(matcher)) {
-            self.over.store(true, Ordering::Relaxed);
-            *lock(&self.refused) = Some("its matchers do not hand it out any more".to_owned());
         }
         Err(DownloadError::Alone)
     }
@@ -111,9 +141,14 @@ impl DeviceSources {
         let all = &self.release.matchers;
         let turn = self.turn.fetch_add(MATCHERS_AT_ONCE, Ordering::Relaxed);
         let first = usize::from(mesh.uid().as_bytes()[0]).wrapping_add(turn);
+        let places = 0..all.len().min(MATCHERS_AT_ONCE);
+        let some = places.map(|place| all[first.wrapping_add(place) % all.len()]).collect();
+        self.ask(mesh, some).await
+    }
+
+    async fn ask(&self, mesh: &Mesh, matchers: Vec<Uid>) -> Vec<(Uid, Result<Match, FetchError>)> {
         let mut asking = JoinSet::new();
-        for place in 0..all.len().min(MATCHERS_AT_ONCE) {
-            let matcher = all[first.wrapping_add(place) % all.len()];
+        for matcher in matchers {
             let (mesh, manifest) = (mesh.clone(), self.release.manifest);
             asking.spawn(async move { (matcher, mesh.update_match(matcher, manifest).await) });
         }
@@ -125,12 +160,8 @@ impl DeviceSources {
         let manifest = self.release.manifest;
         let mut candidates = Vec::new();
         let answers = self.ask_matchers(mesh).await;
-        let ends = |answer: &Result<Match, FetchError>| {
-            matches!(answer, Err(FetchError::No(No::Refused(_) | No::NotFound | No::Paused)))
-        };
-        let over = !answers.is_empty() && answers.iter().all(|(_, answer)| ends(answer));
-        self.over.store(over, Ordering::Relaxed);
         for (matcher, told) in answers {
+            lock(&self.answers).note(matcher, &told);
             match told {
                 Ok(told) => {
                     *lock(&self.refused) = None;
@@ -149,7 +180,7 @@ impl DeviceSources {
                 Err(e) => {
                     tracing::debug!("{} does not match: {e}", matcher.short());
                     let hint = match e {
-                        FetchError::No(No::Refused(_)) => {
+                        FetchError::No(No::Refused(code)) if code == Refusal::NoAuthority.code() => {
                             ": this device is not in its order (devices that came to the list later are not), or the order is over"
                         }
                         FetchError::No(No::Paused) => {
@@ -186,5 +217,43 @@ impl Sources for DeviceSources {
 
     fn allowed(&self, bytes: u64) -> Result<(), Hold> {
         self.device.may_fetch(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no(no: No) -> Result<(), FetchError> {
+        Err(FetchError::No(no))
+    }
+
+    /// Each matcher counts for itself, and what passes is no end.
+    #[test]
+    fn it_is_over_when_every_matcher_said_so_last() {
+        let [a, b, c] = [1, 2, 3].map(|n| Uid::from_bytes([n; 32]));
+        let mut answers = Answers::default();
+        assert!(!answers.are_over(&[]), "nobody said no");
+        answers.note(a, &no(No::Paused));
+        answers.note(b, &no(No::Refused(Refusal::NoAuthority.code())));
+        assert!(answers.are_over(&[a, b]) && !answers.are_over(&[a, b, c]) && !answers.are_over(&[]));
+        answers.note::<()>(a, &Err(LinkError::Timeout.into()));
+        assert!(answers.are_over(&[a, b]), "silence is no answer");
+        let passing = [
+            No::Busy { after_ms: 1 },
+            No::Nothing { after_ms: 1 },
+            No::Failed,
+            // Right after a start the package is not open yet.
+            No::Refused(Refusal::NotOffered.code()),
+        ];
+        for later in passing {
+            answers.note(b, &no(No::NotFound));
+            assert!(answers.are_over(&[a, b]));
+            answers.note(b, &no(later));
+            assert!(!answers.are_over(&[a, b]), "{later:?}");
+        }
+        answers.note(b, &no(No::NotFound));
+        answers.note(b, &Ok(()));
+        assert!(!answers.are_over(&[a, b]));
     }
 }

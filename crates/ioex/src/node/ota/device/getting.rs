@@ -78,8 +78,10 @@ impl Device {
                 }
                 Admission::Later => return Err(Held::stuck("the rollout does not reach it yet")),
                 Admission::Paused => return Err(Held::stuck("the maker paused the rollout")),
-                Admission::Aborted => return Err(Held::stuck("the maker ended the rollout")),
-                Admission::Stopped => return Err(Held::stuck("too many failed: the rollout was stopped")),
+                // With no results, which only matchers count, nothing is stopped.
+                Admission::Aborted | Admission::Stopped => {
+                    return Err(Held::stuck("the maker ended the rollout"));
+                }
             }
         }
         if installing {
@@ -166,6 +168,7 @@ impl Device {
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
         let spent = matches!(failed, Some(DownloadError::Budget));
+        let alone = matches!(failed, Some(DownloadError::Alone | DownloadError::Unmatched(_)));
         let why = failed.as_ref().map(|e| format!("{e}"));
         // The rest of it was noted on the way.
         let more = Fetched::of(&came).less(&std::mem::take(&mut *lock(&self.noted)));
@@ -202,7 +205,10 @@ impl Device {
         self.reserved_bytes.store(0, Ordering::Relaxed);
         self.count_sent(&ota.counter).await;
         let given_up = changed?;
-        if let Some(why) = why.as_ref().filter(|_| !held && sources.is_over()) {
+        if let Some(why) = &why
+            && alone
+            && sources.is_over().await
+        {
             *lock(&self.unmatched) = Some(why.clone());
             self.hold(Some(Held::stuck(why)));
         }
@@ -266,9 +272,7 @@ impl Device {
         *lock(&self.signed) = download.receipts();
         result.map_err(|e| {
             let e = match (e, sources.refused()) {
-                (DownloadError::Alone, Some(why)) => {
-                    DownloadError::Package(format!("{}; {why}", DownloadError::Alone))
-                }
+                (DownloadError::Alone, Some(why)) => DownloadError::Unmatched(why),
                 (e, _) => e,
             };
             (download.give_up(), e)

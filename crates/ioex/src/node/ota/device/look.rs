@@ -34,11 +34,15 @@ impl Device {
         let mut problem = None;
         for mirror in mirrors.into_iter().take(MIRRORS_MAX) {
             let trust = self.trust()?;
-            let ask = ChannelAsk { channel: self.bundle.channel, root_version: trust.root_version() };
+            let (own, channels) = (self.clone(), ota.channels.clone());
+            let known = tokio::task::spawn_blocking(move || {
+                channels.asks_after(&own.bundle.channel, &own.bundle.root, trust.root_version())
+            });
+            let ask = ChannelAsk { channel: self.bundle.channel, root_version: known.await? };
             let asked = tokio::time::timeout(MIRROR_TIMEOUT, mesh.channel_fetch(mirror, ask)).await;
             match asked.unwrap_or(Err(LinkError::Timeout.into())) {
                 Ok(files) => match self.take(ota, &files).await? {
-                    // Others have no other word of the maker's.
+                    // It is the maker's word, and not older than any before: the next look is when it is due.
                     Ok(()) | Err(Unfit { holds: true, .. }) => return Ok(()),
                     Err(Unfit { why, .. }) => {
                         problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
@@ -90,6 +94,7 @@ impl Device {
         let network = ota.mesh().and_then(ioex_net::Mesh::network_time);
         let clock = Clock { own: network.unwrap_or_else(files::now), vouched: network.is_some() };
         let outcome = ioex_ota::check(&self.trust()?, &self.device(), clock, &metadata);
+        let trusted = outcome.trust.root_version();
         let trust = BASE64.encode(&outcome.trust.to_bytes());
         let now = files::now();
         let verdict = outcome.verdict;
@@ -109,14 +114,13 @@ impl Device {
                     if gone && matches!(state.step, Step::Offered | Step::Fetched) {
                         (state.step, state.release) = (Step::Idle, None);
                     }
-                    let holds = gone || matches!(why, Refusal::Downgrade { .. });
-                    if holds {
+                    if gone {
                         // The maker's word for now: the next look is when it is due.
                         (state.last_check, state.look_after) = (Some(now), None);
                     }
                     let why = why.to_string();
                     state.looked = Some(why.clone());
-                    return Err(Unfit { why, holds });
+                    return Err(Unfit { why, holds: gone });
                 }
                 Verdict::NothingNew => {
                     state.problem = None;
@@ -150,7 +154,7 @@ impl Device {
             Ok(true) => self.tell_standing(),
             Ok(false) => {}
         }
-        ota.carry_copy(&self.bundle, files);
+        ota.carry_copy(&self.bundle, files, trusted);
         Ok(Ok(()))
     }
 }

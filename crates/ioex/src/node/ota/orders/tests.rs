@@ -189,6 +189,95 @@ fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
     assert!(!shown(&again)[0].stopped);
 }
 
+/// Another bound says what stops an order from then on; what happened before it stays as it was, also after a start.
+#[test]
+fn another_bound_changes_nothing_that_was() {
+    for (name, bounds, results) in [
+        ("stopped, then a wider one", [2, 10], [Stage::Failed, Stage::Failed]),
+        ("never stopped, then a narrower one", [10, 1], [Stage::Failed, Stage::Confirmed]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        let manifest = place(&orders, dir.path(), 1, 2, b"first");
+        let says = |orders: &Orders, min_results| {
+            orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, min_results, None)]).unwrap();
+        };
+        says(&orders, bounds[0]);
+        for stage in results {
+            orders.report(&key(2).uid(), report(manifest, Stage::Failed)).unwrap();
+            orders.report(&key(2).uid(), report(manifest, stage)).unwrap();
+            orders.report(&key(3).uid(), report(manifest, stage)).unwrap();
+        }
+        says(&orders, bounds[1]);
+        let want = results[1] == Stage::Failed;
+        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        let third = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        assert_eq!([&orders, &again, &third].map(|orders| shown(orders)[0].stopped), [want; 3], "{name}");
+        // An earlier program's log has no bounds: it counts by the one of today.
+        let log = dir.path().join("orders").join(format!("{manifest}.log"));
+        let text = fs::read_to_string(&log).unwrap();
+        let old: String =
+            text.lines().filter(|line| !line.contains("bound")).map(|l| format!("{l}\n")).collect();
+        fs::write(&log, old).unwrap();
+        let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+        assert_eq!(shown(&again)[0].stopped, !want, "{name}");
+    }
+}
+
+/// What a full disk left of a line ends where the next one begins.
+#[test]
+fn half_a_line_takes_no_other_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let half = || lock(&lock(&orders.running)[&manifest].log.clone()).write_all(b"\n{\"at\":12").unwrap();
+    half();
+    orders.report(&key(2).uid(), report(manifest, Stage::Failed)).unwrap();
+    half();
+    orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, 3, Some(UnixSeconds(100)))]).unwrap();
+    half();
+    orders.report(&key(3).uid(), report(manifest, Stage::Confirmed)).unwrap();
+    let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let all = lock(&again.running);
+    let now = &all[&manifest];
+    assert_eq!((now.results, now.resumed), (Results { done: 1, failed: 1 }, Some(UnixSeconds(100))));
+}
+
+/// A date that never comes would be the last word of the maker's.
+#[test]
+fn going_on_in_the_far_future_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let resumed = |at| {
+        orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, 2, Some(at))]).unwrap();
+        lock(&orders.running)[&manifest].resumed
+    };
+    let now = files::now();
+    assert_eq!(resumed(UnixSeconds(u64::MAX)), None);
+    assert_eq!(resumed(now.plus(CLOCK_SLACK_SECONDS + 1_000)), None);
+    assert_eq!(resumed(now), Some(now));
+}
+
+#[test]
+fn a_roster_that_cannot_be_read_is_not_deleted_and_one_goes_with_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let place_of = dir.path().join("orders");
+    let orders = Orders::open(&place_of, &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let new = place_of.join(format!("{manifest}.{NEW_ROSTER}"));
+    // Not readable as a file.
+    fs::create_dir(&new).unwrap();
+    assert!(!Orders::open(&place_of, &key(1)).unwrap().any(), "whether it is the order's is not known");
+    fs::remove_dir(&new).unwrap();
+    fs::write(&new, format!("{}\n", key(7).uid())).unwrap();
+    let again = Orders::open(&place_of, &key(1)).unwrap();
+    assert!(again.on_roster(&manifest, &key(2).uid()) && !new.exists(), "another order's");
+    fs::write(&new, format!("{}\n", key(7).uid())).unwrap();
+    assert!(again.end(&manifest).unwrap());
+    assert_eq!(fs::read_dir(&place_of).unwrap().count(), 0);
+}
+
 /// What files lie there, and how they look.
 fn files_of(dir: &Path) -> BTreeMap<std::ffi::OsString, Vec<u8>> {
     let read = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).unwrap());
