@@ -337,6 +337,12 @@ impl Matcher {
         Ok(Match { providers, pass })
     }
 
+    /// Whether this device was matched since this matcher began.
+    #[must_use]
+    pub fn was_matched(&self, requester: &Uid) -> bool {
+        self.roster.get(requester).is_some_and(|seen| seen.matches > 0)
+    }
+
     /// A pass alone, for a device on the roster.
     #[must_use]
     pub fn pass(&self, requester: &Uid, now: UnixSeconds) -> Option<Vec<u8>> {

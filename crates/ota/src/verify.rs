@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     release::{InvalidRelease, Release, Version},
+    rollout::Course,
     tuf::{
         Date, Envelope, FileMeta, HASH_BLAKE3, HASH_SHA256, MetadataError, Role, Root, Signed, Snapshot,
         Targets, Timestamp,
@@ -442,7 +443,8 @@ fn same_version<T: Signed>(metadata: &T, meta: &FileMeta) -> Result<(), Refusal>
 }
 
 /// Chooses among the releases that [`admit`] lets in: a signed way back from exactly the installed version comes
-/// first, for with it a maker withdraws what it rolled out; then the highest version that can follow.
+/// first, for with it a maker withdraws what it rolled out; then the highest version that can follow, of those whose
+/// rollout its maker did not end if there is one.
 fn choose(targets: &Targets, device: &Device) -> Result<Verdict, Refusal> {
     let mut fit: Vec<(&Release, u64)> = Vec::new();
     let mut refused: Vec<(Version, Refusal)> = Vec::new();
@@ -464,9 +466,10 @@ fn choose(targets: &Targets, device: &Device) -> Result<Verdict, Refusal> {
     }
     // The way back from a version leads over one that was called back later, too: each step goes down.
     fit.retain(|(release, _)| is_back(release) || !left.contains(&release.version));
-    let best = fit
-        .into_iter()
-        .max_by_key(|(release, _)| (is_back(release), !left.contains(&release.version), release.version));
+    let ended = |release: &Release| release.rollout.as_ref().is_some_and(|r| r.course == Course::Aborted);
+    let best = fit.into_iter().max_by_key(|(release, _)| {
+        (is_back(release), !left.contains(&release.version), !ended(release), release.version)
+    });
     if let Some((release, length)) = best {
         release.check(length)?;
         return Ok(Verdict::Install(Box::new(release.clone())));

@@ -2,8 +2,9 @@
 
 use ioex_base::UnixSeconds;
 use ioex_ota::{
-    Clock, Refusal, Trust, Verdict, Version, admit,
+    Clock, Refusal, Release, Trust, Verdict, Version, admit,
     channel::{Channel, ChannelError, RootDraft},
+    rollout::{Course, Rollout},
     tuf::{Envelope, FileMeta, MetadataError, Role, Snapshot, Targets, Timestamp},
 };
 
@@ -156,6 +157,21 @@ fn who_was_called_back_from_a_version_does_not_get_it_again() {
     assert_eq!(installs(&verdict(&channel, "1.8")), Some(version("1.9")));
     publish(&mut channel, "2.1", |_| (), NOW);
     assert_eq!(installs(&verdict(&channel, "1.9")), Some(version("2.1")));
+}
+
+/// A version whose rollout its maker ended stands in nobody's way to one that is rolled out.
+#[test]
+fn a_version_that_was_ended_hides_no_other() {
+    let mut channel = channel();
+    publish(&mut channel, "1.1", |_| (), NOW);
+    let end = |release: &mut Release| {
+        release.rollout = Some(Rollout { course: Course::Aborted, ..Rollout::at_once("1.2", 10_000) });
+    };
+    publish(&mut channel, "1.2", end, NOW);
+    let offered = |runs| Mirror::of(&channel).check(&trust(&channel), &device(runs), at(NOW)).verdict;
+    assert_eq!(installs(&offered("1.0")), Some(version("1.1")));
+    // Nothing else is left: that it was ended is what its owner is told.
+    assert_eq!(installs(&offered("1.1")), Some(version("1.2")));
 }
 
 #[test]

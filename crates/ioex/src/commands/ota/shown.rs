@@ -175,7 +175,7 @@ pub(super) fn human(shown: &Shown) -> String {
                 n => format!("; {n} named devices go first"),
             };
             notes += &format!(
-                "{}: more than {}% of at least {} results failed: nobody else begins{first}\n",
+                "{}: stops by itself when more than {}% of at least {} results failed{first}\n",
                 release.version, rollout.stop_percent, rollout.stop_after
             );
         }

@@ -116,6 +116,12 @@ impl Ota {
         if let Some(device) = &device {
             upload.set_rate(device.upload_rate());
         }
+        #[cfg(feature = "super")]
+        let orders = Arc::new(orders::Orders::open(&dir.join("orders"), key)?);
+        #[cfg(feature = "super")]
+        for channel in orders.co_matchers().into_keys() {
+            orders.follow(&channel, &channels.releases(&channel)).with_context(at)?;
+        }
         let counter = Arc::new(Counter::open(&dir.join("vouchers"), files::now()).with_context(at)?);
         if let Some(device) = &device {
             counter.allow(device.cap_left());
@@ -133,7 +139,7 @@ impl Ota {
             receipts: Arc::new(Receipts::open(&dir.join("receipts"), key).with_context(at)?),
             counter,
             #[cfg(feature = "super")]
-            orders: Arc::new(orders::Orders::open(&dir.join("orders"), key)?),
+            orders,
             #[cfg(feature = "super")]
             pulls: Arc::default(),
         })

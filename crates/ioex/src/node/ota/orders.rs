@@ -18,7 +18,7 @@ use ioex_net::proto::{Match, No, Provider, Report, Stage};
 use ioex_ota::{
     Release, Version,
     matcher::{End, Match as Found, Matcher, NoMatch, Order, roster_hash},
-    rollout::{Results, Rollout, StopRule},
+    rollout::{Course, Results, Rollout, StopRule},
 };
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +115,8 @@ struct Running {
     done: Option<UnixSeconds>,
     /// Failures passed the bound, and its maker did not go on yet.
     stopped: bool,
+    /// Whether devices may begin, as the channel says that this node carries.
+    course: Course,
     /// When its maker went on last.
     resumed: Option<UnixSeconds>,
     /// Has a lock of its own: whoever waits for the disk holds up no one whom the door asks about.
@@ -275,9 +277,21 @@ impl Orders {
         log.write_all(b"\n")?;
         let (results, fresh) = (Results::default(), Results::default());
         let log = Arc::new(Mutex::new(log));
-        let (fleet, done, stopped, resumed) = (HashMap::new(), None, false, None);
-        let mut running =
-            Running { file, order, roster, matcher, fleet, results, fresh, done, stopped, resumed, log };
+        let (fleet, done, stopped, course, resumed) = (HashMap::new(), None, false, Course::Running, None);
+        let mut running = Running {
+            file,
+            order,
+            roster,
+            matcher,
+            fleet,
+            results,
+            fresh,
+            done,
+            stopped,
+            course,
+            resumed,
+            log,
+        };
         let stop = running.file.stop;
         let bound_of = |line: &[u8]| serde_json::from_slice::<Bound>(line).ok().map(|line| line.bound);
         // Logs of earlier programs have none: what they say counts by the bound that holds when this one begins.
@@ -439,8 +453,9 @@ impl Orders {
         let stop = (rollout.stop.min_results, rollout.stop.max_failed_per_myriad);
         // One far in the future would be the last: none of its maker's could be later.
         let latest = files::now().plus(CLOCK_SLACK_SECONDS);
-        let (mut file, log, resumed) = match lock(&self.running).get(manifest) {
+        let (mut file, log, resumed) = match lock(&self.running).get_mut(manifest) {
             Some(running) if running.file.channel == *channel => {
+                running.course = rollout.course;
                 let resumed = rollout.resumed.filter(|at| running.resumed.is_none_or(|before| before < *at));
                 let resumed = resumed.filter(|at| {
                     let fits = *at <= latest;
@@ -508,6 +523,11 @@ impl Orders {
         let mut all = lock(&self.running);
         let running = all.get_mut(manifest).ok_or(No::NotFound)?;
         if running.is_stopped() {
+            return Err(No::Paused);
+        }
+        // A device may not have heard of it yet; one that began goes on.
+        let began = running.matcher.was_matched(caller) || running.fleet.contains_key(caller);
+        if running.course != Course::Running && !began {
             return Err(No::Paused);
         }
         let mut random = [0; 8];

@@ -210,6 +210,8 @@ impl Device {
             && sources.is_over().await
         {
             *lock(&self.unmatched) = Some(why.clone());
+            // Why may stand in the channel since the last look.
+            self.change(|state| state.last_check = None).await?;
             self.hold(Some(Held::stuck(why)));
         }
         match why {

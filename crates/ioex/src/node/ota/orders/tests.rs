@@ -150,6 +150,28 @@ fn who_waits_for_the_disk_holds_up_no_one_whom_the_door_asks_about() {
     assert_eq!(shown(&orders)[0].stages["fetched"], 1);
 }
 
+/// A device that looked before the maker paused does not know of it; one that began goes on.
+#[test]
+fn while_the_maker_pauses_nobody_is_matched_who_has_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let channel = ContentAddress::of(b"channel");
+    let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
+    let manifest = place(&orders, dir.path(), 1, 2, b"first");
+    let says = |course| {
+        let mut said = release(manifest, 2, None);
+        said.rollout.as_mut().unwrap().course = course;
+        orders.follow(&channel, &[said]).unwrap();
+    };
+    assert!(orders.matched(&key(2).uid(), &manifest).is_ok());
+    for course in [Course::Paused, Course::Aborted] {
+        says(course);
+        assert!(orders.matched(&key(2).uid(), &manifest).is_ok(), "it began");
+        assert_eq!(orders.matched(&key(3).uid(), &manifest).err(), Some(No::Paused));
+    }
+    says(Course::Running);
+    assert!(orders.matched(&key(3).uid(), &manifest).is_ok());
+}
+
 #[test]
 fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
     let dir = tempfile::tempdir().unwrap();
