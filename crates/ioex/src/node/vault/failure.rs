@@ -17,7 +17,6 @@ pub(crate) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> ApiError + '_ 
 }
 
 /// A number that nobody could foresee.
-#[cfg(feature = "super")]
 pub(crate) fn fresh_seed() -> Result<u64, ApiError> {
     let mut out = [0; 8];
     getrandom::fill(&mut out).map_err(internal)?;
