@@ -12,7 +12,9 @@ use ioex_base::{ContentAddress, SealedHead, Uid, UnixSeconds};
 use crate::{
     Expired, HeldShard, LEASE_GRACE_SECONDS, Lease, OpenReport, PutStart, StoreError, Usage,
     files::{Kind, Layout, remove_if_there, sync_dir},
-    lease, open,
+    lease,
+    moving::holds_store,
+    open,
     put::{Arriving, Put},
     sidecar::Sidecar,
     state::{Entry, State, charge},
@@ -118,7 +120,7 @@ impl Inner {
         // While it is moved it stays: the copy is verified anyway.
         state.check_open()?;
         // Nor is anything damaged because the whole directory is away.
-        if !self.layout.lock().is_file() {
+        if !holds_store(&self.layout.root) {
             return Err(StoreError::io("find", &self.layout.root)(io::ErrorKind::NotFound.into()));
         }
         state.forget(address, before);
@@ -231,7 +233,7 @@ impl ShardStore {
     /// Whether the store's directory is still there: its disk may have gone.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        self.0.layout.lock().is_file()
+        holds_store(&self.0.layout.root)
     }
 
     /// Reads all of a shard or head and compares it with its address, and returns its length.

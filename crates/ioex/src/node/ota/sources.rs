@@ -184,7 +184,7 @@ impl DeviceSources {
                             ": this device is not in its order (devices that came to the list later are not), or the order is over"
                         }
                         FetchError::No(No::Paused) => {
-                            ": as many devices as were ordered have it, the order's date is past, or failures stopped it"
+                            ": as many devices as were ordered have it, the order's date is past, or its maker or failures stopped it"
                         }
                         _ => "",
                     };
