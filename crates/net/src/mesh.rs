@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -104,8 +104,8 @@ struct Inner {
     stop: CancellationToken,
     /// Replies to friends' questions.
     responder: OnceLock<Arc<dyn Responder>>,
-    /// Decides and answers what is asked about updates.
-    updates: OnceLock<Arc<dyn Updates>>,
+    /// Decides and answers what is asked about updates. It holds this mesh, so this mesh does not hold it.
+    updates: OnceLock<Weak<dyn Updates>>,
 }
 
 /// What of the network this stay has reached.
@@ -448,12 +448,12 @@ impl Mesh {
         &self.inner.host
     }
 
-    pub(crate) fn updates_slot(&self) -> &OnceLock<Arc<dyn Updates>> {
+    pub(crate) fn updates_slot(&self) -> &OnceLock<Weak<dyn Updates>> {
         &self.inner.updates
     }
 
-    pub(crate) fn updates(&self) -> Option<&Arc<dyn Updates>> {
-        self.inner.updates.get()
+    pub(crate) fn updates(&self) -> Option<Arc<dyn Updates>> {
+        self.inner.updates.get()?.upgrade()
     }
 
     pub(crate) fn responder(&self) -> &OnceLock<Arc<dyn Responder>> {

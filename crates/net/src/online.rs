@@ -645,7 +645,7 @@ async fn announce(mesh: Mesh, cancel: CancellationToken) {
             () = soon => mesh.take_announcements(),
             () = tokio::time::sleep_until(all_at) => {
                 all_at = tokio::time::Instant::now() + mesh.config().timing.announce_every;
-                let (host, updates) = (mesh.host().clone(), mesh.updates().cloned());
+                let (host, updates) = (mesh.host().clone(), mesh.updates());
                 let held = move || {
                     let mut held = host.held();
                     held.extend(updates.iter().flat_map(|updates| updates.announced()));

@@ -207,10 +207,10 @@ fn yes<T>(answer: Answer<T>) -> Result<T, FetchError> {
 }
 
 impl Mesh {
-    /// Lets `updates` decide and answer from now on. A second one is not taken; returns whether this
-    /// one was.
-    pub fn update_with(&self, updates: Arc<dyn Updates>) -> bool {
-        self.updates_slot().set(updates).is_ok()
+    /// Lets `updates` decide and answer from now on, for as long as somebody else holds it. A second one is not taken;
+    /// returns whether this one was.
+    pub fn update_with(&self, updates: &Arc<dyn Updates>) -> bool {
+        self.updates_slot().set(Arc::downgrade(updates)).is_ok()
     }
 
     /// Tells the directory soon that this node has something.

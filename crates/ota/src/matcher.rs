@@ -15,7 +15,8 @@
 //! Decision 8 of the design: payable traffic is bounded by demand. A voucher says who may fetch from whom, not
 //! what is paid: an order pays each shard once for each device on its roster, when receipts are
 //! settled ([`crate::settlement`]), whatever vouchers there are. Providers are drawn by the matcher; a pair
-//! cannot choose each other. One device is matched at most [`MATCHES_PER_DEVICE_MAX`] times.
+//! cannot choose each other. One device is matched at most [`MATCHES_PER_DEVICE_MAX`] times at once, and once more for
+//! each [`MATCH_AGAIN_SECONDS`] that pass.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,8 +40,12 @@ pub const PROVIDERS_PER_MATCH: usize = 16;
 /// How many of them are origins at most: a quarter.
 pub const ORIGINS_PER_MATCH_MAX: usize = PROVIDERS_PER_MATCH / 4;
 
-/// How often one device gets vouchers from one matcher.
+/// How often one device gets vouchers from one matcher within [`MATCH_AGAIN_SECONDS`].
 pub const MATCHES_PER_DEVICE_MAX: u8 = 8;
+
+/// After this time one of its matches counts no more, in seconds: a device on a bad line, or one that lost what it had,
+/// is not left to its peers for ever.
+pub const MATCH_AGAIN_SECONDS: u64 = VOUCHER_LIFE_SECONDS;
 
 /// How many devices one device is matched with as provider at the same time before others are preferred.
 pub const OPEN_PER_PROVIDER_MAX: u16 = 32;
@@ -100,8 +105,8 @@ pub enum NoMatch {
     /// As many devices as ordered have been updated.
     #[error("as many devices as ordered have been updated")]
     Quantity,
-    /// This device had its share of vouchers.
-    #[error("this device was matched {MATCHES_PER_DEVICE_MAX} times; it goes on among its peers")]
+    /// This device had its share of vouchers for now.
+    #[error("this device was matched {MATCHES_PER_DEVICE_MAX} times lately; it goes on among its peers")]
     Often,
     /// Nobody has it.
     #[error("nobody is known to have the package just now: ask again in a while")]
@@ -149,10 +154,24 @@ pub struct Match {
 /// What the matcher knows of a device on the roster.
 #[derive(Clone, Debug, Default)]
 struct Seen {
+    /// Those that count, and since when the oldest of them does.
     matches: u8,
+    since: Option<UnixSeconds>,
+    /// Whether it was ever matched.
+    matched: bool,
     done: bool,
     /// Its matches that were not reported, at most [`MATCHES_PER_DEVICE_MAX`].
     open: Vec<OpenKey>,
+}
+
+impl Seen {
+    /// One match less for each [`MATCH_AGAIN_SECONDS`] that passed.
+    fn forget(&mut self, now: UnixSeconds) {
+        let since = self.since.filter(|_| self.matches > 0).unwrap_or(now);
+        let passed = now.since(since) / MATCH_AGAIN_SECONDS;
+        self.matches = self.matches.saturating_sub(u8::try_from(passed).unwrap_or(u8::MAX));
+        self.since = Some(since.plus(passed * MATCH_AGAIN_SECONDS));
+    }
 }
 
 /// A provider and how many devices were sent to it lately.
@@ -303,8 +322,8 @@ impl Matcher {
         self.done
     }
 
-    /// Providers, vouchers and a pass for a device, which from now on counts as one that has a part.
-    /// `random` draws the providers.
+    /// Providers, vouchers and a pass for a device, which from now on counts as one that has a part: also one that
+    /// reported that it was done, since who asks again has lost what it had. `random` draws the providers.
     ///
     /// # Errors
     /// [`NoMatch`].
@@ -313,11 +332,14 @@ impl Matcher {
         if now > self.order.expires {
             return Err(NoMatch::Ended);
         }
-        if self.done >= self.order.quantity {
+        let was_done = self.roster.get(requester).is_some_and(|seen| seen.done);
+        // The place of one that was done is its own.
+        if self.done - u32::from(was_done) >= self.order.quantity {
             return Err(NoMatch::Quantity);
         }
-        let seen = self.roster.get(requester).ok_or(NoMatch::NotOnRoster)?;
-        if seen.done || seen.matches >= MATCHES_PER_DEVICE_MAX {
+        let seen = self.roster.get_mut(requester).ok_or(NoMatch::NotOnRoster)?;
+        seen.forget(now);
+        if seen.matches >= MATCHES_PER_DEVICE_MAX {
             return Err(NoMatch::Often);
         }
         let chosen = self.draw(requester, random);
@@ -330,8 +352,9 @@ impl Matcher {
         let pass = self.pass(requester, now).unwrap_or_default();
         self.open.insert((expires, first), Open { requester: *requester, providers: chosen });
         if let Some(seen) = self.roster.get_mut(requester) {
-            seen.matches += 1;
+            (seen.matches, seen.matched) = (seen.matches + 1, true);
             seen.open.push((expires, first));
+            self.done -= u32::from(std::mem::take(&mut seen.done));
         }
         self.add_provider(*requester);
         Ok(Match { providers, pass })
@@ -340,7 +363,7 @@ impl Matcher {
     /// Whether this device was matched since this matcher began.
     #[must_use]
     pub fn was_matched(&self, requester: &Uid) -> bool {
-        self.roster.get(requester).is_some_and(|seen| seen.matches > 0)
+        self.roster.get(requester).is_some_and(|seen| seen.matched)
     }
 
     /// A pass alone, for a device on the roster.

@@ -295,7 +295,8 @@ async fn join(fleet: &Fleet, key: NodeKey, dir: &Path, place: u32, mask: &Arc<Ma
     config.bind = Some(fleet.net.free_ip(place));
     config.seeds = vec![fleet.net.seed.parse().unwrap()];
     let mesh = Mesh::start(config, Arc::new(NoHost::default())).await.unwrap();
-    assert!(mesh.update_with(mask.clone()));
+    let updates: Arc<dyn Updates> = mask.clone();
+    assert!(mesh.update_with(&updates));
     mesh
 }
 

@@ -27,7 +27,7 @@ async fn ask<T: Send + 'static>(
     mesh: &Mesh,
     question: impl FnOnce(&dyn Updates) -> Result<T, No> + Send + 'static,
 ) -> Result<T, No> {
-    let Some(updates) = mesh.updates().cloned() else { return Err(No::NotFound) };
+    let Some(updates) = mesh.updates() else { return Err(No::NotFound) };
     // A panic there was reported already.
     tokio::task::spawn_blocking(move || question(&*updates)).await.unwrap_or(Err(No::Failed))
 }
@@ -99,7 +99,7 @@ pub(super) async fn join(
         return Ok(reply::<Joined>(&mut send, Err(No::BadRequest)).await?);
     }
     let (tell, said) = updates::telling();
-    let Some(updates) = mesh.updates().cloned() else {
+    let Some(updates) = mesh.updates() else {
         return Ok(reply::<Joined>(&mut send, Err(No::NotFound)).await?);
     };
     let asked = updates.clone();
@@ -140,7 +140,7 @@ pub(super) async fn shard(
         ShardWant::One(shard) => *shard < PACKAGE_SHARDS_MAX,
         ShardWant::Least(bits) => bits.len() <= BITMAP_MAX_BYTES,
     };
-    let Some(updates) = mesh.updates().filter(|_| fits).cloned() else {
+    let Some(updates) = mesh.updates().filter(|_| fits) else {
         return Ok(reply::<ShardHead>(send, Err(No::BadRequest)).await?);
     };
     // Whoever stops waiting ends its half, and with it this one's turn.

@@ -107,8 +107,28 @@ fn an_order_pays_a_bounded_number_of_fetches_for_each_device() {
     }
     assert_eq!(matcher.done(), 1);
     assert_eq!(matcher.matched(&uid(1), 0, NOW), Err(NoMatch::Often));
+    assert_eq!(matcher.done(), 1, "a refusal takes nothing back");
+    let later = NOW.plus(MATCH_AGAIN_SECONDS);
+    let more = (0..100).filter(|&n| matcher.matched(&uid(1), n, later).is_ok()).count();
+    assert_eq!(more, 1, "one more after an hour");
+    matcher.report(&uid(1), End::Done);
     matcher.report(&uid(77), End::Done);
     assert_eq!(matcher.done(), 1, "strangers do not count");
+}
+
+/// A device whose disk was wiped has the same key, and the matcher knows it as one that is done.
+#[test]
+fn who_lost_what_it_had_is_matched_again_in_its_own_place() {
+    let mut matcher = matcher(10);
+    matcher.order.quantity = 1;
+    matcher.add_provider(uid(9));
+    matcher.matched(&uid(1), 0, NOW).unwrap();
+    matcher.report(&uid(1), End::Done);
+    assert_eq!(matcher.matched(&uid(2), 0, NOW), Err(NoMatch::Quantity));
+    assert_eq!(matcher.matched(&uid(1), 0, NOW).unwrap().providers[0].0, uid(9));
+    assert_eq!(matcher.done(), 0, "it has to be done anew");
+    matcher.report(&uid(1), End::Done);
+    assert_eq!(matcher.done(), 1);
 }
 
 #[test]

@@ -48,8 +48,11 @@ const NEIGHBOURS_WANTED: usize = 12;
 /// swarm of 32 devices take a third more copies from the origin, because what others had was not seen.
 const NEIGHBOURS_ENOUGH: usize = 32;
 const _: () = assert!(NEIGHBOURS_WANTED < NEIGHBOURS_ENOUGH && NEIGHBOURS_ENOUGH < NEIGHBOURS_MAX);
-/// How often more are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// When more are looked for, the first time after the beginning. Each time it takes twice as long: what a matcher tells one
+/// device is counted, and whom it named may still come.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Longest time until more are looked for.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(600);
 /// A neighbour that could not be reached is tried again after this time.
 const DIAL_AGAIN_MS: u64 = 20_000;
 /// Without any neighbour for so long, an attempt has failed.
@@ -232,7 +235,7 @@ impl Download {
         let mut dials: JoinSet<Dialled> = JoinSet::new();
         let mut links: JoinSet<Uid> = JoinSet::new();
         let mut looking: JoinSet<Vec<Candidate>> = JoinSet::new();
-        let mut look_at = tokio::time::Instant::now();
+        let (mut look_at, mut look_again) = (tokio::time::Instant::now(), LOOK_AGAIN);
         let mut alone_since = tokio::time::Instant::now();
         let mut useful = (self.came().done, tokio::time::Instant::now());
         let mut told_at = tokio::time::Instant::now();
@@ -287,7 +290,8 @@ impl Download {
                 }
             }
             if neighbours.len() < NEIGHBOURS_WANTED && looking.is_empty() && now >= look_at {
-                look_at = now + LOOK_EVERY;
+                look_at = now + look_again;
+                look_again = (look_again * 2).min(LOOK_AGAIN_MAX);
                 let (sources, neighbours) = (sources.clone(), neighbours.len());
                 looking.spawn(async move { sources.more(neighbours).await });
             }

@@ -276,7 +276,8 @@ pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
     let ota = node.ota.clone();
     // Nothing was answered before.
     let _ = ota.mesh.set(node.mesh.clone());
-    node.mesh.update_with(ota.clone());
+    let updates: Arc<dyn Updates> = ota.clone();
+    node.mesh.update_with(&updates);
     let mut tasks = vec![tokio::spawn(tend(ota.clone(), node.stop.clone()))];
     #[cfg(feature = "super")]
     if let Some(puller) = ota.puller() {

@@ -164,7 +164,9 @@ impl DeviceSources {
             lock(&self.answers).note(matcher, &told);
             match told {
                 Ok(told) => {
-                    *lock(&self.refused) = None;
+                    *lock(&self.refused) = told.providers.is_empty().then(|| {
+                        format!("the matcher {} named nobody: this device asked it often", matcher.short())
+                    });
                     let own = mesh.uid();
                     let good = Pass::check(&told.pass, &matcher, &own, &manifest, files::now()).is_ok();
                     if good && self.device.pass(&manifest).is_none_or(|(issuer, _)| issuer == matcher) {
