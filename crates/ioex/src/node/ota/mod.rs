@@ -11,6 +11,8 @@ mod bundle;
 mod channels;
 mod device;
 mod download;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod installer;
 mod live;
