@@ -605,8 +605,9 @@ impl Device {
         if self.read(|state| state.step) == Step::Installed {
             self.settle().await?;
         }
-        // Silent matchers cost time; the rest of the step does not depend on them.
-        let told = stop.run_until_cancelled(self.send_reports(ota)).await;
+        let owner_waits = self.owner_waits.load(Ordering::Relaxed);
+        // Silent matchers cost time; the rest of the step does not depend on them, and an owner does not wait for them.
+        let told = if owner_waits { None } else { stop.run_until_cancelled(self.send_reports(ota)).await };
         if self.read(|state| state.step) != Step::Installed
             && let Some((files, answer)) = self.host.brought()
         {
@@ -614,7 +615,6 @@ impl Device {
             let _ = answer.send(self.take(ota, &files).await?.map_err(|unfit| unfit.why));
         }
         let alone = !ota.mesh().is_some_and(ioex_net::Mesh::joined);
-        let owner_waits = self.owner_waits.load(Ordering::Relaxed);
         if self.is_due() && !alone {
             // Whoever waits for the look waits for what comes of it, too, and not for what was before.
             self.deciding.store(self.read(|state| state.last_check.is_none()), Ordering::Relaxed);
