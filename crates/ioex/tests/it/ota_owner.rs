@@ -159,12 +159,15 @@ fn who_waits_for_a_version_that_is_over_is_told_so() {
 #[test]
 fn an_owner_s_word_counts_although_nobody_can_be_asked() {
     let fleet = Fleet::start(0);
-    let second = fleet.net.further_super("second", 5);
+    // So many that waiting for each as long as a link lasts would take too long.
+    let further = [("second", 5), ("third", 6), ("fourth", 7)];
+    let further = further.map(|(name, place)| fleet.net.further_super(name, place));
+    let uids = further.each_ref().map(uid_of);
     let device = device(&fleet, "install", "");
-    fleet.publish("1.1", b"new", &["--matcher", &uid_of(&second)]);
+    fleet.publish("1.1", b"new", &uids.each_ref().map(|uid| ["--matcher", uid.as_str()]).concat());
     device.ask(&["ota", "check"]);
     device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" && holds(s, "asked"));
-    let stand = [&fleet.net.super_node, &second].map(Stopped::new);
+    let stand: Vec<Stopped<'_>> = further.iter().chain([&fleet.net.super_node]).map(Stopped::new).collect();
     // The answer comes after twenty seconds at most, whatever has happened by then.
     let answer = device.ask(&["ota", "install", "1.1"]);
     assert_ne!(answer["stage"], "fetched", "{answer}");

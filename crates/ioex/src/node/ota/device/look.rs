@@ -270,3 +270,18 @@ impl Device {
         Ok(taken.map(|_| ()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_look_for_which_an_owner_waits_has_an_end() {
+        let (owner, device) = (Patience::new(true), Patience::new(false));
+        assert_eq!((owner.each, device.each), (OWNER_MIRROR_TIMEOUT, MIRROR_TIMEOUT));
+        let now = Instant::now();
+        assert!(owner.left(now).is_some_and(|left| left <= OWNER_LOOK_MAX));
+        assert_eq!(owner.left(now + OWNER_LOOK_MAX), None);
+        assert_eq!(device.left(now + 100 * OWNER_LOOK_MAX), Some(Duration::MAX));
+    }
+}
