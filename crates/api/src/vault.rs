@@ -192,7 +192,7 @@ pub struct CreateBackup {
 /// Bytes that come through a pipe, in frames (see [`crate::frames`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream {
-    /// The pipe.
+    /// The pipe. Whoever asks holds it open for writing from before it asks on: without a writer it counts as gone.
     pub pipe: PathBuf,
     /// The name under which they are stored.
     pub name: String,

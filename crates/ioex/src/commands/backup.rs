@@ -79,12 +79,15 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
         }
         BackupCommand::Mount { dir, of } => {
             let request = ask(VaultRequest::Mount { dir: absolute(&dir)?, of: filter(&of)? });
-            let mut updates = client.stream(request).await?;
-            while let Some(update) = updates.next().await? {
-                progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
-                context.out.update(update, |_| None)?;
-            }
-            let done: Empty = updates.finish().await?;
+            let showing = async {
+                let mut updates = client.stream(request).await?;
+                while let Some(update) = updates.next().await? {
+                    progress::say(&format!("restore points are shown in {} until Ctrl-C", dir.display()));
+                    context.out.update(update, |_| None)?;
+                }
+                anyhow::Ok(updates.finish::<Empty>().await?)
+            };
+            let done = until_ctrl_c(showing).await?;
             if context.out.json() {
                 context.out.done(&done, |_| String::new())?;
             }
@@ -152,7 +155,23 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> anyhow::Re
     Ok(())
 }
 
+/// Does this unless Ctrl-C comes first, which ends it.
+async fn until_ctrl_c<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        result = work => result,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot wait for Ctrl-C")?;
+            Err(Interrupted.into())
+        }
+    }
+}
+
+/// Shows how it goes until it ends, or Ctrl-C ends this command.
 async fn follow(context: &Context, client: &Client, request: Request) -> anyhow::Result<Updates> {
+    until_ctrl_c(shown(context, client, request)).await
+}
+
+async fn shown(context: &Context, client: &Client, request: Request) -> anyhow::Result<Updates> {
     let mut steps = progress::Steps::new(context.show());
     let mut updates = client.stream(request).await?;
     while let Some(update) = updates.next().await? {
@@ -197,7 +216,7 @@ async fn create(context: &Context, client: &Client, args: &CreateArgs) -> anyhow
         let pipe = Pipe::make(&context.data()?)?;
         create.paths.clear();
         create.stream = Some(Stream { pipe: pipe.path.clone(), name: args.name.clone() });
-        pipe.fill(input);
+        pipe.fill(input)?;
         Some(pipe)
     } else {
         None
@@ -225,7 +244,7 @@ async fn followed(
     from_paths: bool,
 ) -> anyhow::Result<BackupReport> {
     let request = Request::Vault(Box::new(VaultRequest::Follow { job }));
-    let following = async { anyhow::Ok(follow(context, client, request).await?.finish().await?) };
+    let following = async { anyhow::Ok(shown(context, client, request).await?.finish().await?) };
     let result = tokio::select! {
         result = following => result,
         interrupted = tokio::signal::ctrl_c() => {

@@ -52,12 +52,25 @@ impl Pipe {
         Ok(Self { path })
     }
 
-    /// Brings `input` into the pipe. The thread ends with the process when the node never reads.
-    pub(super) fn fill(&self, mut input: File) {
+    /// Brings `input` into the pipe. The thread ends with the process when the node never reads. From here on the pipe is
+    /// open for writing: so the node sees whether this process is still there when its turn comes.
+    ///
+    /// # Errors
+    /// When the pipe cannot be opened.
+    pub(super) fn fill(&self, mut input: File) -> anyhow::Result<()> {
         let path = self.path.clone();
+        let hold = || {
+            // For writing alone it would wait for a reader.
+            let _both = File::options().read(true).write(true).open(&path)?;
+            File::options().write(true).open(&path)
+        };
+        let held = hold().with_context(|| format!("cannot open the pipe {}", path.display()))?;
         std::thread::spawn(move || {
-            let mut copy = || {
+            let copy = || {
+                // This one waits for the node.
                 let mut out = FrameWriter::new(File::options().write(true).open(&path)?);
+                // What breaks off here has to end there.
+                drop(held);
                 let mut block = vec![0; BLOCK_BYTES];
                 loop {
                     match input.read(&mut block)? {
@@ -70,6 +83,7 @@ impl Pipe {
                 progress::say(&format!("stdin could not be handed over: {e}"));
             }
         });
+        Ok(())
     }
 
     /// Brings the pipe's bytes to stdout.

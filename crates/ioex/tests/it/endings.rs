@@ -2,8 +2,11 @@
 
 use std::{fs, process::Stdio, time::Instant};
 
+use serde_json::Value;
+
 use crate::{
-    net::{Net, noise, read_updates, same, text, write},
+    backup::can_mount,
+    net::{Net, last_json, noise, read_updates, same, text, write},
     stderr,
 };
 
@@ -61,6 +64,67 @@ fn a_node_that_is_killed_is_told_from_one_of_another_version() {
     net.super_node.run();
     net.super_node.ask(&["backup", "follow", "1"]);
     same_after_restore(&net, &tree);
+}
+
+/// Whoever reads the objects of a command learns that it was cut off.
+#[test]
+fn ctrl_c_is_told_by_a_restore_and_a_mount() {
+    let net = Net::start(2, "200MB");
+    let tree = net.make_tree("tree");
+    net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2"]);
+    let (out, points) = (net.path("out"), net.path("points"));
+    fs::create_dir(&points).unwrap();
+    let mut commands = vec![vec!["restore", out.to_str().unwrap(), "--rate-limit", "1MB"]];
+    if can_mount() {
+        commands.push(vec!["mount", points.to_str().unwrap()]);
+    }
+    for args in commands {
+        let mut command = net.super_node.command(&[&["backup"], &args[..], &["--json"]].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(read_updates(&mut child, 1), "{args:?}: it was done too early");
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{args:?}: {}", text(&output));
+        assert_eq!(last_json(&output)["error"]["code"], "interrupted", "{args:?}: {}", text(&output));
+    }
+    net.super_node.wait_for(&["id"], |_| fs::read_dir(&points).unwrap().next().is_none());
+    assert!(!out.exists(), "it was restored all the same");
+}
+
+/// Seconds in which a job is done whose command is gone: less than one waits for a command that is late.
+const GONE_MAX_SECONDS: u64 = 10;
+
+/// A command that brings stdin is killed while its job waits: those behind it do not wait for it.
+#[test]
+fn a_stream_whose_command_was_killed_holds_up_nobody() {
+    let net = Net::start(2, "200MB");
+    let tree = net.make_tree("tree");
+    let make = ["backup", "create", "-", "--policy", "replicas=2", "--json"];
+    let begin = || {
+        let mut command = net.super_node.command(&make);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    // The first one stays at its turn until it is told to end.
+    let mut first = begin();
+    let input = first.stdin.take();
+    assert!(read_updates(&mut first, 1));
+    let mut second = begin();
+    let is = |n: usize, state: &'static str| move |jobs: &Value| jobs["jobs"][n]["state"] == state;
+    net.super_node.wait_for(&["backup", "jobs"], is(1, "queued"));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    net.super_node.ask(&["backup", "create", tree.to_str().unwrap(), "--policy", "replicas=2", "--no-wait"]);
+    interrupt(&first);
+    drop(first.wait_with_output().unwrap());
+    drop(input);
+    net.super_node.ask(&["backup", "follow", "3"]);
+    let jobs = net.super_node.ask(&["backup", "jobs"])["jobs"].clone();
+    let job = |id: u64| jobs.as_array().unwrap().iter().find(|job| job["id"] == id).unwrap().clone();
+    let why = job(2)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(why.contains("the other end of the pipe is gone"), "{jobs}");
+    let ended = |id: u64| job(id)["ended"].as_u64().unwrap();
+    assert!(ended(2) - ended(1) < GONE_MAX_SECONDS, "{jobs}");
 }
 
 fn same_after_restore(net: &Net, tree: &std::path::Path) {

@@ -1,6 +1,6 @@
 //! One order at two super nodes: real processes.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use ioex_base::NodeKey;
 use serde_json::Value;
@@ -173,4 +173,37 @@ fn a_maker_goes_on_at_all_matchers_with_one_command() {
     assert_eq!(first(&fleet), false);
     assert_eq!(second.ask(&["ota", "status"])["orders"][0]["stopped"], false);
     fleet.devices.push(bad);
+}
+
+/// Puts a folder where a node would write a file.
+fn block(file: &Path) {
+    fs::remove_file(file).unwrap();
+    fs::create_dir_all(file.join("full")).unwrap();
+}
+
+/// A withdrawn version gets an end at the order and in the channel, whichever of the two cannot be written.
+#[test]
+fn a_withdrawal_does_what_it_can() {
+    let fleet = Fleet::start(0);
+    fleet.maker(&["ota", "roster", "add", &NodeKey::from_seed([9; 32]).uid().to_string()]);
+    let published = fleet.publish("1.1", b"first", &[]);
+    let shown = fleet.maker(&["ota", "channel", "show"]);
+    let ota = fleet.net.super_node.data.join("ota");
+    let copy = ota.join("channels").join(shown["channel"].as_str().unwrap());
+    let is_carried = |manifest: &Value| {
+        let (bytes, manifest) = (fs::read(&copy).unwrap(), manifest.as_str().unwrap());
+        bytes.windows(manifest.len()).any(|part| part == manifest.as_bytes())
+    };
+    assert!(is_carried(&published["manifest"]));
+    block(&copy);
+    let failed = fleet.try_maker(&["ota", "withdraw", "1.1"]);
+    assert!(!failed.status.success(), "{}", text(&failed));
+    assert_eq!(fleet.net.super_node.ask(&["ota", "status"])["orders"], Value::Array(Vec::new()));
+    fs::remove_dir_all(&copy).unwrap();
+    let published = fleet.publish("1.2", b"second", &[]);
+    assert!(is_carried(&published["manifest"]));
+    block(&ota.join(format!("orders/{}.json", published["manifest"].as_str().unwrap())));
+    let failed = fleet.try_maker(&["ota", "withdraw", "1.2"]);
+    assert!(!failed.status.success(), "{}", text(&failed));
+    assert!(!is_carried(&published["manifest"]));
 }

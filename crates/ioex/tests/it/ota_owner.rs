@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use serde_json::Value;
 
 use crate::{
+    harm::Stopped,
     net::{Node, ended, noise, text, uid_of, write},
     ota::Fleet,
 };
@@ -111,7 +112,8 @@ fn a_device_that_is_not_in_the_order_says_so() {
     assert!(told(&state), "{state}");
 }
 
-/// An owner waits for a version that nobody gets any more: the command says so, and ends.
+/// An owner wants a version that nobody gets any more, and the device has not heard of it: the answer says so, and a
+/// command that waits ends.
 #[test]
 fn who_waits_for_a_version_that_is_over_is_told_so() {
     let fleet = Fleet::start(0);
@@ -121,6 +123,8 @@ fn who_waits_for_a_version_that_is_over_is_told_so() {
         device.wait_for(&["ota", "state"], move |s| s["offered"] == version && holds(s, "asked"));
     };
     let install = |version: &str, why: &str| {
+        let answer = device.ask(&["ota", "install", version, "--now"]);
+        assert!(holds(&answer, why) && answer["stuck"] == true, "{version}: {answer}");
         let output = ended(device.command(&["ota", "install", version, "--now", "--wait"]));
         assert_eq!(output.status.code(), Some(4), "{version}: {}", text(&output));
         assert!(text(&output).contains(why), "{version}: {}", text(&output));
@@ -130,16 +134,46 @@ fn who_waits_for_a_version_that_is_over_is_told_so() {
     fleet.publish("1.1", b"paused", &[]);
     offered("1.1.0");
     fleet.maker(&["ota", "rollout", "1.1", "--pause"]);
-    device.ask(&["ota", "check", "--wait"]);
     install("1.1", "the maker paused the rollout");
     fleet.maker(&["ota", "rollout", "1.1", "--abort"]);
-    device.ask(&["ota", "check", "--wait"]);
     install("1.1", "the maker ended the rollout");
     // Its order is over, which only the matcher knows.
     fleet.publish("1.2", b"over", &[]);
     offered("1.2.0");
     fleet.maker(&["ota", "order", "1.2", "--end"]);
-    install("1.2", "order");
+    install("1.2", "or the order is over");
+    // It is not in the channel any more, or another one is.
+    fleet.maker(&["ota", "withdraw", "1.2"]);
+    fleet.maker(&["ota", "withdraw", "1.1"]);
+    let gone = device.try_ask(&["ota", "install", "1.2"]);
+    assert_eq!(gone.status.code(), Some(19), "{}", text(&gone));
+    fleet.publish("1.3", b"shown", &[]);
+    offered("1.3.0");
+    fleet.publish("1.4", b"never shown", &[]);
+    let late = device.try_ask(&["ota", "install", "1.3", "--wait"]);
+    assert_eq!(late.status.code(), Some(30), "{}", text(&late));
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"version 1.0");
+}
+
+/// A maker's nodes that do not answer hold up nobody for long: what was fetched is installed.
+#[test]
+fn an_owner_s_word_counts_although_nobody_can_be_asked() {
+    let fleet = Fleet::start(0);
+    // So many that waiting for each as long as a link lasts would take too long.
+    let further = [("second", 5), ("third", 6), ("fourth", 7)];
+    let further = further.map(|(name, place)| fleet.net.further_super(name, place));
+    let uids = further.each_ref().map(uid_of);
+    let device = device(&fleet, "install", "");
+    fleet.publish("1.1", b"new", &uids.each_ref().map(|uid| ["--matcher", uid.as_str()]).concat());
+    device.ask(&["ota", "check"]);
+    device.wait_for(&["ota", "state"], |s| s["stage"] == "fetched" && holds(s, "asked"));
+    let stand: Vec<Stopped<'_>> = further.iter().chain([&fleet.net.super_node]).map(Stopped::new).collect();
+    // The answer comes after twenty seconds at most, whatever has happened by then.
+    let answer = device.ask(&["ota", "install", "1.1"]);
+    assert_ne!(answer["stage"], "fetched", "{answer}");
+    device.wait_for(&["ota", "state"], |s| s["running"] == "1.1.0");
+    assert_eq!(fs::read(fleet.app(0)).unwrap(), b"new");
+    drop(stand);
 }
 
 /// Whoever asks for a look sees what the device waits for now, and not what it waited for before.

@@ -78,8 +78,13 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
             Some(Until::Looked) => state.last_check.map(|_| state.problem.clone()),
             Some(Until::Runs(version)) => match state.stage {
                 OtaStage::Idle if state.running == *version => Some(None),
-                OtaStage::Idle => {
-                    Some(Some(state.problem.clone().unwrap_or_else(|| "it did not stay".to_owned())))
+                OtaStage::Idle => Some(Some(match (&state.problem, &state.offered) {
+                    (Some(why), _) => why.clone(),
+                    (None, Some(_)) => "it did not stay".to_owned(),
+                    (None, None) => format!("version {version} is not offered any more"),
+                })),
+                _ if state.offered.as_ref().is_some_and(|offered| offered != version) => {
+                    state.offered.as_ref().map(|offered| Some(format!("version {offered} is offered now")))
                 }
                 _ if state.stuck => Some(state.holding.clone().or_else(|| state.problem.clone())),
                 _ => None,

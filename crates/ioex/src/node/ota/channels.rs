@@ -228,6 +228,7 @@ impl Channels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::ota::fixture::files_of;
 
     /// A channel whose keys were replaced `changes` times, with its files after each change.
     fn rotated(place: &Path, changes: usize) -> Vec<ChannelFiles> {
@@ -245,18 +246,6 @@ mod tests {
             all.push(files_of(&folder));
         }
         all
-    }
-
-    fn files_of(folder: &crate::channel_folder::ChannelFolder) -> ChannelFiles {
-        let mut all = folder.channel.files();
-        let roots = (1..).map_while(|n| all.remove(&format!("{n}.root.json"))).collect();
-        let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
-        ChannelFiles {
-            roots,
-            timestamp: one("timestamp.json"),
-            snapshot: one(".snapshot.json"),
-            targets: one(".targets.json"),
-        }
     }
 
     /// What comes for whoever has the first `known` roots.
@@ -398,7 +387,9 @@ mod tests {
     #[cfg(feature = "super")]
     #[test]
     fn the_newest_versions_are_what_the_next_one_is_packed_against() {
-        use ioex_ota::{Release, Version, channel::PackageHash};
+        use ioex_ota::{Release, Version};
+
+        use crate::node::ota::fixture::{hash, release};
 
         let dir = tempfile::tempdir().unwrap();
         let (now, place) = (files::now(), dir.path().join("channel"));
@@ -406,31 +397,11 @@ mod tests {
             crate::channel_folder::ChannelFolder::create(&place, "acme", "box", 1, 1, now).unwrap();
         let keys = folder.online_keys().unwrap();
         for n in [2, 1, 10] {
-            let mut hash = PackageHash::default();
-            hash.update(&[n as u8]);
-            let image = hash.image("app");
-            let release = Release {
-                brand: "acme".to_owned(),
-                model: "box".to_owned(),
-                hardware: Vec::new(),
-                version: Version([1, n, 0, 0]),
-                follows: Version::default(),
-                downgrade_from: Vec::new(),
-                manifest: ContentAddress::of(&[n as u8]),
-                recipient: keys[0].uid(),
-                matchers: Vec::new(),
-                images: vec![image],
-                rollout: None,
-            };
-            folder.channel.publish(release, hash.finish(), &keys, now).unwrap();
+            let manifest = ContentAddress::of(&[n as u8]);
+            let release = Release { version: Version([1, n, 0, 0]), manifest, ..release() };
+            folder.channel.publish(release, hash().finish(), &keys, now).unwrap();
         }
-        let all = folder.channel.files();
-        let one = |end: &str| all.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.clone();
-        let files = ChannelFiles {
-            roots: vec![one("1.root.json")],
-            targets: one(".targets.json"),
-            ..ChannelFiles::default()
-        };
+        let files = files_of(&folder);
         let channels = Channels::open(&dir.path().join("channels")).unwrap();
         let channel = channels.carry(&files).unwrap();
         assert_eq!(channels.newest(&channel), [ContentAddress::of(&[10]), ContentAddress::of(&[2])]);

@@ -191,6 +191,8 @@ pub(crate) struct Device {
     unmatched: Mutex<Option<String>>,
     /// The channel is being looked at because somebody asked, or for the first time, and what follows is not decided yet.
     deciding: AtomicBool,
+    /// Its owner said yes, and waits for what comes of it: the channel is looked at first, but not for long.
+    owner_waits: AtomicBool,
     pub(crate) wake: Notify,
     /// Counts changes, for those who follow.
     pub(crate) changes: tokio::sync::watch::Sender<u64>,
@@ -296,6 +298,7 @@ impl Device {
             holding: Mutex::default(),
             unmatched: Mutex::default(),
             deciding: AtomicBool::new(false),
+            owner_waits: AtomicBool::new(false),
             wake: Notify::new(),
             changes: tokio::sync::watch::Sender::new(0),
             stop: Mutex::default(),
@@ -512,12 +515,14 @@ impl Device {
         moment.into_iter().for_each(|moment| self.host.tell(moment));
     }
 
-    /// The owner's word on what is offered. Waits for the disk.
+    /// The owner's word on what is offered. A yes is followed by a look, unless the update is under way: its maker may
+    /// have thought better of it. Waits for the disk.
     ///
     /// # Errors
     /// When nothing is offered, or something else than what was answered about, or the disk fails.
     pub(crate) fn consent(&self, answer: &Answer) -> Result<(), ApiError> {
         let Answer { yes, now, .. } = *answer;
+        let looks = yes && lock(&self.progress).is_none();
         let told = self.change_here(|state| {
             let release = answer.met_by(state.release.as_ref())?;
             if yes {
@@ -526,6 +531,9 @@ impl Device {
                 state.now |= now;
                 // The owner's word is worth another try.
                 state.effort = Effort { failures: 0, ..state.effort };
+                if looks && matches!(state.step, Step::Offered | Step::Fetched) {
+                    state.last_check = None;
+                }
             } else {
                 state.declined = Some(release.version);
                 (state.consented, state.agreed, state.now) = (false, false, false);
@@ -539,6 +547,7 @@ impl Device {
         // What was so before is found out anew.
         *lock(&self.unmatched) = None;
         self.hold(None);
+        self.owner_waits.store(looks, Ordering::Relaxed);
         self.wake.notify_one();
         Ok(())
     }
@@ -596,8 +605,9 @@ impl Device {
         if self.read(|state| state.step) == Step::Installed {
             self.settle().await?;
         }
-        // Silent matchers cost time; the rest of the step does not depend on them.
-        let told = stop.run_until_cancelled(self.send_reports(ota)).await;
+        let owner_waits = self.owner_waits.load(Ordering::Relaxed);
+        // Silent matchers cost time; the rest of the step does not depend on them, and an owner does not wait for them.
+        let told = if owner_waits { None } else { stop.run_until_cancelled(self.send_reports(ota)).await };
         if self.read(|state| state.step) != Step::Installed
             && let Some((files, answer)) = self.host.brought()
         {
@@ -609,7 +619,10 @@ impl Device {
             // Whoever waits for the look waits for what comes of it, too, and not for what was before.
             self.deciding.store(self.read(|state| state.last_check.is_none()), Ordering::Relaxed);
             *lock(&self.trouble) = None;
-            stop.run_until_cancelled(self.look(ota)).await.unwrap_or(Ok(()))?;
+            stop.run_until_cancelled(self.look(ota, owner_waits)).await.unwrap_or(Ok(()))?;
+        }
+        if owner_waits {
+            self.owner_waits.store(false, Ordering::Relaxed);
         }
         if self.alone.swap(alone, Ordering::Relaxed) != alone {
             self.changed();

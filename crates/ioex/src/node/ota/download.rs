@@ -84,6 +84,8 @@ pub(crate) trait Sources: Send + Sync + 'static {
     fn more(&self, neighbours: usize) -> std::pin::Pin<Box<dyn Future<Output = Vec<Candidate>> + Send + '_>>;
     /// What lets this node in at a guest, without a matcher.
     fn pass_for(&self, uid: Uid) -> Option<Candidate>;
+    /// Whether there will be no more: every matcher said that it is over, and nothing else lets this node in anywhere.
+    fn is_closed(&self) -> bool;
     /// Whether the owner still allows it, given the bytes of this attempt so far.
     fn allowed(&self, bytes: u64) -> Result<(), Hold>;
 }
@@ -338,6 +340,10 @@ impl Download {
                             waiting.push(uid);
                         }
                         known.insert(uid, candidate);
+                    }
+                    let nobody = neighbours.is_empty() && dialling.is_empty() && waiting.is_empty();
+                    if nobody && sources.is_closed() {
+                        return Err(DownloadError::Alone);
                     }
                 }
                 Some(dialled) = dials.join_next() => match dialled {

@@ -230,12 +230,22 @@ impl DeviceUpdates {
         }
     }
 
-    /// The owner's word on what is offered or fetched. Writes a small file: not for an asynchronous thread.
+    /// The owner's word on what is offered or fetched. After a yes the channel is looked at once more before it begins.
+    /// Writes a small file: not for an asynchronous thread.
     ///
     /// # Errors
     /// When nothing is offered, or something else than what was answered about, or the disk fails.
     pub fn consent(&self, answer: &Answer) -> Result<(), ApiError> {
         self.0.consent(answer)
+    }
+
+    /// Waits until what the owner agreed to begins or waits for something, at most some twenty seconds: the channel is
+    /// looked at first, and matchers are asked.
+    ///
+    /// # Errors
+    /// When that look found something else than what was answered about, or nothing that is offered any more.
+    pub async fn answered(&self, answer: &Answer) -> Result<(), ApiError> {
+        self.0.answered(answer).await
     }
 
     /// Makes what is on trial what runs.

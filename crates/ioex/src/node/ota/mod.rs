@@ -11,6 +11,8 @@ mod bundle;
 mod channels;
 mod device;
 mod download;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod installer;
 mod live;
@@ -532,7 +534,11 @@ pub(super) async fn handle(
                 OtaRequest::Check => on_disk(&device, DeviceUpdates::check).await?,
                 OtaRequest::Consent { version, manifest, yes, now } => {
                     let answer = Answer { version, manifest, yes, now };
-                    on_disk(&device, move |device| device.consent(&answer)).await?;
+                    let told = answer.clone();
+                    on_disk(&device, move |device| device.consent(&told)).await?;
+                    if yes {
+                        device.answered(&answer).await?;
+                    }
                 }
                 OtaRequest::Forgive => on_disk(&device, DeviceUpdates::forgive).await?,
                 OtaRequest::Confirm => device.confirm().await?,

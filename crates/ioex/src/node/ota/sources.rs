@@ -44,6 +44,8 @@ pub(super) struct DeviceSources {
     looked: AtomicBool,
     /// Why the last matcher that was asked named nobody.
     refused: Mutex<Option<String>>,
+    /// Whether nobody was found, and nobody will be until its maker does something.
+    closed: AtomicBool,
     answers: Mutex<Answers>,
 }
 
@@ -82,7 +84,8 @@ impl DeviceSources {
     pub(super) fn new(ota: Arc<Ota>, device: Arc<Device>, release: Release) -> Self {
         let (turn, looked) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (refused, answers) = (Mutex::default(), Mutex::default());
-        Self { ota, device, release, turn, looked, refused, answers }
+        let closed = AtomicBool::new(false);
+        Self { ota, device, release, turn, looked, refused, closed, answers }
     }
 
     /// Why no matcher named anybody, when the last one refused.
@@ -197,6 +200,11 @@ impl DeviceSources {
         // Without a matcher devices go on among themselves; also when none of those whom it named answers.
         let named: HashSet<Uid> = candidates.iter().map(|candidate| candidate.uid).collect();
         let looked = self.looked.swap(true, Ordering::Relaxed);
+        // Nobody lets a device in that has neither a voucher nor a pass.
+        if named.is_empty() && self.device.pass(&manifest).is_none() && self.is_over().await {
+            self.closed.store(true, Ordering::Relaxed);
+            return candidates;
+        }
         if named.is_empty() || (looked && neighbours == 0) {
             let found = self.ota.holders(manifest).await;
             candidates.extend(
@@ -215,6 +223,10 @@ impl Sources for DeviceSources {
     fn pass_for(&self, uid: Uid) -> Option<Candidate> {
         let (issuer, credential) = self.device.pass(&self.release.manifest)?;
         Some(Candidate { uid, issuer, credential, origin: false })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     fn allowed(&self, bytes: u64) -> Result<(), Hold> {

@@ -26,7 +26,7 @@ use ioex_vault::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    super::{Node, files},
+    super::{Node, files, lock},
     Repo,
     book::{CopyRecord, GroupRecord},
     failure::{fail, fresh_seed, internal, io_error},
@@ -94,6 +94,8 @@ pub(super) struct Job<'a> {
     pub(super) create: &'a CreateBackup,
     pub(super) progress: Arc<Progress>,
     pub(super) tell: Tell<'a>,
+    /// What a command brings, from the beginning of the job until it is read.
+    pub(super) pipe: Mutex<Option<PipeReader>>,
 }
 
 /// What was placed so far.
@@ -154,6 +156,11 @@ impl Job<'_> {
     /// Makes the backup.
     pub(super) async fn run(&self, number: u64) -> Result<BackupReport, ApiError> {
         let started = Instant::now();
+        // First of all: if the command is gone, nobody waits for what takes its time.
+        if let Some(stream) = &self.create.stream {
+            let pipe = PipeReader::open(&stream.pipe, self.progress.clone());
+            *lock(&self.pipe) = Some(pipe.map_err(io_error(&stream.pipe))?);
+        }
         let wanted: Wanted = match self.create.policy.as_str() {
             "" => Wanted::Auto,
             text => text.parse().map_err(|e| fail(ErrorCode::BadRequest, format!("{e}")))?,
@@ -324,8 +331,7 @@ impl Job<'_> {
 
     fn source(&self) -> Result<Source, ApiError> {
         if let Some(stream) = &self.create.stream {
-            let pipe =
-                PipeReader::open(&stream.pipe, self.progress.clone()).map_err(io_error(&stream.pipe))?;
+            let pipe = lock(&self.pipe).take().ok_or_else(|| internal("the stream was read before"))?;
             // Behind the frames' end a refusal is an error as well, and there is no restore point.
             let inspector = Inspector::new(&self.node.config.inspect);
             let spool = self.repo.new_listing().with_extension("spool");

@@ -13,7 +13,7 @@ use ioex_api::frames::is_pipe_name;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 /// The other side has to come within this time.
-pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a waiting side looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 

@@ -261,7 +261,8 @@ pub(crate) async fn work(node: Arc<Node>) {
         let making = async {
             let repo = node.vault.repo()?;
             let (create, progress) = (&job.create, progress.clone());
-            create::Job { node: &node, repo, create, progress, tell: &tell }.run(job.id).await
+            let pipe = Mutex::default();
+            create::Job { node: &node, repo, create, progress, tell: &tell, pipe }.run(job.id).await
         };
         let result = tokio::select! {
             result = making => result,

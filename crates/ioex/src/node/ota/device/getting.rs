@@ -54,6 +54,11 @@ impl Fetched {
     }
 }
 
+/// Whether an attempt failed because nobody provides the package, so that it may be over: then matchers are asked.
+fn found_nobody(failed: &DownloadError) -> bool {
+    matches!(failed, DownloadError::Alone | DownloadError::Unmatched(_))
+}
+
 impl Device {
     /// Whether the owner and the maker let this go on now.
     pub(super) fn may_go_on(&self, release: &Release, uid: &Uid, installing: bool) -> Result<(), Held> {
@@ -168,7 +173,7 @@ impl Device {
         let running = *lock(&self.running);
         let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
         let spent = matches!(failed, Some(DownloadError::Budget));
-        let alone = matches!(failed, Some(DownloadError::Alone | DownloadError::Unmatched(_)));
+        let alone = failed.as_ref().is_some_and(found_nobody);
         let why = failed.as_ref().map(|e| format!("{e}"));
         // The rest of it was noted on the way.
         let more = Fetched::of(&came).less(&std::mem::take(&mut *lock(&self.noted)));
@@ -340,5 +345,26 @@ impl Device {
             None => OwnParts::Useless(address),
         };
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever else went wrong does not say that nobody hands it out, and passes or is tried again.
+    #[test]
+    fn it_may_be_over_only_when_nobody_was_found() {
+        let nobody = [DownloadError::Alone, DownloadError::Unmatched("refused".to_owned())];
+        assert!(nobody.iter().all(found_nobody));
+        let others = [
+            DownloadError::Stuck,
+            DownloadError::Budget,
+            DownloadError::Hold(Hold::Metered),
+            DownloadError::Io(std::io::ErrorKind::StorageFull.into()),
+            DownloadError::Package("damaged".to_owned()),
+            DownloadError::Stopped,
+        ];
+        assert!(!others.iter().any(found_nobody));
     }
 }

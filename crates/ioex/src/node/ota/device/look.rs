@@ -1,16 +1,59 @@
 //! What the maker published: asked of mirrors, and decided upon.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use data_encoding::BASE64;
+use ioex_api::ApiError;
+use ioex_base::Uid;
 use ioex_net::{
-    LinkError,
+    LinkError, Mesh,
     proto::{ChannelAsk, ChannelFiles},
 };
-use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, policy::Effort};
+use ioex_ota::{Clock, Metadata, Refusal, Trust, Verdict, Version, policy::Effort};
 
-use super::{Device, LOOK_AGAIN_SECONDS, MIRROR_TIMEOUT, MIRRORS_MAX, State, Step};
+use super::{Answer, Device, LOOK_AGAIN_SECONDS, MIRROR_TIMEOUT, MIRRORS_MAX, State, Step};
 use crate::node::{files, lock, ota::Ota};
+
+/// How long a look may take for which an owner waits who wants what is offered, in all: after that it begins with what
+/// is known.
+const OWNER_LOOK_MAX: Duration = Duration::from_secs(15);
+/// How much of that one mirror may take, so that others are asked when the first one is silent.
+const OWNER_MIRROR_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an owner's yes may wait for what comes of it: a look, and the matchers' first answers.
+const OWNER_ANSWER_MAX: Duration = Duration::from_secs(20);
+const _: () = assert!(
+    OWNER_MIRROR_TIMEOUT.as_secs() < OWNER_LOOK_MAX.as_secs()
+        && OWNER_LOOK_MAX.as_secs() < OWNER_ANSWER_MAX.as_secs()
+);
+
+/// How long a look may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// For one mirror.
+    each: Duration,
+    /// For all of it.
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn new(owner_waits: bool) -> Self {
+        if owner_waits {
+            Self { each: OWNER_MIRROR_TIMEOUT, until: Some(Instant::now() + OWNER_LOOK_MAX) }
+        } else {
+            Self { each: MIRROR_TIMEOUT, until: None }
+        }
+    }
+
+    /// What is left of it at `now`; nothing when it is over.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let Some(until) = self.until else { return Some(Duration::MAX) };
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+}
 
 /// Metadata of which nothing comes for this device.
 pub(crate) struct Unfit {
@@ -20,35 +63,46 @@ pub(crate) struct Unfit {
     holds: bool,
 }
 
+/// Why a mirror had nothing; for people.
+enum Miss {
+    /// It did not answer.
+    Silent(String),
+    /// What it has does not hold.
+    Unfit(String),
+}
+
 impl Device {
-    /// Asks mirrors for the channel until one has something that holds.
-    pub(super) async fn look(self: &Arc<Self>, ota: &Arc<Ota>) -> anyhow::Result<()> {
+    /// Asks mirrors for the channel until one has something that holds; not for long when its owner waits.
+    pub(super) async fn look(self: &Arc<Self>, ota: &Arc<Ota>, owner_waits: bool) -> anyhow::Result<()> {
         let Some(mesh) = ota.mesh().cloned() else { return Ok(()) };
-        let mut mirrors = self.bundle.matchers.clone();
-        mirrors.extend(self.read(|state| {
+        let patience = Patience::new(owner_waits);
+        let mut known = self.bundle.matchers.clone();
+        known.extend(self.read(|state| {
             state.release.iter().flat_map(|release| release.matchers.clone()).collect::<Vec<_>>()
         }));
-        mirrors.extend(ota.holders(self.bundle.channel).await);
-        let mut seen = HashSet::from([mesh.uid()]);
-        mirrors.retain(|uid| seen.insert(*uid));
-        let mut problem = None;
-        for mirror in mirrors.into_iter().take(MIRRORS_MAX) {
-            let trust = self.trust()?;
-            let (own, channels) = (self.clone(), ota.channels.clone());
-            let known = tokio::task::spawn_blocking(move || {
-                channels.asks_after(&own.bundle.channel, &own.bundle.root, trust.root_version())
-            });
-            let ask = ChannelAsk { channel: self.bundle.channel, root_version: known.await? };
-            let asked = tokio::time::timeout(MIRROR_TIMEOUT, mesh.channel_fetch(mirror, ask)).await;
-            match asked.unwrap_or(Err(LinkError::Timeout.into())) {
-                Ok(files) => match self.take(ota, &files).await? {
-                    // It is the maker's word, and not older than any before: the next look is when it is due.
-                    Ok(()) | Err(Unfit { holds: true, .. }) => return Ok(()),
-                    Err(Unfit { why, .. }) => {
-                        problem = Some(format!("{} offers what does not hold: {why}", mirror.short()))
-                    }
-                },
-                Err(e) => problem = problem.or(Some(format!("{} does not answer: {e}", mirror.short()))),
+        let (mut seen, mut problem) = (HashSet::from([mesh.uid()]), None);
+        // The directory takes its time, and is asked only when those who have to know do not answer.
+        for are_known in [true, false] {
+            let left = patience.left(Instant::now());
+            let mirrors = match (are_known, left) {
+                (true, _) => std::mem::take(&mut known),
+                (false, Some(left)) => {
+                    let holders = tokio::time::timeout(left, ota.holders(self.bundle.channel));
+                    holders.await.unwrap_or_default()
+                }
+                (false, None) => Vec::new(),
+            };
+            for mirror in mirrors {
+                // This node is one of those that were seen.
+                if seen.len() > MIRRORS_MAX || !seen.insert(mirror) {
+                    continue;
+                }
+                let Some(left) = patience.left(Instant::now()) else { break };
+                match self.look_at(ota, &mesh, mirror, left.min(patience.each)).await? {
+                    Ok(()) => return Ok(()),
+                    Err(Miss::Silent(why)) => problem = problem.or(Some(why)),
+                    Err(Miss::Unfit(why)) => problem = Some(why),
+                }
             }
         }
         let why = problem.unwrap_or_else(|| "no node that carries the channel was found".to_owned());
@@ -59,6 +113,62 @@ impl Device {
             (state.look_after, state.looked) = (Some(now.plus(LOOK_AGAIN_SECONDS)), Some(why));
         })
         .await
+    }
+
+    /// Asks one mirror. The inner error is why it had nothing.
+    async fn look_at(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        mesh: &Mesh,
+        mirror: Uid,
+        timeout: Duration,
+    ) -> anyhow::Result<Result<(), Miss>> {
+        let trust = self.trust()?;
+        let (own, channels) = (self.clone(), ota.channels.clone());
+        let known = tokio::task::spawn_blocking(move || {
+            channels.asks_after(&own.bundle.channel, &own.bundle.root, trust.root_version())
+        });
+        let ask = ChannelAsk { channel: self.bundle.channel, root_version: known.await? };
+        let asked = tokio::time::timeout(timeout, mesh.channel_fetch(mirror, ask)).await;
+        Ok(match asked.unwrap_or(Err(LinkError::Timeout.into())) {
+            Ok(files) => match self.take(ota, &files).await? {
+                // It is the maker's word, and not older than any before: the next look is when it is due.
+                Ok(()) | Err(Unfit { holds: true, .. }) => Ok(()),
+                Err(Unfit { why, .. }) => {
+                    Err(Miss::Unfit(format!("{} offers what does not hold: {why}", mirror.short())))
+                }
+            },
+            Err(e) => Err(Miss::Silent(format!("{} does not answer: {e}", mirror.short()))),
+        })
+    }
+
+    /// Waits until an owner's yes has come to something, but not for long: it begins, or waits for something.
+    ///
+    /// # Errors
+    /// As [`Answer::met_by`], when the look that came first found that something else is offered, or nothing any more.
+    pub(crate) async fn answered(&self, answer: &Answer) -> Result<(), ApiError> {
+        let mut changes = self.changes.subscribe();
+        let decided = async { while !self.has_decided() && changes.changed().await.is_ok() {} };
+        // What takes longer is under way.
+        let _ = tokio::time::timeout(OWNER_ANSWER_MAX, decided).await;
+        if answer.version.parse::<Version>().is_ok_and(|version| version == *lock(&self.running)) {
+            return Ok(());
+        }
+        self.read(|state| answer.met_by(state.release.as_ref()).map(|_| ()))
+    }
+
+    /// Whether an update is under way or over, or waits for something that was found out since its owner's word.
+    fn has_decided(&self) -> bool {
+        let step = self.read(|state| state.step);
+        let begun = lock(&self.progress).as_ref().is_some_and(|progress| progress.neighbours > 0);
+        let waits = lock(&self.holding).is_some() || lock(&self.trouble).is_some();
+        let looks = self.owner_waits.load(Ordering::Relaxed) || self.deciding.load(Ordering::Relaxed);
+        match step {
+            Step::Idle | Step::Installed => true,
+            Step::Offered => begun || (waits && !looks),
+            // What is under way here is that it is written.
+            Step::Fetched => lock(&self.progress).is_some() || (waits && !looks),
+        }
     }
 
     pub(super) fn trust(&self) -> anyhow::Result<Trust> {
@@ -149,12 +259,29 @@ impl Device {
             (state.last_check, state.look_after, state.looked) = (Some(now), None, None);
             Ok(is_new)
         };
-        match self.change(change).await? {
-            Err(why) => return Ok(Err(why)),
-            Ok(true) => self.tell_standing(),
-            Ok(false) => {}
+        let taken = self.change(change).await?;
+        if let Ok(true) = &taken {
+            self.tell_standing();
         }
-        ota.carry_copy(&self.bundle, files, trusted);
-        Ok(Ok(()))
+        // Others may have more use for the maker's word than this device.
+        if taken.as_ref().map_or_else(|unfit| unfit.holds, |_| true) {
+            ota.carry_copy(&self.bundle, files, trusted);
+        }
+        Ok(taken.map(|_| ()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_look_for_which_an_owner_waits_has_an_end() {
+        let (owner, device) = (Patience::new(true), Patience::new(false));
+        assert_eq!((owner.each, device.each), (OWNER_MIRROR_TIMEOUT, MIRROR_TIMEOUT));
+        let now = Instant::now();
+        assert!(owner.left(now).is_some_and(|left| left <= OWNER_LOOK_MAX));
+        assert_eq!(owner.left(now + OWNER_LOOK_MAX), None);
+        assert_eq!(device.left(now + 100 * OWNER_LOOK_MAX), Some(Duration::MAX));
     }
 }

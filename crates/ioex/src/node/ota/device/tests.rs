@@ -2,19 +2,29 @@ mod policy;
 
 use std::sync::mpsc;
 
-use super::*;
-use crate::{channel_folder::ChannelFolder, config::NodeConfig};
+use ioex_base::NodeKey;
 
-/// A device of version 1.0 that was never started before.
-fn device(dir: &std::path::Path) -> Arc<Device> {
+use super::*;
+use crate::{
+    channel_folder::ChannelFolder,
+    config::NodeConfig,
+    node::ota::fixture::{files_of, hash, release},
+};
+
+/// The configuration of a device of version 1.0, and its maker's channel.
+fn config(dir: &std::path::Path) -> (NodeConfig, ChannelFolder) {
     let channel = ChannelFolder::create(&dir.join("channel"), "acme", "box", 1, 1, files::now()).unwrap();
     let (bundle, app) = (dir.join("bundle"), dir.join("app"));
     std::fs::write(&bundle, channel.bundle(Vec::new(), files::now()).unwrap()).unwrap();
     std::fs::write(&app, b"version 1.0").unwrap();
     let text =
         format!("[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\n[ota.install.swap]\npath = {app:?}\n");
-    let config = NodeConfig::from_toml(&text, dir.to_owned()).unwrap();
-    Arc::new(Device::open(&config.ota.unwrap(), dir.to_owned()).unwrap())
+    (NodeConfig::from_toml(&text, dir.to_owned()).unwrap(), channel)
+}
+
+/// Such a device that was never started before.
+fn device(dir: &std::path::Path) -> Arc<Device> {
+    Arc::new(Device::open(&config(dir).0.ota.unwrap(), dir.to_owned()).unwrap())
 }
 
 fn on_disk(dir: &std::path::Path) -> (u64, u64) {
@@ -78,4 +88,29 @@ fn a_state_that_was_half_written_is_the_one_before() {
     std::fs::write(dir.path().join(STATE_FILE), b"").unwrap();
     let damaged = Device::open(&first.config, dir.path().to_owned()).map(|_| ()).unwrap_err();
     assert!(format!("{damaged:#}").contains("begins anew"), "{damaged:#}");
+}
+
+/// Others may be able to follow the version for which this one lacks a step between.
+#[tokio::test]
+async fn what_is_of_no_use_here_is_carried_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, mut folder) = config(dir.path());
+    let ota = Ota::open(&config, &NodeKey::from_seed([1; 32])).unwrap();
+    let device = ota.device.clone().unwrap();
+    let now = files::now();
+    let keys = folder.online_keys().unwrap();
+    let release = Release { follows: Version([1, 5, 0, 0]), ..release() };
+    folder.channel.publish(release, hash().finish(), &keys, now).unwrap();
+    let (files, channel) = (files_of(&folder), device.bundle.channel);
+    let brought = |files: &ioex_net::proto::ChannelFiles| ioex_net::proto::ChannelFiles {
+        roots: files.roots[1..].to_vec(),
+        ..files.clone()
+    };
+    let unfit = device.take(&ota, &brought(&files)).await.unwrap().unwrap_err();
+    assert!(unfit.why.contains("can follow 1.5"), "{}", unfit.why);
+    assert!(ota.channels.files(&channel, 0).unwrap() == Some(files.clone()));
+    // What does not hold is not.
+    let foreign = ChannelFolder::create(&dir.path().join("foreign"), "acme", "box", 1, 1, now).unwrap();
+    assert!(device.take(&ota, &brought(&files_of(&foreign))).await.unwrap().is_err());
+    assert!(ota.channels.files(&channel, 0).unwrap() == Some(files));
 }

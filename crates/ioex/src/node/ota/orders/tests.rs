@@ -1,6 +1,7 @@
 use ioex_ota::voucher::OrderId;
 
 use super::*;
+use crate::node::ota::fixture::release;
 
 fn key(n: u8) -> NodeKey {
     NodeKey::from_seed([n; 32])
@@ -38,21 +39,10 @@ fn new_order(dir: &Path, devices: [u8; 2], origin: u8, quantity: u32, name: &[u8
 }
 
 /// What a channel says of a rollout.
-fn release(manifest: ContentAddress, min_results: u32, resumed: Option<UnixSeconds>) -> Release {
+fn rolled_out(manifest: ContentAddress, min_results: u32, resumed: Option<UnixSeconds>) -> Release {
     let stop = StopRule { min_results, max_failed_per_myriad: 4_000 };
-    Release {
-        brand: "acme".to_owned(),
-        model: "box".to_owned(),
-        hardware: Vec::new(),
-        version: Version([2, 0, 0, 0]),
-        follows: Version::default(),
-        downgrade_from: Vec::new(),
-        manifest,
-        recipient: key(9).uid(),
-        matchers: vec![key(1).uid(), key(5).uid()],
-        images: Vec::new(),
-        rollout: Some(Rollout { stop, resumed, ..Rollout::at_once("2.0", 10_000) }),
-    }
+    let rollout = Some(Rollout { stop, resumed, ..Rollout::at_once("2.0", 10_000) });
+    Release { manifest, matchers: vec![key(1).uid(), key(5).uid()], rollout, ..release() }
 }
 
 fn shown(orders: &Orders) -> Vec<ioex_api::OtaOrderInfo> {
@@ -158,7 +148,7 @@ fn while_the_maker_pauses_nobody_is_matched_who_has_not_begun() {
     let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
     let manifest = place(&orders, dir.path(), 1, 2, b"first");
     let says = |course| {
-        let mut said = release(manifest, 2, None);
+        let mut said = rolled_out(manifest, 2, None);
         said.rollout.as_mut().unwrap().course = course;
         orders.follow(&channel, &[said]).unwrap();
     };
@@ -179,7 +169,7 @@ fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
     let manifest = place(&orders, dir.path(), 1, 2, b"first");
     let tell = |n, stage| orders.report(&key(n).uid(), report(manifest, stage)).unwrap();
     let says = |orders: &Orders, min_results, resumed: Option<u64>| {
-        let said = release(manifest, min_results, resumed.map(UnixSeconds));
+        let said = rolled_out(manifest, min_results, resumed.map(UnixSeconds));
         orders.follow(&ContentAddress::of(b"channel"), &[said]).unwrap();
     };
     tell(2, Stage::Failed);
@@ -189,7 +179,7 @@ fn a_maker_goes_on_after_a_stop_and_failures_are_counted_anew() {
     says(&orders, 1, None);
     assert!(shown(&orders)[0].stopped);
     // Nor does what another channel says.
-    orders.follow(&ContentAddress::of(b"other"), &[release(manifest, 2, Some(files::now()))]).unwrap();
+    orders.follow(&ContentAddress::of(b"other"), &[rolled_out(manifest, 2, Some(files::now()))]).unwrap();
     assert!(shown(&orders)[0].stopped);
     says(&orders, 2, Some(100));
     let again = || Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
@@ -222,7 +212,9 @@ fn another_bound_changes_nothing_that_was() {
         let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
         let manifest = place(&orders, dir.path(), 1, 2, b"first");
         let says = |orders: &Orders, min_results| {
-            orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, min_results, None)]).unwrap();
+            orders
+                .follow(&ContentAddress::of(b"channel"), &[rolled_out(manifest, min_results, None)])
+                .unwrap();
         };
         says(&orders, bounds[0]);
         for stage in results {
@@ -256,7 +248,9 @@ fn half_a_line_takes_no_other_with_it() {
     half();
     orders.report(&key(2).uid(), report(manifest, Stage::Failed)).unwrap();
     half();
-    orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, 3, Some(UnixSeconds(100)))]).unwrap();
+    orders
+        .follow(&ContentAddress::of(b"channel"), &[rolled_out(manifest, 3, Some(UnixSeconds(100)))])
+        .unwrap();
     half();
     orders.report(&key(3).uid(), report(manifest, Stage::Confirmed)).unwrap();
     let again = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
@@ -272,7 +266,7 @@ fn going_on_in_the_far_future_is_not_taken() {
     let orders = Orders::open(&dir.path().join("orders"), &key(1)).unwrap();
     let manifest = place(&orders, dir.path(), 1, 2, b"first");
     let resumed = |at| {
-        orders.follow(&ContentAddress::of(b"channel"), &[release(manifest, 2, Some(at))]).unwrap();
+        orders.follow(&ContentAddress::of(b"channel"), &[rolled_out(manifest, 2, Some(at))]).unwrap();
         lock(&orders.running)[&manifest].resumed
     };
     let now = files::now();
@@ -355,7 +349,7 @@ fn orders_and_other_bounds_at_once_lose_nothing() {
             scope.spawn(|| orders.take(new).unwrap());
             scope.spawn(|| {
                 let went_on = Some(UnixSeconds(u64::from(round) + 1));
-                orders.follow(&channel, &[release(manifest, 10 + round, went_on)]).unwrap();
+                orders.follow(&channel, &[rolled_out(manifest, 10 + round, went_on)]).unwrap();
             });
             scope.spawn(|| {
                 let stage = if round % 2 == 0 { Stage::Failed } else { Stage::Confirmed };

@@ -3,7 +3,6 @@
 use std::fs;
 
 use ioex_ota::{
-    channel::PackageHash,
     policy::{Attempt, BACK_OFF_FIRST_SECONDS},
     rollout::{Course, Rollout},
 };
@@ -11,7 +10,7 @@ use ioex_ota::{
 use super::super::*;
 use crate::{
     channel_folder::ChannelFolder,
-    node::ota::{host, tills::Counter},
+    node::ota::{fixture::release, host, tills::Counter},
 };
 
 /// A device, and the files of its machine.
@@ -61,24 +60,6 @@ impl Machine {
     fn waits(&self, installing: bool) -> String {
         let uid = Uid::from_bytes([7; 32]);
         self.device.may_go_on(&release(), &uid, installing).err().map(|held| held.why).unwrap_or_default()
-    }
-}
-
-fn release() -> Release {
-    let mut hash = PackageHash::default();
-    hash.update(b"image");
-    Release {
-        brand: "acme".to_owned(),
-        model: "box".to_owned(),
-        hardware: Vec::new(),
-        version: Version([2, 0, 0, 0]),
-        follows: Version::default(),
-        downgrade_from: Vec::new(),
-        manifest: ContentAddress::of(b"manifest"),
-        recipient: Uid::from_bytes([9; 32]),
-        matchers: Vec::new(),
-        images: vec![hash.image("app")],
-        rollout: None,
     }
 }
 
