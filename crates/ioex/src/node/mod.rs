@@ -221,3 +221,32 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that starts and stops nodes gets back what they held: files, threads, memory.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_was_stopped_is_freed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig {
+            data: dir.path().to_owned(),
+            bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            dht: false,
+            ..NodeConfig::default()
+        };
+        let running = start(config).await.unwrap();
+        let (node, updates) = (Arc::downgrade(&running.node), Arc::downgrade(&running.node.ota));
+        running.stop().cancel();
+        running.wait().await;
+        // poll: what ran in the background lets go when it is dropped, a moment after the end.
+        for _ in 0..200 {
+            if node.strong_count() + updates.strong_count() == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{} hold the node, {} its updates", node.strong_count(), updates.strong_count());
+    }
+}
