@@ -196,6 +196,26 @@ fn a_fleet_updates_itself_and_moves_only_what_changed() {
     assert_eq!(sum(&status(1)["by_source"]), 4 * delta);
 }
 
+/// A wiped data partition: the device has the same key, so its maker knows it as one that has the version.
+#[test]
+fn a_device_that_lost_everything_gets_it_again_from_the_maker() {
+    let mut fleet = Fleet::start(1);
+    let image = noise(3 << 20, 5);
+    fleet.publish("1.1", &image, &[]);
+    fleet.update_to("1.1.0");
+    fleet.net.super_node.wait_for(&["ota", "status"], |s| s["orders"][0]["stages"]["confirmed"] == 1);
+    let mut device = fleet.devices.remove(0);
+    let app = fleet.without_program(&mut device);
+    fs::remove_dir_all(device.data.join("ota")).unwrap();
+    write(&app, b"version 1.0");
+    device.run();
+    device.wait_for(&["ota", "state"], |s| s["running"] == "1.1.0" && s["stage"] == "idle");
+    assert!(fs::read(&app).unwrap() == image);
+    let order =
+        fleet.net.super_node.wait_for(&["ota", "status"], |s| s["orders"][0]["stages"]["confirmed"] == 1);
+    assert_eq!(order["orders"][0]["versions"]["1.1.0"], 1, "it counts once: {order}");
+}
+
 #[test]
 fn an_owner_is_asked_and_an_unhealthy_version_goes_back() {
     let mut fleet = Fleet::start(0);
