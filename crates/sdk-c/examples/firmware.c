@@ -3,9 +3,11 @@
  *
  *   firmware CONFIG.toml [--yes] [--once] [--unhealthy-if WORD APP]
  *
- * It starts the device's node from a configuration file, prints what happens, asks on stdin whether a version
- * may be installed (--yes: nobody is asked), and looks after each installation whether what runs is healthy: APP
- * must be readable and must not contain WORD. Then it confirms the version, or goes back.
+ * It starts the device's node from a configuration file, prints what happens, and asks on stdin whether a version
+ * may be installed (--yes: nobody is asked). When one is installed it ends its node and starts itself anew, as a
+ * program does that is itself what was replaced; so it does when the version before is back. The new one is told
+ * that the version is on trial, and looks whether it is healthy: APP must be readable and must not contain WORD.
+ * Then it confirms the version, or goes back.
  *
  * On stdin it takes: yes, no, check, quit, and `take FOLDER`: the maker's own centre put its channel's folder
  * `metadata` there, and the device need not look for it. With --once it ends after the first update:
@@ -31,6 +33,9 @@
 #include "ioex.h"
 
 enum { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_NODE = 2, EXIT_FAILED_UPDATE = 3 };
+
+/* What to do instead of ending with an exit code. */
+enum { GO_ON = -1, START_ANEW = -2 };
 
 /* Longest configuration in bytes. */
 #define CONFIG_MAX (64 * 1024)
@@ -117,7 +122,7 @@ static void complain(const char *what, ioex_status status)
         fprintf(stderr, "%s: %s\n", what, ioex_last_error_message());
 }
 
-/* Returns the exit code, or -1 to go on. */
+/* Returns the exit code, GO_ON or START_ANEW. */
 static int heed(ioex_node *node, const struct told *told, const struct options *options, struct asked *asked)
 {
     switch (told->kind) {
@@ -142,7 +147,7 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
         break;
     case IOEX_EVENT_KIND_INSTALLED:
         printf("installed %s\n", told->version);
-        break;
+        return START_ANEW;
     case IOEX_EVENT_KIND_TRIAL:
         printf("trial %s\n", told->version);
         if (told->asks && is_healthy(options))
@@ -152,10 +157,12 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
         break;
     case IOEX_EVENT_KIND_CONFIRMED:
         printf("confirmed %s\n", told->version);
-        return options->once ? EXIT_OK : -1;
+        return options->once ? EXIT_OK : GO_ON;
     case IOEX_EVENT_KIND_FAILED:
         printf("failed %s%s: %s\n", told->version, told->rolled_back ? ", rolled back" : "", told->text);
-        return options->once ? EXIT_FAILED_UPDATE : -1;
+        if (options->once)
+            return EXIT_FAILED_UPDATE;
+        return told->rolled_back ? START_ANEW : GO_ON;
     case IOEX_EVENT_KIND_WAITING:
         printf("waiting: %s\n", told->text);
         break;
@@ -168,7 +175,7 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
     default: /* of a later library */
         break;
     }
-    return -1;
+    return GO_ON;
 }
 
 /* The highest N of the files N.NAME in a folder; 0: there is none. */
@@ -221,7 +228,7 @@ static ioex_status take(ioex_node *node, const char *folder)
     return status;
 }
 
-/* Returns the exit code, or -1 to go on. */
+/* Returns the exit code, GO_ON or START_ANEW. */
 static int obey(ioex_node *node, const char *line, const struct asked *asked)
 {
     bool yes = !strncmp(line, "yes", 3);
@@ -235,7 +242,7 @@ static int obey(ioex_node *node, const char *line, const struct asked *asked)
         complain("take", take(node, line + 5));
     else if (!strncmp(line, "quit", 4))
         return EXIT_OK;
-    return -1;
+    return GO_ON;
 }
 
 static int loop(ioex_node *node, int events, const struct options *options)
@@ -245,7 +252,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
     char line[LINE_MAX_BYTES];
     size_t have = 0;
     for (;;) {
-        int code = -1;
+        int code = GO_ON;
         if (poll(wait, 2, -1) < 0 && errno != EINTR)
             return EXIT_NODE;
         if (wait[0].revents & POLLIN) {
@@ -253,7 +260,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
             if (read(events, &told, sizeof told) == (ssize_t)sizeof told)
                 code = heed(node, &told, options, &asked);
         }
-        if (code < 0 && wait[1].revents & (POLLIN | POLLHUP)) {
+        if (code == GO_ON && wait[1].revents & (POLLIN | POLLHUP)) {
             ssize_t got = read(STDIN_FILENO, line + have, sizeof line - 1 - have);
             if (got <= 0) {
                 wait[1].fd = -1; /* nobody is there to answer */
@@ -261,7 +268,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
                 char *begin = line, *end;
                 have += (size_t)got;
                 line[have] = 0;
-                for (; code < 0 && (end = strchr(begin, '\n')); begin = end + 1) {
+                for (; code == GO_ON && (end = strchr(begin, '\n')); begin = end + 1) {
                     *end = 0;
                     code = obey(node, begin, &asked);
                 }
@@ -271,7 +278,7 @@ static int loop(ioex_node *node, int events, const struct options *options)
                     have = 0; /* too long for a command */
             }
         }
-        if (code >= 0)
+        if (code != GO_ON)
             return code;
     }
 }
@@ -330,5 +337,10 @@ int main(int argc, char **argv)
     close(pipes[0]);
     complain("free", ioex_node_free(node));
     close(pipes[1]);
+    if (code == START_ANEW) {
+        execvp(argv[0], argv);
+        perror(argv[0]);
+        return EXIT_NODE;
+    }
     return code;
 }

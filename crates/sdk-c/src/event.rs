@@ -27,14 +27,18 @@ pub enum ioex_event_kind {
     /// All of it is here and verified: `version`, `manifest`. With `asks`, it is installed only after
     /// `ioex_node_consent`.
     Ready = 4,
-    /// `version` is written, and put in charge or ready for the device's next start.
+    /// `version` is written, and put in charge or ready for the device's next start. Without a `restart` command in
+    /// the configuration, start yourself anew now (`pair`: have the device start): the trial begins with the next
+    /// `ioex_node_start`.
     Installed = 5,
-    /// `version` runs, on trial. With `asks`, say `ioex_node_confirm` or `ioex_node_roll_back`. Told again
-    /// after each start as long as it is.
+    /// `version` runs, on trial: you are the one that was started anew, or the `restart` command has returned. With
+    /// `asks`, say `ioex_node_confirm` or `ioex_node_roll_back`. Told again after each start as long as it is.
     Trial = 6,
-    /// `version` runs, and stays.
+    /// `version` runs, and stays. This and `FAILED` are told again at the next start when the node ended before the
+    /// callback had returned from them.
     Confirmed = 7,
-    /// `version` could not be fetched, written or kept: `reason`, `rolled_back`.
+    /// `version` could not be fetched, written or kept: `reason`. With `rolled_back` the version before is in its
+    /// place again: start yourself anew, as after `INSTALLED`.
     Failed = 8,
     /// What an update waits for, or why the last step has to be tried again: `reason`.
     Waiting = 9,

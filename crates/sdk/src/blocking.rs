@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Answer, Call, Error, Event, node};
+use crate::{Answer, Call, Error, Event, event::Told, node};
 
 /// Events that wait for a program that is behind, before the node's own queue fills.
 const EVENTS_QUEUED: usize = 64;
@@ -29,11 +29,14 @@ const FILE_THREADS_MAX: usize = 4;
 /// Where the node is in its life.
 enum Life {
     Starting,
-    Running { node: Arc<crate::Node>, runtime: Handle, tell: mpsc::Sender<Event> },
+    Running { node: Arc<crate::Node>, runtime: Handle, tell: mpsc::Sender<Telling> },
     Over,
 }
 
 type Shared = Arc<Mutex<Life>>;
+
+/// An event on its way to the program's function, and what is to be done when that has returned.
+type Telling = (Event, Option<Told>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whoever panicked left a whole value: there is only one assignment under each lock.
@@ -75,14 +78,14 @@ impl Node {
             // What still runs in it has nobody to tell anything; its writes are waited for.
             drop(runtime);
             // Nobody listens when the program's function panicked.
-            let _ = tell.blocking_send(Event::Stopped { problem });
+            let _ = tell.blocking_send((Event::Stopped { problem }, None));
         });
         Ok(Self { life, stop, teller: id, threads: Mutex::new(vec![runner.map_err(start)?, teller]) })
     }
 
     fn with<T>(
         &self,
-        call: impl FnOnce(&Arc<crate::Node>, &Handle, &mpsc::Sender<Event>) -> T,
+        call: impl FnOnce(&Arc<crate::Node>, &Handle, &mpsc::Sender<Telling>) -> T,
     ) -> Result<T, Error> {
         let (node, runtime, tell) = match &*lock(&self.life) {
             Life::Starting => return Err(Error::NotReady),
@@ -100,7 +103,7 @@ impl Node {
                 if let Err(e) = work.await {
                     let reason = e.message;
                     // Nobody listens any more when the node is over.
-                    let _ = tell.send(Event::CallFailed { call, reason }).await;
+                    let _ = tell.send((Event::CallFailed { call, reason }, None)).await;
                 }
             });
         })
@@ -203,9 +206,12 @@ impl Drop for Node {
 type Work = std::pin::Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send>>;
 
 /// Calls the program's function until the node is over.
-fn pass_on(mut told: mpsc::Receiver<Event>, mut on_event: impl FnMut(Event)) {
-    while let Some(event) = told.blocking_recv() {
+fn pass_on(mut told: mpsc::Receiver<Telling>, mut on_event: impl FnMut(Event)) {
+    while let Some((event, told)) = told.blocking_recv() {
         on_event(event);
+        if let Some(told) = told {
+            told.heard();
+        }
     }
 }
 
@@ -213,7 +219,7 @@ fn pass_on(mut told: mpsc::Receiver<Event>, mut on_event: impl FnMut(Event)) {
 async fn run(
     config: NodeConfig,
     life: &Shared,
-    tell: &mpsc::Sender<Event>,
+    tell: &mpsc::Sender<Telling>,
     stop: &CancellationToken,
 ) -> Option<String> {
     let node = match crate::Node::start(config).await {
@@ -225,21 +231,31 @@ async fn run(
     };
     let mut events = node.events();
     *lock(life) = Life::Running { node: node.clone(), runtime: Handle::current(), tell: tell.clone() };
-    let mut next = Some(Event::Started { uid: node.uid() });
+    let mut next = Some((Event::Started { uid: node.uid() }, None));
+    let mut left = None;
     while let Some(event) = next {
         // A program that is stuck in its function can still be stopped by another thread of it.
-        let told = tokio::select! {
-            () = stop.cancelled() => break,
-            told = tell.send(event) => told,
+        let room = tokio::select! {
+            () = stop.cancelled() => None,
+            room = tell.reserve() => room.ok(),
         };
-        if told.is_err() {
+        let Some(room) = room else {
+            left = Some(event);
             break;
-        }
+        };
+        room.send(event);
         next = tokio::select! {
             () = stop.cancelled() => break,
-            event = events.next() => event,
+            event = events.take() => event,
         };
     }
     *lock(life) = Life::Over;
-    node.end().await
+    let problem = node.end().await;
+    // What came to its end meanwhile, or was not told yet.
+    while let Some(event) = left.take().or_else(|| events.rest()) {
+        if tell.send(event).await.is_err() {
+            break;
+        }
+    }
+    problem
 }

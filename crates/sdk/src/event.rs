@@ -6,7 +6,10 @@ use ioex::node::{DeviceUpdates, Moment};
 use ioex_api::{OtaStage, OtaState};
 use ioex_base::{ContentAddress, Uid};
 use tokio::sync::{
-    broadcast::{self, error::RecvError},
+    broadcast::{
+        self,
+        error::{RecvError, TryRecvError},
+    },
     watch,
 };
 use tokio_util::sync::CancellationToken;
@@ -17,7 +20,9 @@ use crate::Call;
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Something that happened. Each update goes `Offered`, `Ready`, `Installed`, `Trial`, and ends with `Confirmed`
-/// or, from anywhere, `Failed`.
+/// or, from anywhere, `Failed`. `Trial` comes to the program that was started anew, not to the one before, unless the
+/// configuration has a `restart` command: then it comes when that command has returned. An end of which the program may
+/// not have heard before it was stopped is told at the next start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -48,7 +53,8 @@ pub enum Event {
         /// Whether it is installed only after [`consent`](crate::Node::consent).
         consent: bool,
     },
-    /// It is written, and put in charge or ready for the device's next start.
+    /// It is written, and put in charge or ready for the device's next start. Without a `restart` command in the
+    /// configuration the program now starts itself anew, or has the device do so: the trial begins with that start.
     Installed {
         /// Which.
         version: String,
@@ -184,6 +190,19 @@ impl Between {
     }
 }
 
+/// What a program was told, when the device is to know that it heard of it: how an update ended.
+pub(crate) struct Told {
+    updates: DeviceUpdates,
+    moment: Moment,
+}
+
+impl Told {
+    /// The program has heard of it. Writes a small file.
+    pub(crate) fn heard(self) {
+        self.updates.heard(&self.moment);
+    }
+}
+
 /// What happens at a node, in order.
 pub struct Events {
     updates: DeviceUpdates,
@@ -191,6 +210,8 @@ pub struct Events {
     changes: watch::Receiver<u64>,
     between: Between,
     stop: CancellationToken,
+    /// What was given last.
+    given: Option<Told>,
 }
 
 impl Events {
@@ -198,11 +219,24 @@ impl Events {
         let (moments, mut changes) = (updates.moments(), updates.changes());
         // How it stands at the start is news, too.
         changes.mark_changed();
-        Self { updates, moments, changes, between: Between::default(), stop }
+        Self { updates, moments, changes, between: Between::default(), stop, given: None }
     }
 
-    /// Waits for the next one; none when the node has been told to stop.
+    /// Waits for the next one; none when the node has been told to stop and there is nothing more to tell.
+    ///
+    /// How an update ended counts as heard when this is called again; else it is told again at the next start.
     pub async fn next(&mut self) -> Option<Event> {
+        if let Some(told) = self.given.take() {
+            // On a thread for files; one that fails leaves it to be told again.
+            let _ = tokio::task::spawn_blocking(move || told.heard()).await;
+        }
+        let (event, told) = self.take().await?;
+        self.given = told;
+        Some(event)
+    }
+
+    /// The same for who says itself when it was heard.
+    pub(crate) async fn take(&mut self) -> Option<(Event, Option<Told>)> {
         loop {
             let moment = tokio::select! {
                 biased;
@@ -211,17 +245,32 @@ impl Events {
                 changed = self.changes.changed() => {
                     changed.ok()?;
                     if let Some(event) = self.between.news(&self.updates.state(), Instant::now()) {
-                        return Some(event);
+                        return Some((event, None));
                     }
                     continue;
                 }
             };
             return match moment {
-                Ok(moment) => Some(moment.into()),
-                Err(RecvError::Lagged(count)) => Some(Event::Missed { count }),
+                Ok(moment) => Some(self.of(moment)),
+                Err(RecvError::Lagged(count)) => Some((Event::Missed { count }, None)),
                 Err(RecvError::Closed) => None,
             };
         }
+    }
+
+    /// What is left of a node that has ended.
+    pub(crate) fn rest(&mut self) -> Option<(Event, Option<Told>)> {
+        match self.moments.try_recv() {
+            Ok(moment) => Some(self.of(moment)),
+            Err(TryRecvError::Lagged(count)) => Some((Event::Missed { count }, None)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+
+    fn of(&self, moment: Moment) -> (Event, Option<Told>) {
+        let is_end = matches!(moment, Moment::Confirmed { .. } | Moment::Failed { .. });
+        let told = is_end.then(|| Told { updates: self.updates.clone(), moment: moment.clone() });
+        (moment.into(), told)
     }
 }
 

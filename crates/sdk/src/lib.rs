@@ -24,12 +24,20 @@
 //!             println!("version {version} is there");
 //!             node.consent(&Answer { version, manifest: Some(manifest), yes: true, now: false })?;
 //!         }
-//!         Event::Trial { confirm: true, .. } => node.confirm()?,
-//!         Event::Confirmed { .. } => break,
+//!         // This program is what was replaced: it ends, and whoever looks after it starts the new one.
+//!         Event::Installed { .. } => break,
+//!         // So this is the new one. It confirms what it has looked at.
+//!         Event::Trial { confirm: true, .. } => match healthy() {
+//!             Ok(()) => node.confirm()?,
+//!             Err(why) => node.roll_back(&why)?,
+//!         },
+//!         // The version before is in its place again, and is started in the same way.
+//!         Event::Failed { rolled_back: true, .. } => break,
 //!         other => println!("{other:?}"),
 //!     }
 //! }
 //! node.shutdown()?;
+//! # fn healthy() -> Result<(), String> { Ok(()) }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -172,7 +172,9 @@ impl Machine {
     pub(super) fn wrapper(&self, program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
         let path = dir.join(format!("{name}-{}", self.name));
         let (emulator, system) = (self.emulator()?, self.system());
-        let words = format!("exec '{}' -L '{system}' '{}' \"$@\"", emulator.display(), program.display());
+        // As its own name it gets this file's, by which it starts itself anew.
+        let words =
+            format!("exec '{}' -0 \"$0\" -L '{system}' '{}' \"$@\"", emulator.display(), program.display());
         fs::write(&path, format!("#!/bin/sh\n{words}\n"))?;
         fs::set_permissions(&path, Permissions::from_mode(0o755))?;
         Ok(path)

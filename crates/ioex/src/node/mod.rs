@@ -66,7 +66,7 @@ pub(crate) struct Node {
 /// others.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     log_to_stderr();
-    let running = start(config).await?;
+    let running = begin(config, false).await?;
     tokio::spawn(stop_on_signal(running.node.stop.clone())?);
     let config = &running.node.config;
     println!("ready uid={} kind={} data={}", running.uid(), config.kind, config.data.display());
@@ -82,13 +82,18 @@ pub struct Running {
     housekeeping: JoinHandle<()>,
 }
 
-/// Starts a node. It prints and logs nothing, heeds no signal and opens no socket for commands; it needs a
-/// runtime with I/O and time.
+/// Starts a node in somebody else's program. It prints and logs nothing, heeds no signal and opens no socket for
+/// commands; it needs a runtime with I/O and time. What it installs may be that program, so a version is on trial from
+/// the next start on, unless the configuration has a command that starts it.
 ///
 /// # Errors
 /// When it cannot start: the data folder is in use, a port is taken, a key file is readable by
 /// others.
 pub async fn start(config: NodeConfig) -> anyhow::Result<Running> {
+    begin(config, true).await
+}
+
+async fn begin(config: NodeConfig, in_program: bool) -> anyhow::Result<Running> {
     #[cfg(feature = "super")]
     vault::check(&config)?;
     files::private_dir(&config.data)?;
@@ -111,7 +116,7 @@ pub async fn start(config: NodeConfig) -> anyhow::Result<Running> {
     });
     let housekeeping = tokio::spawn(housekeeping::run(node.clone()));
     let mut tasks = vault::run(&node);
-    tasks.extend(ota::run(&node));
+    tasks.extend(ota::run(&node, in_program));
     Ok(Running { node, tasks, housekeeping })
 }
 

@@ -129,9 +129,13 @@ fn a_firmware_in_c_installs_a_version_and_takes_an_unhealthy_one_back() {
     wait_for(&mut firmware, "install it?");
     assert_eq!(fs::read(&maker.app).unwrap(), b"version 1.0");
     firmware.say("yes").unwrap();
+    assert_eq!(wait_for(&mut firmware, "installed "), "1.1.0");
+    // Only the one that was started anew can say whether it is well.
+    assert_eq!(wait_for(&mut firmware, "started "), uid);
+    assert!(!firmware.has("trial "), "{}", firmware.complaint("the one before was asked"));
     assert_eq!(wait_for(&mut firmware, "confirmed "), "1.1.0");
     let firmware = ends_with(firmware, 0);
-    said(&firmware, &["progress ", "ready 1.1.0", "installed 1.1.0", "trial 1.1.0", "running 1.1.0"]);
+    said(&firmware, &["progress ", "ready 1.1.0", "running 1.0.0", "trial 1.1.0", "running 1.1.0"]);
     assert!(fs::read(&maker.app).unwrap() == good);
 
     // Linked with the shared library; nobody is asked; the firmware says that it is unhealthy.
@@ -198,6 +202,26 @@ fn a_firmware_in_c_takes_the_channel_from_its_maker_s_centre() {
     assert_eq!(wait_for(&mut firmware, "confirmed "), "1.1.0");
     ends_with(firmware, 0);
     assert_eq!(fs::read(&maker.app).unwrap(), b"brought");
+}
+
+/// The program may be stopped before it has heard how an update ended.
+#[test]
+fn a_firmware_is_told_at_its_next_start_how_an_update_ended() {
+    assert!(program().exists());
+    let maker = Maker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let program = compile(Link::Static(&library("libioexnode.a")), &dir.path().join("firmware"));
+    let args = [maker.config.to_str().unwrap(), "--once"];
+    let mut firmware = start(&program, &args);
+    wait_for(&mut firmware, "started ");
+    firmware.say("quit").unwrap();
+    ends_with(firmware, 0);
+    let ends = maker.net.path("device/ota/ends.json");
+    fs::write(&ends, br#"[{"Confirmed":{"version":"1.0.0"}}]"#).unwrap();
+    let mut firmware = start(&program, &args);
+    assert_eq!(wait_for(&mut firmware, "confirmed "), "1.0.0");
+    ends_with(firmware, 0);
+    assert_eq!(fs::read(&ends).unwrap(), b"[]", "it was told");
 }
 
 #[test]

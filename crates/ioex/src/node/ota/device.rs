@@ -5,6 +5,7 @@ mod getting;
 mod installing;
 mod look;
 mod reports;
+mod standing;
 
 use std::{
     collections::HashSet,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use ioex_api::{ApiError, ErrorCode, OtaProgress, OtaStage, OtaState};
+use ioex_api::{ApiError, ErrorCode, OtaProgress};
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds};
 use ioex_ota::{
     Release, Trust, Version,
@@ -34,7 +35,7 @@ use self::{
 use super::{
     Ota,
     bundle::Bundle,
-    host::{Answer, Host, Moment},
+    host::{Answer, Host},
     installer::Installer,
     own::Own,
     tills::Counter,
@@ -204,6 +205,8 @@ pub(crate) struct Device {
     pub(super) host: Host,
     /// Matchers that took no report, and when they are asked again.
     silent: Mutex<Silent>,
+    /// What was installed runs from the next start of the program in which the node runs.
+    starts_anew: AtomicBool,
     /// Who ends a trial: its health, or somebody's word.
     turn: tokio::sync::Mutex<()>,
     /// Parts of the package that is coming, in what runs.
@@ -305,6 +308,7 @@ impl Device {
             signed: Mutex::default(),
             host: Host::default(),
             silent: Mutex::default(),
+            starts_anew: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
             own: Mutex::default(),
         })
@@ -445,76 +449,6 @@ impl Device {
         counter.allow(self.cap_left());
     }
 
-    /// How things stand.
-    pub(crate) fn show(&self) -> OtaState {
-        let running = *lock(&self.running);
-        let progress = lock(&self.progress).clone();
-        let holding = lock(&self.holding).clone();
-        let trouble = lock(&self.trouble).clone();
-        let alone = self.is_due() && self.alone.load(Ordering::Relaxed);
-        let busy = progress.is_some();
-        let deciding = self.deciding.load(Ordering::Relaxed);
-        let stuck = holding.as_ref().is_some_and(|held| held.stuck);
-        let stage = |state: &State| match (state.step, busy) {
-            (Step::Offered, true) => OtaStage::Fetching,
-            (Step::Fetched, true) => OtaStage::Installing,
-            (Step::Idle, _) => OtaStage::Idle,
-            (Step::Offered, false) => OtaStage::Offered,
-            (Step::Fetched, false) => OtaStage::Fetched,
-            (Step::Installed, _) => OtaStage::Installed,
-        };
-        self.read(|state| OtaState {
-            channel: self.bundle.channel,
-            brand: self.bundle.brand.clone(),
-            model: self.bundle.model.clone(),
-            hardware: self.config.hardware,
-            running: running.to_string(),
-            stage: stage(state),
-            offered: state.release.as_ref().map(|release| release.version.to_string()),
-            manifest: state.release.as_ref().map(|release| release.manifest),
-            bytes: state.release.as_ref().map(Release::length),
-            consent: !self.asks(state),
-            holding: holding.map(|held| held.why).or_else(|| alone.then(|| ALONE.to_owned())),
-            stuck,
-            problem: trouble.or_else(|| state.looked.clone()).or_else(|| state.problem.clone()),
-            last_check: state.last_check.filter(|_| !deciding),
-            progress,
-            by_source: state.by_source,
-            month_bytes: state.month.1,
-        })
-    }
-
-    /// Whether the owner's word is missing for what comes next.
-    fn asks(&self, state: &State) -> bool {
-        let is_here = matches!(state.step, Step::Fetched | Step::Installed);
-        match (self.config.consent, is_here) {
-            (Consent::Auto, _) | (Consent::Install, false) => false,
-            (Consent::Ask, _) | (Consent::Both, false) => !state.consented,
-            (Consent::Install | Consent::Both, true) => !state.agreed,
-        }
-    }
-
-    /// Tells the program in which the node runs where things stand.
-    fn tell_standing(&self) {
-        let moment = self.read(|state| {
-            let release = state.release.as_ref()?;
-            if [state.failed, state.declined].contains(&Some(release.version)) {
-                return None;
-            }
-            let (version, consent) = (release.version.to_string(), self.asks(state));
-            match state.step {
-                Step::Offered => {
-                    let (manifest, bytes) = (release.manifest, release.length());
-                    Some(Moment::Offered { version, manifest, bytes, consent })
-                }
-                Step::Fetched => Some(Moment::Fetched { version, manifest: release.manifest, consent }),
-                // What failed, or is on trial.
-                Step::Idle | Step::Installed => None,
-            }
-        });
-        moment.into_iter().for_each(|moment| self.host.tell(moment));
-    }
-
     /// The owner's word on what is offered. A yes is followed by a look, unless the update is under way: its maker may
     /// have thought better of it. Waits for the disk.
     ///
@@ -576,12 +510,16 @@ impl Device {
 impl Device {
     /// Runs until `stop`.
     pub(super) async fn run(self: Arc<Self>, ota: Arc<Ota>, stop: CancellationToken) {
+        self.host.tell_ends();
         self.tell_standing();
         if let Err(e) = self.count_start().await {
             tracing::warn!("update: {e:#}");
         }
         // After a cut the installer knows better than the state's file.
         if let Err(e) = self.reconcile().await {
+            tracing::warn!("update: {e:#}");
+        }
+        if let Err(e) = self.tell_waiting().await {
             tracing::warn!("update: {e:#}");
         }
         loop {
@@ -630,7 +568,7 @@ impl Device {
         let (step, release) = self.read(|state| (state.step, state.release.clone()));
         match (step, release) {
             (Step::Offered, Some(release)) => self.fetch(ota, release, stop).await?,
-            (Step::Fetched, Some(release)) => self.install(ota, release).await?,
+            (Step::Fetched, Some(release)) => self.install(ota, release, stop).await?,
             (Step::Installed, _) => {}
             (Step::Idle, _) | (_, None) => self.hold(None),
         }

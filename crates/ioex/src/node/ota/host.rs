@@ -2,7 +2,8 @@
 //! may do. The local API answers with the same calls.
 
 use std::{
-    sync::{Arc, Mutex},
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
 
@@ -10,16 +11,17 @@ use ioex_api::{ApiError, ErrorCode, OtaState};
 use ioex_base::ContentAddress;
 use ioex_net::proto::ChannelFiles;
 use ioex_ota::{Release, Version, install::InstallError};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot, watch};
 
-use super::{Ota, device::Device, installer::InstallFailure};
+use super::{Ota, device::Device, ends::Ends, installer::InstallFailure};
 use crate::node::lock;
 
 /// Moments that wait for a program that is behind. A whole update has five.
 const MOMENTS_QUEUED: usize = 64;
 
 /// What happens once in the course of an update. What goes on between is in [`OtaState`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Moment {
     /// A version is there for this device.
     Offered {
@@ -41,7 +43,8 @@ pub enum Moment {
         /// Whether the owner has to agree before it is installed.
         consent: bool,
     },
-    /// It is written, and put in charge or ready for the device's next start.
+    /// It is written, and put in charge or ready for the next start. Told again after each start of the program as long
+    /// as it is the device that has to start.
     Installed {
         /// Which.
         version: String,
@@ -53,7 +56,8 @@ pub enum Moment {
         /// Whether the program has to confirm it.
         confirm: bool,
     },
-    /// It runs, and stays.
+    /// It runs, and stays. This and `Failed` are told again at the next start unless they were
+    /// [`heard`](DeviceUpdates::heard).
     Confirmed {
         /// Which.
         version: String,
@@ -122,16 +126,53 @@ pub(super) struct Host {
     brought: Mutex<Option<Brought>>,
     /// Since when it is to say whether what runs is healthy.
     asked: Mutex<Option<Instant>>,
+    /// There is such a program, and these are the ends that it may not have heard of.
+    ends: OnceLock<Ends>,
 }
 
 impl Default for Host {
     fn default() -> Self {
         let (moments, first) = broadcast::channel(MOMENTS_QUEUED);
-        Self { moments, first: Mutex::new(Some(first)), brought: Mutex::default(), asked: Mutex::default() }
+        let (first, brought) = (Mutex::new(Some(first)), Mutex::default());
+        Self { moments, first, brought, asked: Mutex::default(), ends: OnceLock::new() }
     }
 }
 
 impl Host {
+    /// The node runs in a program that is not `ioex`. What that has not heard of lies in this folder.
+    pub(super) fn set_program(&self, dir: &Path) {
+        // There is one program.
+        let _ = self.ends.set(Ends::open(dir));
+    }
+
+    pub(super) fn is_program(&self) -> bool {
+        self.ends.get().is_some()
+    }
+
+    /// Tells how updates ended of which the program may not have heard.
+    pub(super) fn tell_ends(&self) {
+        self.ends.get().map(Ends::all).into_iter().flatten().for_each(|end| self.tell(end));
+    }
+
+    /// What happens from now on; whoever asks first also hears what happened before.
+    pub(super) fn listen(&self) -> broadcast::Receiver<Moment> {
+        lock(&self.first).take().unwrap_or_else(|| self.moments.subscribe())
+    }
+
+    /// The program has heard of it. Waits for the disk when that is kept.
+    pub(super) fn heard(&self, moment: &Moment) {
+        if let Some(ends) = self.ends.get() {
+            ends.heard(moment);
+        }
+    }
+
+    /// Keeps it until the program has heard of it. Waits for the disk.
+    pub(super) fn keep_end(&self, end: &Moment) {
+        if let Some(ends) = self.ends.get() {
+            ends.keep(end);
+        }
+    }
+
     pub(super) fn tell(&self, moment: Moment) {
         // Whether anybody listens is not the device's business.
         let _ = self.moments.send(moment);
@@ -193,7 +234,13 @@ impl DeviceUpdates {
     /// What happens from now on; whoever asks first also hears what happened since the start.
     #[must_use]
     pub fn moments(&self) -> broadcast::Receiver<Moment> {
-        lock(&self.0.host.first).take().unwrap_or_else(|| self.0.host.moments.subscribe())
+        self.0.host.listen()
+    }
+
+    /// The program has heard of it, and is not told again. Writes a small file when it is the end of an update: not for
+    /// an asynchronous thread.
+    pub fn heard(&self, moment: &Moment) {
+        self.0.host.heard(moment);
     }
 
     /// Looks at the channel at the next opportunity. Writes a small file: not for an asynchronous thread.

@@ -395,17 +395,18 @@ impl Installer {
         written
     }
 
-    /// Puts what was written in charge. Returns whether the device has to start anew for that.
+    /// Puts what was written in charge. With `starts_now` it is started at once, which is the first of its starts; else
+    /// each is counted when it comes. Returns whether the device has to start anew for that.
     ///
     /// # Errors
     /// [`InstallFailure`]; what ran before still runs then.
-    pub(crate) fn activate(&self, release: &Release) -> Result<bool, InstallFailure> {
+    pub(crate) fn activate(&self, release: &Release, starts_now: bool) -> Result<bool, InstallFailure> {
         match &self.config.install {
             // It was put on trial when it was verified.
             InstallTarget::Pair { .. } => Ok(true),
             InstallTarget::Swap { path } => {
                 let mut swap = Swap::open(path, self.config.installed)?;
-                let started = swap.activate().and_then(|()| swap.start());
+                let started = swap.activate().and_then(|()| if starts_now { swap.start() } else { Ok(()) });
                 if let Err(e) = started {
                     // Noted as on trial, and not in place: it is taken back.
                     let _ = swap.roll_back();
@@ -420,8 +421,7 @@ impl Installer {
                     before: Some(before.running),
                     package: Some(release.package()),
                     failed: before.failed,
-                    // This is the first.
-                    starts_left: TRIAL_STARTS - 1,
+                    starts_left: TRIAL_STARTS - u8::from(starts_now),
                 };
                 // Noted first: after a cut in the middle the command is asked for its health, or goes back.
                 self.save_hook(&trial)?;
@@ -517,12 +517,17 @@ impl Installer {
         }
     }
 
+    /// Whether there is a command that starts what was replaced.
+    pub(crate) fn restarts(&self) -> bool {
+        !self.config.restart.is_empty()
+    }
+
     /// Starts the device, or what was replaced, anew. False when there is no command for it.
     ///
     /// # Errors
     /// When the command fails, or takes too long; it is ended then.
     pub(crate) fn restart(&self) -> Result<bool, HookError> {
-        if self.config.restart.is_empty() {
+        if !self.restarts() {
             return Ok(false);
         }
         hook(&self.config.restart, RESTART_TIMEOUT).run_as_is().map(|()| true)

@@ -11,6 +11,7 @@ mod bundle;
 mod channels;
 mod device;
 mod download;
+mod ends;
 #[cfg(test)]
 mod fixture;
 mod host;
@@ -273,8 +274,8 @@ impl Ota {
     }
 }
 
-/// Starts what runs beside the API.
-pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
+/// Starts what runs beside the API. `in_program`: the node runs in a program that is not `ioex`.
+pub(super) fn run(node: &Arc<Node>, in_program: bool) -> Vec<tokio::task::JoinHandle<()>> {
     let ota = node.ota.clone();
     // Nothing was answered before.
     let _ = ota.mesh.set(node.mesh.clone());
@@ -286,6 +287,9 @@ pub(super) fn run(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
         tasks.push(tokio::spawn(matchers::run(puller, node.stop.clone())));
     }
     if let Some(device) = &ota.device {
+        if in_program {
+            device.host.set_program(&node.config.data.join(DIR));
+        }
         tasks.push(tokio::spawn(device.clone().run(ota.clone(), node.stop.clone())));
     }
     tasks

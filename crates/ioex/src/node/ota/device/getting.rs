@@ -223,7 +223,9 @@ impl Device {
             None => self.tell_standing(),
             Some(reason) if given_up => {
                 let version = release.version.to_string();
-                self.host.tell(Moment::Failed { version, reason, rolled_back: false });
+                let end = Moment::Failed { version, reason, rolled_back: false };
+                self.keep_end(&end).await;
+                self.host.tell(end);
             }
             Some(_) => {}
         }

@@ -1,9 +1,13 @@
 //! Writing what came, and finding out whether it is healthy.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ioex_api::{OtaProgress, OtaStage};
-use ioex_ota::{Release, policy::Effort};
+use ioex_ota::{Release, install::InstallError, policy::Effort};
+use tokio_util::sync::CancellationToken;
 
 use super::{Device, HEALTH_PAUSE, HEALTH_TRIES, Held, KEPT_PACKAGES, Kept, OwnParts, Step};
 use crate::{
@@ -14,9 +18,17 @@ use crate::{
     },
 };
 
+/// What is installed and does not run yet.
+const NEXT_START: &str = "it starts with the device's next start";
+
 impl Device {
     /// Writes and starts what was fetched.
-    pub(super) async fn install(self: &Arc<Self>, ota: &Arc<Ota>, release: Release) -> anyhow::Result<()> {
+    pub(super) async fn install(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        release: Release,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let Some(uid) = ota.mesh().map(ioex_net::Mesh::uid) else { return Ok(()) };
         if let Err(why) = self.may_go_on(&release, &uid, true) {
             self.hold(Some(why));
@@ -38,6 +50,7 @@ impl Device {
         }
         let (node, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
         let wanted = release.clone();
+        let starts_now = self.starts_what_it_installs();
         let written = tokio::task::spawn_blocking(move || {
             let total = wanted.length();
             let tell = |written| {
@@ -56,7 +69,7 @@ impl Device {
                 what: "the device's state".to_owned(),
                 error: std::io::Error::other(format!("{e:#}")),
             })?;
-            node.installer.activate(&wanted)
+            node.installer.activate(&wanted, starts_now)
         })
         .await?;
         *lock(&self.progress) = None;
@@ -68,16 +81,25 @@ impl Device {
                     Self::queue_report(state, OtaStage::Installed, running, "");
                 })
                 .await?;
+                self.starts_anew.store(!starts_now, Ordering::Relaxed);
                 self.host.tell(Moment::Installed { version: release.version.to_string() });
                 // When it takes too long, the next step says so.
-                let _ = self.send_reports(ota).await;
+                let _ = stop.run_until_cancelled(self.send_reports(ota)).await;
                 if !self.restart("starting the new version").await {
-                    self.hold(Some(Held::so_far("it starts with the device's next start")));
+                    // The program that runs is still the one before.
+                    self.starts_anew.store(self.host.is_program(), Ordering::Relaxed);
+                    self.hold(Some(Held::so_far(NEXT_START)));
                 }
                 self.settle().await
             }
             Err(e) => self.not_installed(ota, &release, &e).await,
         }
+    }
+
+    /// Whether what was installed is started by this node, and so on trial at once. In another program than `ioex` only
+    /// a command for it does that; without one that program itself may be what was replaced, and it starts anew.
+    pub(super) fn starts_what_it_installs(&self) -> bool {
+        !self.host.is_program() || self.installer.restarts()
     }
 
     /// A package could not be put in place.
@@ -89,6 +111,7 @@ impl Device {
     ) -> anyhow::Result<()> {
         // Where only the last step failed, the installer has it on trial already, and that goes on.
         if self.reconcile().await? {
+            self.starts_anew.store(!self.starts_what_it_installs(), Ordering::Relaxed);
             return Ok(());
         }
         let why = format!("it could not be installed: {e}");
@@ -129,6 +152,22 @@ impl Device {
         Ok(on_trial)
     }
 
+    /// Tells a program again that what was installed before waits for the device's start.
+    ///
+    /// # Errors
+    /// When the installer's state cannot be read.
+    pub(super) async fn tell_waiting(&self) -> anyhow::Result<()> {
+        let installer = self.installer.clone();
+        let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
+        let version = self.read(|state| state.release.as_ref().map(|release| release.version.to_string()));
+        if standing.waits_for_start
+            && let Some(version) = version
+        {
+            self.host.tell(Moment::Installed { version });
+        }
+        Ok(())
+    }
+
     /// Counts this start, when what runs is on trial and no boot loader counts. Goes back when it was started too often.
     ///
     /// # Errors
@@ -163,10 +202,14 @@ impl Device {
         }
         let installer = self.installer.clone();
         let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
+        if self.starts_anew.load(Ordering::Relaxed) {
+            self.hold(Some(Held::so_far(NEXT_START)));
+            return Ok(());
+        }
         *lock(&self.running) = standing.running;
         let wanted = self.read(|state| state.release.as_ref().map(|release| release.version));
         if standing.waits_for_start {
-            self.hold(Some(Held::so_far("it starts with the device's next start")));
+            self.hold(Some(Held::so_far(NEXT_START)));
             return Ok(());
         }
         self.hold(None);
@@ -229,6 +272,10 @@ impl Device {
     /// When nothing is on trial, or the installer's state cannot be written.
     pub(crate) async fn confirm(&self) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
+        if self.starts_anew.load(Ordering::Relaxed) {
+            // Nobody has seen it run.
+            return Err(InstallFailure::from(InstallError::NotOnTrial).into());
+        }
         let installer = self.installer.clone();
         tokio::task::spawn_blocking(move || installer.confirm()).await??;
         self.wake.notify_one();
@@ -264,12 +311,18 @@ impl Device {
         self.host.answered();
         self.hold(None);
         *lock(&self.own) = OwnParts::Unknown;
+        self.starts_anew.store(false, Ordering::Relaxed);
         let (version, rolled_back) = self.read(|state| {
             let version = state.release.as_ref().map_or(running, |release| release.version);
             (version.to_string(), state.step == Step::Installed)
         });
-        let failed = how.err().map(str::to_owned);
-        let reason = failed.clone();
+        let reason = how.err().map(str::to_owned);
+        let end = match reason.clone() {
+            None => Moment::Confirmed { version },
+            Some(reason) => Moment::Failed { version, reason, rolled_back },
+        };
+        // Kept first: an end is told twice rather than not at all.
+        self.keep_end(&end).await;
         self.change(move |state| {
             match &reason {
                 None => {
@@ -287,11 +340,16 @@ impl Device {
             state.kept.truncate(KEPT_PACKAGES);
         })
         .await?;
-        self.host.tell(match failed {
-            None => Moment::Confirmed { version },
-            Some(reason) => Moment::Failed { version, reason, rolled_back },
-        });
+        self.host.tell(end);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Has a program that does not hear of it now told at its next start.
+    pub(super) async fn keep_end(self: &Arc<Self>, end: &Moment) {
+        let (own, end) = (self.clone(), end.clone());
+        if tokio::task::spawn_blocking(move || own.host.keep_end(&end)).await.is_err() {
+            tracing::warn!("the end of an update could not be kept for the program that runs it");
+        }
     }
 }

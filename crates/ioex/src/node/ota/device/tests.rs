@@ -1,4 +1,5 @@
 mod policy;
+mod program;
 
 use std::sync::mpsc;
 
@@ -54,7 +55,7 @@ async fn a_slow_disk_holds_up_nobody_and_no_change_is_lost() {
     // Who stops waiting for a change does not stop it.
     let given_up = device.change(|state| state.month.0 += 10);
     assert!(tokio::time::timeout(Duration::ZERO, given_up).await.is_err());
-    assert_eq!(device.show().stage, OtaStage::Idle);
+    assert_eq!(device.show().stage, ioex_api::OtaStage::Idle);
     assert_eq!(device.read(|state| state.month), (0, 0), "nothing counts before it is on the disk");
     drop(done);
     slow.join().unwrap();
