@@ -24,7 +24,7 @@ pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use ota::{
     OtaCarried, OtaChannelInfo, OtaDelta, OtaFleet, OtaImage, OtaImagePath, OtaMissed, OtaOrderInfo,
-    OtaPackProgress, OtaPacked, OtaProgress, OtaRequest, OtaStage, OtaState,
+    OtaPackProgress, OtaPacked, OtaProgress, OtaReason, OtaRequest, OtaStage, OtaState,
 };
 pub use server::{Handler, Sink, SinkClosed, serve};
 pub use types::*;

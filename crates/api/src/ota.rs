@@ -121,6 +121,71 @@ impl OtaStage {
     }
 }
 
+/// Why an update waits, why it ended, or why a call about it could not be done. Later versions add to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OtaReason {
+    /// None of the others.
+    Other,
+    /// It waits: the node is not in the network.
+    Network,
+    /// It waits: nobody has given out the channel, or what came does not hold.
+    Channel,
+    /// It waits: its owner is asked.
+    Owner,
+    /// It waits: its owner said no, and may still say yes.
+    Declined,
+    /// It waits for the owner's hours.
+    Hours,
+    /// It waits for the battery.
+    Battery,
+    /// It waits for a link that is not metered.
+    Metered,
+    /// It waits for the next month: its bytes are used up.
+    Cap,
+    /// It waits for the rollout.
+    Rollout,
+    /// It waits: its maker paused the rollout.
+    RolloutPaused,
+    /// It waits: its maker ended the rollout.
+    RolloutEnded,
+    /// It waits: nobody hands the version out any more.
+    NoProvider,
+    /// It waits for the next try, after one that failed.
+    Retry,
+    /// It waits for the word that lets it be tried again: it failed on this device.
+    FailedBefore,
+    /// It waits for the next start of the device or program.
+    Start,
+    /// It waits for the word of the program that runs it.
+    Confirm,
+    /// The last step broke off, and is tried again.
+    BrokenOff,
+    /// It ended: it does not fit this device.
+    DoesNotFit,
+    /// It ended: it could not be fetched.
+    NotFetched,
+    /// It ended: it could not be written or put in charge.
+    NotInstalled,
+    /// It ended: it is unhealthy.
+    Unhealthy,
+    /// It ended: nobody confirmed it in time.
+    NotConfirmed,
+    /// It ended: it did not stay up.
+    DidNotStay,
+    /// It ended: the program, or its owner, went back.
+    TakenBack,
+    /// The call: the metadata does not hold.
+    Refused,
+    /// The call: something newer came, or the node stopped.
+    Superseded,
+    /// The call: nothing is on trial.
+    NotOnTrial,
+    /// The call: reading or writing failed.
+    Disk,
+}
+
 /// What is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtaProgress {
@@ -161,6 +226,9 @@ pub struct OtaState {
     pub consent: bool,
     /// What it waits for.
     pub holding: Option<String>,
+    /// What that is, for programs; also when something else is in the way, which `problem` says.
+    #[serde(default)]
+    pub reason: Option<OtaReason>,
     /// Whether it does not go on by itself: the rollout is paused or over, nobody hands the version out, or it failed here.
     pub stuck: bool,
     /// What went wrong last.

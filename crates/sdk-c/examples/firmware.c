@@ -17,10 +17,13 @@
  * The main loop waits in poll() for stdin and for the node's events: the callback, which runs on the library's
  * thread, puts a copy of each event into a pipe.
  *
- * Compile with one of:
- *   cc firmware.c -I include libioexnode.a -lpthread -ldl -lm -lgcc_s -o firmware
- *   cc firmware.c -I include -L . -lioexnode -o firmware
+ * Compile, as C or C++, against what `cargo xtask sdk install --prefix DIR` put there, with one of:
+ *   cc firmware.c $(PKG_CONFIG_PATH=DIR/lib/pkgconfig pkg-config --cflags --libs ioexnode) -o firmware
+ *   cc firmware.c -I DIR/include DIR/lib/libioexnode.a -lpthread -ldl -lm -lgcc_s -o firmware
  */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
@@ -32,10 +35,8 @@
 
 #include "ioex.h"
 
-enum { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_NODE = 2, EXIT_FAILED_UPDATE = 3 };
-
-/* What to do instead of ending with an exit code. */
-enum { GO_ON = -1, START_ANEW = -2 };
+/* Exit codes, and what to do instead of ending with one. */
+enum { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_NODE = 2, EXIT_FAILED_UPDATE = 3, GO_ON = -1, START_ANEW = -2 };
 
 /* Longest configuration in bytes. */
 #define CONFIG_MAX (64 * 1024)
@@ -49,6 +50,7 @@ enum { GO_ON = -1, START_ANEW = -2 };
 /* What the main loop needs of an event. Shorter than PIPE_BUF, so that it is written in one piece. */
 struct told {
     ioex_event_kind kind;
+    ioex_reason code;
     bool asks, rolled_back;
     uint64_t done, total, from_maker, from_devices;
     char version[48];
@@ -76,8 +78,10 @@ static void copy(char *to, size_t size, const char *from)
 static void on_event(const ioex_event *event, void *user)
 {
     int out = *(const int *)user;
-    struct told told = {0};
+    struct told told;
+    memset(&told, 0, sizeof told);
     told.kind = event->kind;
+    told.code = event->code;
     told.asks = event->asks;
     told.rolled_back = event->rolled_back;
     told.done = event->done_bytes;
@@ -95,7 +99,7 @@ static void on_event(const ioex_event *event, void *user)
 static char *read_file(const char *path, size_t max, size_t *length)
 {
     FILE *file = fopen(path, "rb");
-    char *text = file ? malloc(max + 1) : NULL;
+    char *text = file ? (char *)malloc(max + 1) : NULL;
     *length = text ? fread(text, 1, max, file) : 0;
     if (file)
         fclose(file);
@@ -164,7 +168,10 @@ static int heed(ioex_node *node, const struct told *told, const struct options *
             return EXIT_FAILED_UPDATE;
         return told->rolled_back ? START_ANEW : GO_ON;
     case IOEX_EVENT_KIND_WAITING:
-        printf("waiting: %s\n", told->text);
+        if (told->code == IOEX_REASON_DECLINED) /* the owner may still say yes to it */
+            printf("declined %s\n", told->version);
+        else
+            printf("waiting: %s\n", told->text);
         break;
     case IOEX_EVENT_KIND_CALL_FAILED:
         printf("not done: %s\n", told->text);
@@ -211,7 +218,9 @@ static ioex_bytes load(const char *folder, unsigned long number, const char *nam
 static ioex_status take(ioex_node *node, const char *folder)
 {
     ioex_bytes roots[ROOTS_MAX];
-    ioex_channel_files files = {.roots = roots};
+    ioex_channel_files files;
+    memset(&files, 0, sizeof files);
+    files.roots = roots;
     unsigned long last = newest(folder, "root.json");
     for (unsigned long n = last > ROOTS_MAX ? last - ROOTS_MAX + 1 : 1; n <= last; n++)
         roots[files.roots_len++] = load(folder, n, "root.json");
@@ -247,10 +256,11 @@ static int obey(ioex_node *node, const char *line, const struct asked *asked)
 
 static int loop(ioex_node *node, int events, const struct options *options)
 {
-    struct pollfd wait[2] = {{.fd = events, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
-    struct asked asked = {0};
+    struct pollfd wait[2] = {{events, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
+    struct asked asked;
     char line[LINE_MAX_BYTES];
     size_t have = 0;
+    memset(&asked, 0, sizeof asked);
     for (;;) {
         int code = GO_ON;
         if (poll(wait, 2, -1) < 0 && errno != EINTR)
@@ -303,9 +313,10 @@ static bool parse(int argc, char **argv, struct options *options)
 
 int main(int argc, char **argv)
 {
-    struct options options = {0};
+    struct options options;
     int pipes[2];
     ioex_node *node = NULL;
+    memset(&options, 0, sizeof options);
     if (!parse(argc, argv, &options)) {
         fprintf(stderr, "firmware CONFIG.toml [--yes] [--once] [--unhealthy-if WORD APP]\n");
         return EXIT_USAGE;

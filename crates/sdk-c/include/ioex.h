@@ -14,6 +14,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Of this header; `ioex_version()` is that of the library. */
+#define IOEX_VERSION_MAJOR 0
+#define IOEX_VERSION_MINOR 1
+#define IOEX_VERSION_PATCH 0
+#define IOEX_VERSION "0.1.0"
+
 /**
  * Where an update stands.
  */
@@ -43,6 +49,133 @@ typedef enum ioex_stage {
    */
   IOEX_STAGE_INSTALLED = 5,
 } ioex_stage;
+
+/**
+ * Why an update waits, why it ended, or why a call about it could not be done: `reason` says it for people. Values may be
+ * added: take one that you do not know for `IOEX_REASON_OTHER`.
+ */
+typedef enum ioex_reason {
+  /**
+   * There is nothing to say.
+   */
+  IOEX_REASON_NONE = 0,
+  /**
+   * None of the others.
+   */
+  IOEX_REASON_OTHER = 1,
+  /**
+   * It waits: the node is not in the network.
+   */
+  IOEX_REASON_NETWORK = 2,
+  /**
+   * It waits: nobody has given out the channel, or what came does not hold.
+   */
+  IOEX_REASON_CHANNEL = 3,
+  /**
+   * It waits: its owner is asked.
+   */
+  IOEX_REASON_OWNER = 4,
+  /**
+   * It waits: its owner said no, and may still say yes.
+   */
+  IOEX_REASON_DECLINED = 5,
+  /**
+   * It waits for the owner's hours.
+   */
+  IOEX_REASON_HOURS = 6,
+  /**
+   * It waits for the battery.
+   */
+  IOEX_REASON_BATTERY = 7,
+  /**
+   * It waits for a link that is not metered.
+   */
+  IOEX_REASON_METERED = 8,
+  /**
+   * It waits for the next month: its bytes are used up.
+   */
+  IOEX_REASON_CAP = 9,
+  /**
+   * It waits for the rollout.
+   */
+  IOEX_REASON_ROLLOUT = 10,
+  /**
+   * It waits: its maker paused the rollout.
+   */
+  IOEX_REASON_ROLLOUT_PAUSED = 11,
+  /**
+   * It waits: its maker ended the rollout.
+   */
+  IOEX_REASON_ROLLOUT_ENDED = 12,
+  /**
+   * It waits: nobody hands the version out any more.
+   */
+  IOEX_REASON_NO_PROVIDER = 13,
+  /**
+   * It waits for the next try, after one that failed.
+   */
+  IOEX_REASON_RETRY = 14,
+  /**
+   * It waits for the word that lets it be tried again: it failed on this device.
+   */
+  IOEX_REASON_FAILED_BEFORE = 15,
+  /**
+   * It waits for the next start of the device or program.
+   */
+  IOEX_REASON_START = 16,
+  /**
+   * It waits for the word of the program that runs it.
+   */
+  IOEX_REASON_CONFIRM = 17,
+  /**
+   * The last step broke off, and is tried again.
+   */
+  IOEX_REASON_BROKEN_OFF = 18,
+  /**
+   * It ended: it does not fit this device.
+   */
+  IOEX_REASON_DOES_NOT_FIT = 19,
+  /**
+   * It ended: it could not be fetched.
+   */
+  IOEX_REASON_NOT_FETCHED = 20,
+  /**
+   * It ended: it could not be written or put in charge.
+   */
+  IOEX_REASON_NOT_INSTALLED = 21,
+  /**
+   * It ended: it is unhealthy.
+   */
+  IOEX_REASON_UNHEALTHY = 22,
+  /**
+   * It ended: nobody confirmed it in time.
+   */
+  IOEX_REASON_NOT_CONFIRMED = 23,
+  /**
+   * It ended: it did not stay up.
+   */
+  IOEX_REASON_DID_NOT_STAY = 24,
+  /**
+   * It ended: the program, or its owner, went back.
+   */
+  IOEX_REASON_TAKEN_BACK = 25,
+  /**
+   * The call: the metadata does not hold.
+   */
+  IOEX_REASON_REFUSED = 26,
+  /**
+   * The call: something newer came, or the node stopped.
+   */
+  IOEX_REASON_SUPERSEDED = 27,
+  /**
+   * The call: nothing is on trial.
+   */
+  IOEX_REASON_NOT_ON_TRIAL = 28,
+  /**
+   * The call: reading or writing failed.
+   */
+  IOEX_REASON_DISK = 29,
+} ioex_reason;
 
 /**
  * What a call answers. `ioex_last_error_message` says more.
@@ -108,7 +241,8 @@ typedef enum ioex_event_kind {
   IOEX_EVENT_KIND_STARTED = 1,
   /**
    * A version is there for this device: `version`, `manifest`, `total_bytes`. With `asks`, it is fetched
-   * only after `ioex_node_consent`. Told again after each start as long as it is not fetched.
+   * only after `ioex_node_consent`. Told again after each start as long as it is not fetched and was not declined,
+   * and after `ioex_node_forgive`.
    */
   IOEX_EVENT_KIND_OFFERED = 2,
   /**
@@ -122,28 +256,34 @@ typedef enum ioex_event_kind {
    */
   IOEX_EVENT_KIND_READY = 4,
   /**
-   * `version` is written, and put in charge or ready for the device's next start.
+   * `version` is written, and put in charge or ready for the device's next start. Without a `restart` command in
+   * the configuration, start yourself anew now (`pair`: have the device start): the trial begins with the next
+   * `ioex_node_start`.
    */
   IOEX_EVENT_KIND_INSTALLED = 5,
   /**
-   * `version` runs, on trial. With `asks`, say `ioex_node_confirm` or `ioex_node_roll_back`. Told again
-   * after each start as long as it is.
+   * `version` runs, on trial: you are the one that was started anew, or the `restart` command has returned. With
+   * `asks`, say `ioex_node_confirm` or `ioex_node_roll_back`. Told again after each start as long as it is.
    */
   IOEX_EVENT_KIND_TRIAL = 6,
   /**
-   * `version` runs, and stays.
+   * `version` runs, and stays. This and `FAILED` are told again at the next start when the node ended before the
+   * callback had returned from them.
    */
   IOEX_EVENT_KIND_CONFIRMED = 7,
   /**
-   * `version` could not be fetched, written or kept: `reason`, `rolled_back`.
+   * `version` could not be fetched, written or kept: `code`, `reason`. With `rolled_back` the version before is in its
+   * place again: start yourself anew, as after `INSTALLED`.
    */
   IOEX_EVENT_KIND_FAILED = 8,
   /**
-   * What an update waits for, or why the last step has to be tried again: `reason`.
+   * What an update waits for, or why the last step has to be tried again: `code`, `reason`, and `version` and
+   * `manifest` when it is about one. Told when that changes, not when a time runs down. With `IOEX_REASON_DECLINED`
+   * a yes may still be said: `ioex_node_consent` with these.
    */
   IOEX_EVENT_KIND_WAITING = 9,
   /**
-   * A call that had answered `IOEX_STATUS_OK` could not be done: `call`, `reason`.
+   * A call that had answered `IOEX_STATUS_OK` could not be done: `call`, `code`, `reason`.
    */
   IOEX_EVENT_KIND_CALL_FAILED = 10,
   /**
@@ -221,6 +361,10 @@ typedef struct ioex_state {
    * Bytes for updates in this month, both ways.
    */
   uint64_t month_bytes;
+  /**
+   * What `holding` is, for programs; without that, what `problem` is.
+   */
+  enum ioex_reason code;
 } ioex_state;
 
 /**
@@ -233,7 +377,7 @@ typedef struct ioex_event {
    */
   enum ioex_event_kind kind;
   /**
-   * During progress: fetching or installing.
+   * During progress: fetching, installing or, at its very end, installed.
    */
   enum ioex_stage stage;
   /**
@@ -292,6 +436,10 @@ typedef struct ioex_event {
    * Nodes that are connected for it.
    */
   uint64_t neighbours;
+  /**
+   * What `reason` is, for programs.
+   */
+  enum ioex_reason code;
 } ioex_event;
 
 /**

@@ -7,7 +7,7 @@ use std::{
 
 use ioex_sdk::{Call, Event};
 
-use crate::{state::ioex_stage, text::Texts};
+use crate::{reason::ioex_reason, state::ioex_stage, text::Texts};
 
 /// What happened. Values may be added: leave alone what you do not know.
 #[allow(non_camel_case_types)]
@@ -19,7 +19,8 @@ pub enum ioex_event_kind {
     /// The node runs. `uid` is the device's key, which its maker puts on the roster.
     Started = 1,
     /// A version is there for this device: `version`, `manifest`, `total_bytes`. With `asks`, it is fetched
-    /// only after `ioex_node_consent`. Told again after each start as long as it is not fetched.
+    /// only after `ioex_node_consent`. Told again after each start as long as it is not fetched and was not declined,
+    /// and after `ioex_node_forgive`.
     Offered = 2,
     /// A package is being fetched or written (`stage`): `version`, `done_bytes` of `total_bytes`, and where
     /// they came from.
@@ -37,12 +38,14 @@ pub enum ioex_event_kind {
     /// `version` runs, and stays. This and `FAILED` are told again at the next start when the node ended before the
     /// callback had returned from them.
     Confirmed = 7,
-    /// `version` could not be fetched, written or kept: `reason`. With `rolled_back` the version before is in its
+    /// `version` could not be fetched, written or kept: `code`, `reason`. With `rolled_back` the version before is in its
     /// place again: start yourself anew, as after `INSTALLED`.
     Failed = 8,
-    /// What an update waits for, or why the last step has to be tried again: `reason`.
+    /// What an update waits for, or why the last step has to be tried again: `code`, `reason`, and `version` and
+    /// `manifest` when it is about one. Told when that changes, not when a time runs down. With `IOEX_REASON_DECLINED`
+    /// a yes may still be said: `ioex_node_consent` with these.
     Waiting = 9,
-    /// A call that had answered `IOEX_STATUS_OK` could not be done: `call`, `reason`.
+    /// A call that had answered `IOEX_STATUS_OK` could not be done: `call`, `code`, `reason`.
     CallFailed = 10,
     /// The callback took too long, and events were dropped: ask `ioex_node_state`.
     Missed = 11,
@@ -57,7 +60,7 @@ pub enum ioex_event_kind {
 pub struct ioex_event {
     /// What.
     pub kind: ioex_event_kind,
-    /// During progress: fetching or installing.
+    /// During progress: fetching, installing or, at its very end, installed.
     pub stage: ioex_stage,
     /// Whether the program has to answer.
     pub asks: bool,
@@ -87,6 +90,8 @@ pub struct ioex_event {
     pub over_relays: u64,
     /// Nodes that are connected for it.
     pub neighbours: u64,
+    /// What `reason` is, for programs.
+    pub code: ioex_reason,
 }
 
 /// Is told what happened. It is called on a thread of the library, never twice at the same time, and may call
@@ -113,6 +118,7 @@ impl ioex_event {
             from_others: 0,
             over_relays: 0,
             neighbours: 0,
+            code: ioex_reason::None,
         }
     }
 
@@ -152,20 +158,32 @@ impl ioex_event {
                 Self { version: texts.keep(version), asks: *confirm, ..of(Kind::Trial) }
             }
             Event::Confirmed { version } => Self { version: texts.keep(version), ..of(Kind::Confirmed) },
-            Event::Failed { version, reason, rolled_back } => Self {
+            Event::Failed { version, code, reason, rolled_back } => Self {
+                code: (*code).into(),
                 version: texts.keep(version),
                 reason: texts.keep(reason),
                 rolled_back: *rolled_back,
                 ..of(Kind::Failed)
             },
-            Event::Waiting { reason } => Self { reason: texts.keep(reason), ..of(Kind::Waiting) },
-            Event::CallFailed { call, reason } => {
+            Event::Waiting { version, manifest, code, reason } => Self {
+                version: texts.keep_some(version.as_deref()),
+                manifest: texts.keep_some(manifest.map(|manifest| manifest.to_string()).as_deref()),
+                code: (*code).into(),
+                reason: texts.keep(reason),
+                ..of(Kind::Waiting)
+            },
+            Event::CallFailed { call, code, reason } => {
                 let call = match call {
                     Call::Take => "take",
                     Call::Confirm => "confirm",
                     Call::RollBack => "roll-back",
                 };
-                Self { call: texts.keep(call), reason: texts.keep(reason), ..of(Kind::CallFailed) }
+                Self {
+                    code: (*code).into(),
+                    call: texts.keep(call),
+                    reason: texts.keep(reason),
+                    ..of(Kind::CallFailed)
+                }
             }
             Event::Missed { .. } => of(Kind::Missed),
             Event::Stopped { problem } => {

@@ -15,7 +15,8 @@ mod calls;
 mod error;
 mod event;
 mod files;
+mod reason;
 mod state;
 mod text;
 
-pub use self::{calls::*, error::*, event::*, files::*, state::*};
+pub use self::{calls::*, error::*, event::*, files::*, reason::*, state::*};

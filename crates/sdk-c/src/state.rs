@@ -4,7 +4,7 @@ use std::ffi::c_char;
 
 use ioex_sdk::{Stage, State};
 
-use crate::text::Texts;
+use crate::{reason::ioex_reason, text::Texts};
 
 /// Where an update stands.
 #[allow(non_camel_case_types)]
@@ -71,6 +71,8 @@ pub struct ioex_state {
     pub over_relays: u64,
     /// Bytes for updates in this month, both ways.
     pub month_bytes: u64,
+    /// What `holding` is, for programs; without that, what `problem` is.
+    pub code: ioex_reason,
 }
 
 /// A state and its texts. The state is first, so that a pointer to it is one to the whole.
@@ -99,6 +101,7 @@ pub(crate) fn give(state: &State) -> *mut ioex_state {
         from_others,
         over_relays,
         month_bytes: state.month_bytes,
+        code: state.reason.map_or(ioex_reason::None, Into::into),
     };
     Box::into_raw(Box::new(Whole { state: given, texts })).cast()
 }

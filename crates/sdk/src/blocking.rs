@@ -12,7 +12,7 @@ use std::{
 };
 
 use ioex::{config::NodeConfig, node::ChannelFiles};
-use ioex_api::{ApiError, OtaState};
+use ioex_api::{ApiError, ErrorCode, OtaReason as Reason, OtaState};
 use tokio::{
     runtime::{Builder, Handle},
     sync::mpsc,
@@ -101,9 +101,9 @@ impl Node {
             let (work, tell) = (work(node), tell.clone());
             runtime.spawn(async move {
                 if let Err(e) = work.await {
-                    let reason = e.message;
+                    let (code, reason) = (why(call, e.code), e.message);
                     // Nobody listens any more when the node is over.
-                    let _ = tell.send((Event::CallFailed { call, reason }, None)).await;
+                    let _ = tell.send((Event::CallFailed { call, code, reason }, None)).await;
                 }
             });
         })
@@ -199,6 +199,17 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Why a call could not be done, for programs.
+fn why(call: Call, code: ErrorCode) -> Reason {
+    match (call, code) {
+        (_, ErrorCode::Refused) => Reason::Refused,
+        (Call::Take, ErrorCode::NotFound) => Reason::Superseded,
+        (Call::Confirm | Call::RollBack, ErrorCode::NotFound) => Reason::NotOnTrial,
+        (_, ErrorCode::Io) => Reason::Disk,
+        _ => Reason::Other,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ioex::node::{DeviceUpdates, Moment};
-use ioex_api::{OtaStage, OtaState};
+use ioex_api::{OtaReason as Reason, OtaStage, OtaState};
 use ioex_base::{ContentAddress, Uid};
 use tokio::sync::{
     broadcast::{
@@ -76,13 +76,22 @@ pub enum Event {
     Failed {
         /// Which.
         version: String,
+        /// Why, for programs.
+        code: Reason,
         /// Why, for people.
         reason: String,
         /// Whether it was in charge, or about to be, and the version before is again.
         rolled_back: bool,
     },
-    /// What an update waits for, or why the last step has to be tried again.
+    /// What an update waits for, or why the last step has to be tried again. Told when that changes, not when a time
+    /// runs down; what failed waits for nothing, and is not told here.
     Waiting {
+        /// Which version, if it is about one: with [`Reason::Declined`], a yes may still be said to it.
+        version: Option<String>,
+        /// Its address list (manifest).
+        manifest: Option<ContentAddress>,
+        /// For programs.
+        code: Reason,
         /// For people.
         reason: String,
     },
@@ -90,6 +99,8 @@ pub enum Event {
     CallFailed {
         /// Which.
         call: Call,
+        /// Why, for programs.
+        code: Reason,
         /// Why, for people.
         reason: String,
     },
@@ -110,7 +121,7 @@ pub enum Event {
 pub struct Progress {
     /// Which version.
     pub version: String,
-    /// [`OtaStage::Fetching`] or [`OtaStage::Installing`].
+    /// [`OtaStage::Fetching`] or [`OtaStage::Installing`]; at its very end [`OtaStage::Installed`].
     pub stage: OtaStage,
     /// Bytes that are there, or written.
     pub done_bytes: u64,
@@ -138,7 +149,9 @@ impl From<Moment> for Event {
             Moment::Installed { version } => Self::Installed { version },
             Moment::Trial { version, confirm } => Self::Trial { version, confirm },
             Moment::Confirmed { version } => Self::Confirmed { version },
-            Moment::Failed { version, reason, rolled_back } => Self::Failed { version, reason, rolled_back },
+            Moment::Failed { version, code, reason, rolled_back } => {
+                Self::Failed { version, code, reason, rolled_back }
+            }
         }
     }
 }
@@ -147,17 +160,44 @@ impl From<Moment> for Event {
 #[derive(Default)]
 struct Between {
     progress: Option<(Progress, Instant)>,
-    waiting: Option<String>,
+    waiting: Option<Wait>,
+}
+
+/// What makes one reason to wait another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wait {
+    code: Reason,
+    manifest: Option<ContentAddress>,
+    why: Option<String>,
+}
+
+impl Wait {
+    fn of(state: &OtaState) -> Option<Self> {
+        // That it failed was told when it did.
+        let code = state.reason.filter(|code| *code != Reason::FailedBefore)?;
+        let why = match code {
+            // The text has a time that runs down.
+            Reason::Hours | Reason::Rollout | Reason::Retry | Reason::NoProvider => state.problem.clone(),
+            _ => text(state),
+        };
+        Some(Self { code, manifest: state.manifest, why })
+    }
+}
+
+/// Why it waits, for people.
+fn text(state: &OtaState) -> Option<String> {
+    state.holding.clone().or_else(|| state.problem.clone())
 }
 
 impl Between {
     /// What is to be told of this state, if anything.
     fn news(&mut self, state: &OtaState, now: Instant) -> Option<Event> {
-        let waiting = state.holding.clone().or_else(|| state.problem.clone());
+        let waiting = Wait::of(state);
         if waiting != self.waiting {
             self.waiting.clone_from(&waiting);
-            if let Some(reason) = waiting {
-                return Some(Event::Waiting { reason });
+            if let Some(Wait { code, manifest, .. }) = waiting {
+                let reason = text(state).unwrap_or_default();
+                return Some(Event::Waiting { version: state.offered.clone(), manifest, code, reason });
             }
         }
         let Some(under_way) = &state.progress else {
@@ -293,6 +333,7 @@ mod tests {
             bytes: Some(100),
             consent: true,
             holding: holding.map(str::to_owned),
+            reason: None,
             stuck: false,
             problem: None,
             last_check: None,
@@ -325,12 +366,33 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_to_wait_is_told_once() {
+    fn a_reason_to_wait_is_told_once_and_not_as_its_time_runs_down() {
         let (mut between, now) = (Between::default(), Instant::now());
-        let waiting = Event::Waiting { reason: "hours".to_owned() };
-        assert_eq!(between.news(&state(None, Some("hours")), now), Some(waiting.clone()));
-        assert_eq!(between.news(&state(None, Some("hours")), now), None);
-        assert_eq!(between.news(&state(None, None), now), None);
-        assert_eq!(between.news(&state(None, Some("hours")), now), Some(waiting));
+        let mut news = |code: Option<Reason>, holding: Option<&str>, problem: Option<&str>| {
+            let state =
+                OtaState { reason: code, problem: problem.map(str::to_owned), ..state(None, holding) };
+            match between.news(&state, now) {
+                None => None,
+                Some(Event::Waiting { version, code, reason, .. }) => {
+                    assert_eq!(version.as_deref(), Some("1.1.0"));
+                    Some((code, reason))
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let waits = |code, why: &str| Some((code, why.to_owned()));
+        let hours = |minutes| format!("the hours begin in {minutes} minutes");
+        assert_eq!(news(Some(Reason::Hours), Some(&hours(2)), None), waits(Reason::Hours, &hours(2)));
+        assert_eq!(news(Some(Reason::Hours), Some(&hours(1)), None), None);
+        assert_eq!(news(None, None, None), None);
+        assert_eq!(news(Some(Reason::Hours), Some(&hours(9)), None), waits(Reason::Hours, &hours(9)));
+        // Another try that failed otherwise is news.
+        assert_eq!(news(Some(Reason::Retry), Some("in 9 s"), Some("full")), waits(Reason::Retry, "in 9 s"));
+        assert_eq!(news(Some(Reason::Retry), Some("in 8 s"), Some("full")), None);
+        assert_eq!(news(Some(Reason::Retry), Some("in 7 s"), Some("gone")), waits(Reason::Retry, "in 7 s"));
+        assert_eq!(news(Some(Reason::Channel), None, Some("silent")), waits(Reason::Channel, "silent"));
+        // What failed was told, and nothing waits.
+        assert_eq!(news(None, None, Some("unhealthy")), None);
+        assert_eq!(news(Some(Reason::FailedBefore), Some("forgive it"), Some("unhealthy")), None);
     }
 }

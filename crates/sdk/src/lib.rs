@@ -54,7 +54,7 @@ pub use ioex::{
     config::NodeConfig,
     node::{Answer, CHANNEL_MAX_BYTES, ChannelFiles, log_to_stderr},
 };
-pub use ioex_api::{OtaStage as Stage, OtaState as State};
+pub use ioex_api::{OtaReason as Reason, OtaStage as Stage, OtaState as State};
 pub use ioex_base::{ContentAddress, Uid};
 
 pub use self::{

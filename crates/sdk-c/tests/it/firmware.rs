@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A library of this build: beside this test, or where cargo puts what was asked for.
-fn library(name: &str) -> PathBuf {
+pub(crate) fn library(name: &str) -> PathBuf {
     let places = [target().join("deps").join(name), target().join(name)];
     places.iter().find(|place| place.exists()).unwrap_or_else(|| panic!("no {name} in {places:?}")).clone()
 }
@@ -64,6 +64,11 @@ struct Maker {
 
 impl Maker {
     fn start() -> Self {
+        Self::asks("ask")
+    }
+
+    /// `consent`: when the owner is asked.
+    fn asks(consent: &str) -> Self {
         let net = Net::start(0, "0");
         let (channel, config, app) = (net.path("channel"), net.path("device.toml"), net.path("files/app"));
         let maker = Self { net, channel, config, app };
@@ -73,7 +78,7 @@ impl Maker {
         write(&maker.app, b"version 1.0");
         let section = format!(
             "data = {:?}\nbind = \"{}\"\nseeds = [{:?}]\n[ota]\nbundle = {bundle:?}\ninstalled = \"1.0\"\n\
-             consent = \"ask\"\nconfirm = \"host\"\n[ota.install.swap]\npath = {:?}\n\
+             consent = {consent:?}\nconfirm = \"host\"\n[ota.install.swap]\npath = {:?}\n\
              [ota.policy]\ninstall_hours = {{ from_minute = 0, until_minute = 0 }}\n",
             maker.net.path("device"),
             maker.net.free_ip(0),
@@ -128,6 +133,9 @@ fn a_firmware_in_c_installs_a_version_and_takes_an_unhealthy_one_back() {
     assert_eq!(wait_for(&mut firmware, "offered "), "1.1.0");
     wait_for(&mut firmware, "install it?");
     assert_eq!(fs::read(&maker.app).unwrap(), b"version 1.0");
+    // The owner may think better of it.
+    firmware.say("no").unwrap();
+    assert_eq!(wait_for(&mut firmware, "declined "), "1.1.0");
     firmware.say("yes").unwrap();
     assert_eq!(wait_for(&mut firmware, "installed "), "1.1.0");
     // Only the one that was started anew can say whether it is well.
@@ -156,6 +164,39 @@ fn a_firmware_in_c_installs_a_version_and_takes_an_unhealthy_one_back() {
     firmware.say("quit").unwrap();
     ends_with(firmware, 0);
     maker.heard("1.1.0", "confirmed");
+}
+
+/// Its owner's yes comes before the node is in the network again.
+#[test]
+fn a_firmware_does_not_install_what_was_withdrawn_while_it_was_off() {
+    assert!(program().exists());
+    let maker = Maker::asks("install");
+    let dir = tempfile::tempdir().unwrap();
+    let program = compile(Link::Static(&library("libioexnode.a")), &dir.path().join("firmware"));
+    let args = [maker.config.to_str().unwrap(), "--once"];
+    let mut firmware = start(&program, &args);
+    let uid = wait_for(&mut firmware, "started ");
+    maker.run(&["ota", "roster", "add", &uid]);
+    maker.publish("1.1", b"withdrawn");
+    firmware.say("check").unwrap();
+    assert_eq!(wait_for(&mut firmware, "ready "), "1.1.0");
+    firmware.say("quit").unwrap();
+    ends_with(firmware, 0);
+    maker.run(&["ota", "withdraw", "1.1"]);
+
+    let mut firmware = start(&program, &args);
+    wait_for(&mut firmware, "install it?");
+    firmware.say("yes").unwrap();
+    let gone = || {
+        let state: serde_json::Value =
+            serde_json::from_slice(&fs::read(maker.net.path("device/ota/device.json")).ok()?).ok()?;
+        (state["step"] != "fetched").then_some(state)
+    };
+    assert_eq!(poll(gone).expect("it looked")["step"], "idle");
+    firmware.say("quit").unwrap();
+    let firmware = ends_with(firmware, 0);
+    assert!(!firmware.has("installed "), "{}", firmware.complaint("it was installed"));
+    assert_eq!(fs::read(&maker.app).unwrap(), b"version 1.0");
 }
 
 /// The maker's own centre brings the channel's files, and the device would look for them in an hour only.

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use ioex_api::{OtaRequest, OtaStage, OtaState, Request, Update};
+use ioex_api::{OtaReason, OtaRequest, OtaStage, OtaState, Request, Update};
 use ioex_ota::install::Slot;
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
                 _ if state.offered.as_ref().is_some_and(|offered| offered != version) => {
                     state.offered.as_ref().map(|offered| Some(format!("version {offered} is offered now")))
                 }
-                _ if state.stuck => Some(state.holding.clone().or_else(|| state.problem.clone())),
+                _ if state.stuck => Some(waits(&state).or_else(|| state.problem.clone())),
                 _ => None,
             },
         };
@@ -112,11 +112,21 @@ async fn follow(context: &Context, until: Option<Until>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What it waits for, with the command that does something about it.
+fn waits(state: &OtaState) -> Option<String> {
+    let hint = match state.reason {
+        Some(OtaReason::FailedBefore) => ": `ioex ota forgive`",
+        Some(OtaReason::Network) => ": `ioex status` shows its bootstraps",
+        _ => "",
+    };
+    state.holding.as_ref().map(|why| format!("{why}{hint}"))
+}
+
 /// What changes now and then.
 fn line(state: &OtaState) -> String {
     let what = state.offered.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
     let why =
-        state.holding.as_ref().or(state.problem.as_ref()).map(|why| format!(": {why}")).unwrap_or_default();
+        waits(state).as_ref().or(state.problem.as_ref()).map(|why| format!(": {why}")).unwrap_or_default();
     render::printable(&format!("{}{what}{why}", state.stage.name()))
 }
 
@@ -142,7 +152,7 @@ fn human(state: &OtaState) -> String {
                 Some(version) => format!("no: ioex ota install {version}"),
             },
         ),
-        ("waits", state.holding.clone().unwrap_or_default()),
+        ("waits", waits(state).unwrap_or_default()),
         ("problem", state.problem.clone().unwrap_or_default()),
         ("looked", render::ago(state.last_check, render::now())),
         (

@@ -14,11 +14,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use data_encoding::BASE64;
-use ioex_api::{ApiError, ErrorCode, OtaProgress};
+use ioex_api::{ApiError, ErrorCode, OtaProgress, OtaReason};
 use ioex_base::{ContentAddress, DAY_SECONDS, Uid, UnixSeconds};
 use ioex_ota::{
     Release, Trust, Version,
@@ -70,8 +70,15 @@ const HEALTH_PAUSE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN_SECONDS: u64 = 30;
 
 /// What a device says that would look at its channel, and is not in the network.
-const ALONE: &str =
-    "the node is not in the network, so its channel is not looked at: `ioex status` shows its bootstraps";
+const ALONE: &str = "the node is not in the network, so its channel is not looked at";
+/// How long after its start a device that has a version ready to be installed waits for the network, to hear first
+/// whether its maker still wants that. A device that is not in a network installs what its owner agreed to.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(30);
+/// So long a node that starts looks often whether it is in the network, and is not said to be outside.
+const JOIN_USUAL: Duration = Duration::from_secs(5);
+/// How often it looks then.
+const JOIN_TICK: Duration = Duration::from_millis(500);
+const _: () = assert!(JOIN_USUAL.as_secs() <= FIRST_LOOK_MAX.as_secs());
 
 /// Where an update stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +212,10 @@ pub(crate) struct Device {
     pub(super) host: Host,
     /// Matchers that took no report, and when they are asked again.
     silent: Mutex<Silent>,
+    /// When the node was started.
+    started: Instant,
+    /// A version was ready to be installed at the start, and the channel was not looked at since.
+    looks_first: AtomicBool,
     /// What was installed runs from the next start of the program in which the node runs.
     starts_anew: AtomicBool,
     /// Who ends a trial: its health, or somebody's word.
@@ -228,6 +239,8 @@ enum OwnParts {
 /// Why an update waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
+    /// For programs.
+    pub(super) reason: OtaReason,
     /// For people.
     pub(super) why: String,
     /// Whether it does not go on by itself: somebody has to do something about it.
@@ -236,13 +249,13 @@ pub(super) struct Held {
 
 impl Held {
     /// Something that passes.
-    fn so_far(why: impl Into<String>) -> Self {
-        Self { why: why.into(), stuck: false }
+    fn so_far(reason: OtaReason, why: impl Into<String>) -> Self {
+        Self { reason, why: why.into(), stuck: false }
     }
 
     /// Something that somebody has to do something about.
-    fn stuck(why: impl Into<String>) -> Self {
-        Self { why: why.into(), stuck: true }
+    fn stuck(reason: OtaReason, why: impl Into<String>) -> Self {
+        Self { reason, why: why.into(), stuck: true }
     }
 }
 
@@ -284,6 +297,7 @@ impl Device {
         };
         let installer = Installer::new(config, dir.clone());
         let running = installer.standing().context("the installer cannot be used")?.running;
+        let ready = state.step == Step::Fetched;
         Ok(Self {
             config: config.clone(),
             bundle,
@@ -308,6 +322,8 @@ impl Device {
             signed: Mutex::default(),
             host: Host::default(),
             silent: Mutex::default(),
+            started: Instant::now(),
+            looks_first: AtomicBool::new(ready),
             starts_anew: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
             own: Mutex::default(),
@@ -501,7 +517,14 @@ impl Device {
         self.installer.forgive()?;
         self.change_here(|state| {
             (state.effort, state.problem, state.failed) = (Effort::default(), None, None);
+            if state.step == Step::Idle && state.release.is_some() {
+                state.step = Step::Offered;
+            }
+            // Its maker may have thought better of it.
+            state.last_check = None;
         })?;
+        self.hold(None);
+        self.tell_standing();
         self.wake.notify_one();
         Ok(())
     }
@@ -534,7 +557,7 @@ impl Device {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(self.pause()) => {}
             }
         }
     }
@@ -557,8 +580,11 @@ impl Device {
             // Whoever waits for the look waits for what comes of it, too, and not for what was before.
             self.deciding.store(self.read(|state| state.last_check.is_none()), Ordering::Relaxed);
             *lock(&self.trouble) = None;
-            stop.run_until_cancelled(self.look(ota, owner_waits)).await.unwrap_or(Ok(()))?;
+            // What is ready does not wait for long, either.
+            let is_first = self.looks_first.swap(false, Ordering::Relaxed);
+            stop.run_until_cancelled(self.look(ota, owner_waits || is_first)).await.unwrap_or(Ok(()))?;
         }
+        let alone = alone && self.started.elapsed() >= JOIN_USUAL;
         if owner_waits {
             self.owner_waits.store(false, Ordering::Relaxed);
         }
@@ -568,6 +594,10 @@ impl Device {
         let (step, release) = self.read(|state| (state.step, state.release.clone()));
         match (step, release) {
             (Step::Offered, Some(release)) => self.fetch(ota, release, stop).await?,
+            (Step::Fetched, Some(_)) if self.looks_first() => {
+                let why = "its maker is asked first whether it is still wanted";
+                self.hold(Some(Held::so_far(OtaReason::Network, why)));
+            }
             (Step::Fetched, Some(release)) => self.install(ota, release, stop).await?,
             (Step::Installed, _) => {}
             (Step::Idle, _) | (_, None) => self.hold(None),
@@ -575,7 +605,21 @@ impl Device {
         told.unwrap_or(Ok(()))
     }
 
+    /// Whether what was ready at the start has to wait for a look at the channel.
+    fn looks_first(&self) -> bool {
+        self.looks_first.load(Ordering::Relaxed) && self.started.elapsed() < FIRST_LOOK_MAX
+    }
+
+    /// Until it looks again for what it waits for.
+    fn pause(&self) -> Duration {
+        let starts = self.started.elapsed() < JOIN_USUAL && self.read(|state| state.step) != Step::Installed;
+        if starts { JOIN_TICK } else { TICK }
+    }
+
     fn is_due(&self) -> bool {
+        if self.looks_first() {
+            return true;
+        }
         let minutes = u64::from(self.config.check_minutes);
         self.read(|state| {
             let now = files::now();

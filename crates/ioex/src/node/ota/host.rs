@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use ioex_api::{ApiError, ErrorCode, OtaState};
+use ioex_api::{ApiError, ErrorCode, OtaReason, OtaState};
 use ioex_base::ContentAddress;
 use ioex_net::proto::ChannelFiles;
 use ioex_ota::{Release, Version, install::InstallError};
@@ -66,6 +66,8 @@ pub enum Moment {
     Failed {
         /// Which.
         version: String,
+        /// Why, for programs.
+        code: OtaReason,
         /// Why, for people.
         reason: String,
         /// Whether it was in charge, or about to be, and the version before is again.
@@ -94,7 +96,7 @@ impl Answer {
     /// [`ErrorCode::BadRequest`] when the version is none.
     pub(super) fn met_by<'a>(&self, offered: Option<&'a Release>) -> Result<&'a Release, ApiError> {
         let Some(release) = offered else {
-            let why = "no version is offered to this device: `ioex ota check` looks for one";
+            let why = "no version is offered to this device";
             return Err(ApiError::new(ErrorCode::NotFound, why));
         };
         let version = self.version.parse::<Version>().map_err(|e| {
@@ -108,10 +110,7 @@ impl Answer {
         } else {
             return Ok(release);
         };
-        Err(ApiError::new(
-            ErrorCode::Outdated,
-            format!("{what}: look at it (`ioex ota state`) and answer again"),
-        ))
+        Err(ApiError::new(ErrorCode::Outdated, format!("{what}: look at that one and answer again")))
     }
 }
 

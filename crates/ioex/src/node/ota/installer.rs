@@ -67,7 +67,7 @@ pub(crate) enum InstallFailure {
     #[error("{0} does not say which slot runs: the boot loader writes 'a' or 'b' there")]
     Running(PathBuf),
     /// The package failed on this device before.
-    #[error("this package failed on this device before; `ioex ota forgive` lets it be tried again")]
+    #[error("this package failed on this device before, and that was not forgiven")]
     FailedBefore,
 }
 

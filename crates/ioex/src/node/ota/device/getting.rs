@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use ioex_api::{OtaProgress, OtaStage};
+use ioex_api::{OtaProgress, OtaReason, OtaStage};
 use ioex_base::Uid;
 use ioex_ota::{
     Release,
@@ -54,6 +54,18 @@ impl Fetched {
     }
 }
 
+/// What the owner does not allow now.
+fn held(hold: &Hold) -> Held {
+    let reason = match hold {
+        Hold::Battery { .. } => OtaReason::Battery,
+        Hold::Metered => OtaReason::Metered,
+        Hold::Hours { .. } => OtaReason::Hours,
+        Hold::Cap { .. } => OtaReason::Cap,
+        Hold::Slots { .. } => OtaReason::Other,
+    };
+    Held::so_far(reason, hold.to_string())
+}
+
 /// Whether an attempt failed because nobody provides the package, so that it may be over: then matchers are asked.
 fn found_nobody(failed: &DownloadError) -> bool {
     matches!(failed, DownloadError::Alone | DownloadError::Unmatched(_))
@@ -67,11 +79,14 @@ impl Device {
             (self.asks(state), is(state.declined), is(state.failed), state.now)
         });
         if failed {
-            let why = "it failed on this device; `ioex ota forgive` lets it be tried again";
-            return Err(Held::stuck(why));
+            let why = "it failed on this device, and is not tried again until that is forgiven";
+            return Err(Held::stuck(OtaReason::FailedBefore, why));
         }
-        if declined || asks {
-            return Err(Held::so_far(if declined { "its owner said no" } else { "its owner is asked" }));
+        if declined {
+            return Err(Held::so_far(OtaReason::Declined, "its owner said no"));
+        }
+        if asks {
+            return Err(Held::so_far(OtaReason::Owner, "its owner is asked"));
         }
         // Only the beginning waits for the rollout; a device that began goes on.
         if !installing && let Some(rollout) = &release.rollout {
@@ -79,13 +94,18 @@ impl Device {
                 Admission::Yes => {}
                 Admission::At(when) => {
                     let seconds = when.since(files::now());
-                    return Err(Held::so_far(format!("the rollout reaches it in {seconds} s")));
+                    let why = format!("the rollout reaches it in {seconds} s");
+                    return Err(Held::so_far(OtaReason::Rollout, why));
                 }
-                Admission::Later => return Err(Held::stuck("the rollout does not reach it yet")),
-                Admission::Paused => return Err(Held::stuck("the maker paused the rollout")),
+                Admission::Later => {
+                    return Err(Held::stuck(OtaReason::Rollout, "the rollout does not reach it yet"));
+                }
+                Admission::Paused => {
+                    return Err(Held::stuck(OtaReason::RolloutPaused, "the maker paused the rollout"));
+                }
                 // With no results, which only matchers count, nothing is stopped.
                 Admission::Aborted | Admission::Stopped => {
-                    return Err(Held::stuck("the maker ended the rollout"));
+                    return Err(Held::stuck(OtaReason::RolloutEnded, "the maker ended the rollout"));
                 }
             }
         }
@@ -93,7 +113,7 @@ impl Device {
             let allowed = self.config.policy.may_install(&self.situation());
             match allowed {
                 Err(Hold::Hours { .. }) if now => {}
-                Err(hold) => return Err(Held::so_far(hold.to_string())),
+                Err(hold) => return Err(held(&hold)),
                 Ok(()) => {}
             }
         }
@@ -123,14 +143,22 @@ impl Device {
                 let seconds = when.since(files::now());
                 let unmatched = lock(&self.unmatched).clone();
                 self.hold(Some(match unmatched {
-                    Some(why) => Held::stuck(format!("{why}; it is tried again in {seconds} s")),
-                    None => Held::so_far(format!("it failed and is tried again in {seconds} s")),
+                    Some(why) => {
+                        let why = format!("{why}; it is tried again in {seconds} s");
+                        Held::stuck(OtaReason::NoProvider, why)
+                    }
+                    None => {
+                        let problem = self.read(|state| state.problem.clone());
+                        let problem = problem.map(|why| format!(": {why}")).unwrap_or_default();
+                        let why = format!("it failed and is tried again in {seconds} s{problem}");
+                        Held::so_far(OtaReason::Retry, why)
+                    }
                 }));
                 return Ok(());
             }
             Attempt::Never => {
-                let why = "it failed too often; `ioex ota forgive` lets it be tried again";
-                self.hold(Some(Held::stuck(why)));
+                let why = "it failed too often, and is not tried again until that is forgiven";
+                self.hold(Some(Held::stuck(OtaReason::FailedBefore, why)));
                 return Ok(());
             }
         };
@@ -138,12 +166,13 @@ impl Device {
         if let Err(e) = tokio::task::spawn_blocking(move || installer.fits(&wanted)).await?
             && e.is_final()
         {
-            return self.ended(Err(&format!("it cannot be installed: {e}"))).await;
+            let why = format!("it cannot be installed: {e}");
+            return self.ended(Err((OtaReason::DoesNotFit, &why))).await;
         }
         self.count_sent(&ota.counter).await;
         // What the cap leaves is of no use when it is less than a shard.
         if let Err(hold) = self.config.policy.may_fetch(&self.situation(), SHARD_BYTES_MAX.into()) {
-            self.hold(Some(Held::so_far(hold.to_string())));
+            self.hold(Some(held(&hold)));
             return Ok(());
         }
         *lock(&self.unmatched) = None;
@@ -217,13 +246,14 @@ impl Device {
             *lock(&self.unmatched) = Some(why.clone());
             // Why may stand in the channel since the last look.
             self.change(|state| state.last_check = None).await?;
-            self.hold(Some(Held::stuck(why)));
+            self.hold(Some(Held::stuck(OtaReason::NoProvider, why)));
         }
         match why {
             None => self.tell_standing(),
             Some(reason) if given_up => {
                 let version = release.version.to_string();
-                let end = Moment::Failed { version, reason, rolled_back: false };
+                let code = OtaReason::NotFetched;
+                let end = Moment::Failed { version, code, reason, rolled_back: false };
                 self.keep_end(&end).await;
                 self.host.tell(end);
             }

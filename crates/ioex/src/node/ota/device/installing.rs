@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ioex_api::{OtaProgress, OtaStage};
+use ioex_api::{OtaProgress, OtaReason, OtaStage};
 use ioex_ota::{Release, install::InstallError, policy::Effort};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,7 @@ impl Device {
                 if !self.restart("starting the new version").await {
                     // The program that runs is still the one before.
                     self.starts_anew.store(self.host.is_program(), Ordering::Relaxed);
-                    self.hold(Some(Held::so_far(NEXT_START)));
+                    self.hold(Some(Held::so_far(OtaReason::Start, NEXT_START)));
                 }
                 self.settle().await
             }
@@ -116,7 +116,7 @@ impl Device {
         }
         let why = format!("it could not be installed: {e}");
         if e.is_final() {
-            return self.ended(Err(&why)).await;
+            return self.ended(Err((OtaReason::NotInstalled, &why))).await;
         }
         // A disk that is full, a shard that went bad: tried again later, with what is on the disk read anew. What runs
         // and changes meanwhile is not relied on again.
@@ -203,13 +203,13 @@ impl Device {
         let installer = self.installer.clone();
         let standing = tokio::task::spawn_blocking(move || installer.standing()).await??;
         if self.starts_anew.load(Ordering::Relaxed) {
-            self.hold(Some(Held::so_far(NEXT_START)));
+            self.hold(Some(Held::so_far(OtaReason::Start, NEXT_START)));
             return Ok(());
         }
         *lock(&self.running) = standing.running;
         let wanted = self.read(|state| state.release.as_ref().map(|release| release.version));
         if standing.waits_for_start {
-            self.hold(Some(Held::so_far(NEXT_START)));
+            self.hold(Some(Held::so_far(OtaReason::Start, NEXT_START)));
             return Ok(());
         }
         self.hold(None);
@@ -218,7 +218,7 @@ impl Device {
                 return self.ended(Ok(())).await;
             }
             let why = "the new version did not stay up, and the device went back by itself";
-            return self.ended(Err(why)).await;
+            return self.ended(Err((OtaReason::DidNotStay, why))).await;
         }
         let version = standing.running.to_string();
         let host_confirms = self.config.confirm == Confirm::Host;
@@ -228,7 +228,7 @@ impl Device {
                 return Ok(());
             }
             let why = format!("version {version} was not confirmed within {minutes} minutes");
-            return self.back(&why).await;
+            return self.back(OtaReason::NotConfirmed, &why).await;
         }
         if !host_confirms {
             self.host.tell(Moment::Trial { version: version.clone(), confirm: false });
@@ -251,7 +251,10 @@ impl Device {
             None if host_confirms => {
                 self.host.ask();
                 self.host.tell(Moment::Trial { version, confirm: true });
-                self.hold(Some(Held::so_far("the program that runs it has to confirm it")));
+                self.hold(Some(Held::so_far(
+                    OtaReason::Confirm,
+                    "the program that runs it has to confirm it",
+                )));
                 Ok(())
             }
             None => {
@@ -261,7 +264,7 @@ impl Device {
             }
             Some(why) => {
                 let why = format!("version {} is unhealthy: {why}", standing.running);
-                self.back(&why).await
+                self.back(OtaReason::Unhealthy, &why).await
             }
         }
     }
@@ -288,25 +291,25 @@ impl Device {
     /// When there is nothing to go back from, or the installer's state cannot be written.
     pub(crate) async fn go_back(self: &Arc<Self>, why: &str) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
-        self.back(why).await
+        self.back(OtaReason::TakenBack, why).await
     }
 
     /// See [`go_back`](Self::go_back); by whoever has the turn.
-    pub(super) async fn back(self: &Arc<Self>, why: &str) -> anyhow::Result<()> {
+    pub(super) async fn back(self: &Arc<Self>, reason: OtaReason, why: &str) -> anyhow::Result<()> {
         let installer = self.installer.clone();
         let starts_anew = tokio::task::spawn_blocking(move || installer.roll_back()).await??;
         if !starts_anew {
             let installer = self.installer.clone();
             *lock(&self.running) = tokio::task::spawn_blocking(move || installer.standing()).await??.running;
         }
-        self.ended(Err(why)).await?;
+        self.ended(Err((reason, why))).await?;
         // Without a command the old version comes with the device's next start.
         self.restart("going back").await;
         Ok(())
     }
 
     /// An update is over.
-    pub(super) async fn ended(self: &Arc<Self>, how: Result<(), &str>) -> anyhow::Result<()> {
+    pub(super) async fn ended(self: &Arc<Self>, how: Result<(), (OtaReason, &str)>) -> anyhow::Result<()> {
         let running = *lock(&self.running);
         self.host.answered();
         self.hold(None);
@@ -316,10 +319,10 @@ impl Device {
             let version = state.release.as_ref().map_or(running, |release| release.version);
             (version.to_string(), state.step == Step::Installed)
         });
-        let reason = how.err().map(str::to_owned);
-        let end = match reason.clone() {
-            None => Moment::Confirmed { version },
-            Some(reason) => Moment::Failed { version, reason, rolled_back },
+        let reason = how.err().map(|(_, why)| why.to_owned());
+        let end = match how {
+            Ok(()) => Moment::Confirmed { version },
+            Err((code, why)) => Moment::Failed { version, code, reason: why.to_owned(), rolled_back },
         };
         // Kept first: an end is told twice rather than not at all.
         self.keep_end(&end).await;

@@ -221,7 +221,8 @@ impl Device {
                             | Refusal::WrongHardware(_)
                             | Refusal::Release(_)
                     );
-                    if gone && matches!(state.step, Step::Offered | Step::Fetched) {
+                    // Also of what failed here: it is not offered again.
+                    if gone && state.step != Step::Installed {
                         (state.step, state.release) = (Step::Idle, None);
                     }
                     if gone {
@@ -234,7 +235,7 @@ impl Device {
                 }
                 Verdict::NothingNew => {
                     state.problem = None;
-                    if matches!(state.step, Step::Offered | Step::Fetched) {
+                    if state.step != Step::Installed {
                         (state.step, state.release) = (Step::Idle, None);
                     }
                 }

@@ -167,7 +167,7 @@ impl Device {
         tokio::time::timeout(REPORTS_TIMEOUT, self.tell_matchers(ota)).await.map_err(|_| {
             anyhow::anyhow!(
                 "telling the maker how it went took longer than {} s and is tried again; while that repeats, its \
-                 matchers or the network are at fault: `ioex status` shows the connections",
+                 matchers or the network are at fault",
                 REPORTS_TIMEOUT.as_secs()
             )
         })

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use ioex_api::{OtaStage, OtaState};
+use ioex_api::{OtaReason, OtaStage, OtaState};
 use ioex_ota::Release;
 
 use super::{ALONE, Device, State, Step};
@@ -21,6 +21,8 @@ impl Device {
         let alone = self.is_due() && self.alone.load(Ordering::Relaxed);
         let busy = progress.is_some();
         let deciding = self.deciding.load(Ordering::Relaxed);
+        let reason = holding.as_ref().map(|held| held.reason).or_else(|| alone.then_some(OtaReason::Network));
+        let reason = reason.or_else(|| trouble.as_ref().map(|_| OtaReason::BrokenOff));
         let stuck = holding.as_ref().is_some_and(|held| held.stuck);
         let stage = |state: &State| match (state.step, busy) {
             (Step::Offered, true) => OtaStage::Fetching,
@@ -42,6 +44,7 @@ impl Device {
             bytes: state.release.as_ref().map(Release::length),
             consent: !self.asks(state),
             holding: holding.map(|held| held.why).or_else(|| alone.then(|| ALONE.to_owned())),
+            reason: reason.or_else(|| state.looked.as_ref().map(|_| OtaReason::Channel)),
             stuck,
             problem: trouble.or_else(|| state.looked.clone()).or_else(|| state.problem.clone()),
             last_check: state.last_check.filter(|_| !deciding),

@@ -1,12 +1,17 @@
 //! A device whose node runs in its maker's own program, which may be what is replaced.
 
+use std::fs;
+
 use ioex_ota::install::{Swap, TRIAL_STARTS};
 use tokio::sync::broadcast::Receiver;
 
 use super::{super::*, config};
 use crate::{
     config::Confirm,
-    node::ota::{fixture::release, host::Moment},
+    node::ota::{
+        fixture::{files_of, hash, release},
+        host::Moment,
+    },
 };
 
 /// The program starts its node anew, with what was told before it listened.
@@ -67,7 +72,9 @@ async fn a_trial_begins_with_the_programs_next_start_and_each_start_counts() {
     }
     // It crashed each time.
     let (_, mut moments) = start(&first, dir.path()).await;
-    let [Moment::Failed { rolled_back: true, .. }] = told(&mut moments)[..] else { panic!("it went back") };
+    let end = told(&mut moments);
+    let [Moment::Failed { rolled_back: true, code, .. }] = &end[..] else { panic!("{end:?}") };
+    assert_eq!(*code, OtaReason::DidNotStay);
     assert_eq!(std::fs::read(dir.path().join("app")).unwrap(), b"version 1.0");
 }
 
@@ -89,4 +96,76 @@ async fn an_end_that_was_not_heard_of_is_told_at_the_next_start() {
     last.host.heard(&confirmed);
     let (_, mut moments) = start(&first, dir.path()).await;
     assert_eq!(told(&mut moments), []);
+}
+
+/// Its owner is asked again at once, whether or not the channel was looked at since it failed.
+#[tokio::test]
+async fn what_was_forgiven_is_offered_again() {
+    for step in [Step::Idle, Step::Offered] {
+        let dir = tempfile::tempdir().unwrap();
+        let (device, mut moments) = start(&ota(dir.path()), dir.path()).await;
+        device
+            .change_here(|state| {
+                (state.step, state.release) = (step, Some(release()));
+                state.failed = Some(release().version);
+            })
+            .unwrap();
+        device.tell_standing();
+        assert_eq!(told(&mut moments), [], "it failed");
+        device.forgive().unwrap();
+        let offered = told(&mut moments);
+        let [Moment::Offered { version, consent: true, .. }] = &offered[..] else { panic!("{offered:?}") };
+        assert_eq!(version, "2.0.0");
+        assert!(device.is_due(), "its maker is asked whether it is still wanted");
+    }
+}
+
+/// What failed and was withdrawn is not offered again, either.
+#[tokio::test]
+async fn what_failed_is_forgotten_with_its_channel() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, mut folder) = config(dir.path());
+    let ota = Ota::open(&config, &ioex_base::NodeKey::from_seed([1; 32])).unwrap();
+    let device = ota.device.clone().unwrap();
+    let (keys, now) = (folder.online_keys().unwrap(), files::now());
+    let old = Release { version: Version([1, 0, 0, 0]), ..release() };
+    folder.channel.publish(old, hash().finish(), &keys, now).unwrap();
+    device
+        .change_here(|state| {
+            (state.step, state.release) = (Step::Idle, Some(release()));
+            state.failed = Some(release().version);
+        })
+        .unwrap();
+    assert!(device.take(&ota, &files_of(&folder)).await.unwrap().is_ok());
+    device.forgive().unwrap();
+    assert_eq!(device.show().offered, None);
+}
+
+/// Its owner may say yes at once after the start, and its maker may have withdrawn it meanwhile.
+#[tokio::test]
+async fn what_was_ready_at_the_start_waits_for_a_look_but_not_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path()).0;
+    let section = config.ota.clone().unwrap();
+    let before = Arc::new(Device::open(&section, dir.path().to_owned()).unwrap());
+    before
+        .change_here(|state| {
+            (state.step, state.release, state.consented) = (Step::Fetched, Some(release()), true);
+            state.last_check = Some(files::now());
+        })
+        .unwrap();
+    assert!(!before.is_due() && !before.looks_first(), "it was connected all the time");
+    let mut device = Device::open(&section, dir.path().to_owned()).unwrap();
+    assert!(device.is_due() && device.looks_first());
+    device.started -= FIRST_LOOK_MAX;
+    assert!(!device.is_due() && !device.looks_first(), "a device that is not in a network installs, too");
+
+    // The node is in no network.
+    fs::create_dir(dir.path().join("ota")).unwrap();
+    fs::copy(dir.path().join(STATE_FILE), dir.path().join("ota").join(STATE_FILE)).unwrap();
+    let ota = Arc::new(Ota::open(&config, &ioex_base::NodeKey::from_seed([1; 32])).unwrap());
+    let device = ota.device.clone().unwrap();
+    device.step(&ota, &CancellationToken::new()).await.unwrap();
+    let state = device.show();
+    assert_eq!((state.stage, state.reason), (ioex_api::OtaStage::Fetched, Some(OtaReason::Network)));
 }
