@@ -13,6 +13,7 @@ mod licences;
 mod netns;
 mod node;
 mod probe;
+mod sdk;
 mod sh;
 mod sim;
 mod table;
@@ -60,6 +61,8 @@ enum Task {
     Device,
     /// Build the device program for ARM and run it under emulation (root).
     Arm(arm::Options),
+    /// The C library for makers' firmware.
+    Sdk(sdk::Options),
     /// Run the fuzz targets.
     Fuzz(fuzz::Options),
     /// Answers UDP probes from several sockets (used by the lab).
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::Sim(options) => sim::run(&options),
         Task::Device => device::run(),
         Task::Arm(options) => arm::run(&options),
+        Task::Sdk(options) => sdk::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::ProbeServer { sockets } => probe::serve(&sockets),
         Task::Probe { sockets } => probe::report(&sockets),

@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+/// The name by which programs ask for the shared library of this version.
+pub(crate) const SONAME: &str = "libioexnode.so.0";
+
 /// What the example is linked with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Link<'a> {
@@ -35,7 +38,12 @@ pub(crate) fn compile(cc: &str, root: &Path, link: Link<'_>, out: &Path) -> io::
         Link::Shared(library) => {
             let folder = library.parent().unwrap_or(Path::new("."));
             command.arg("-L").arg(folder).arg("-lioexnode");
-            command.arg(format!("-Wl,-rpath,{}", folder.display()));
+            // The program asks for the name that the library has for programs.
+            let beside = out.parent().unwrap_or(Path::new("."));
+            let link = beside.join(SONAME);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(library, link)?;
+            command.arg(format!("-Wl,-rpath,{}", beside.display()));
         }
     }
     let made = command.output().map_err(|e| io::Error::other(format!("cannot run `{cc}`: {e}")))?;

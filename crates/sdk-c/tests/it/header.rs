@@ -5,10 +5,17 @@ use std::{env, fs, path::Path};
 #[test]
 fn the_header_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
+    let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let numbers = version.split('.').zip(["MAJOR", "MINOR", "PATCH"]);
+    let lines = numbers.map(|(number, name)| format!("#define IOEX_VERSION_{name} {number}\n"));
+    config.after_includes = Some(format!(
+        "\n/* Of this header; `ioex_version()` is that of the library. */\n{}#define IOEX_VERSION \"{version}\"",
+        lines.collect::<String>()
+    ));
     let mut builder = cbindgen::Builder::new().with_config(config);
     // File by file: asking cargo for the crate would need the registry.
-    for file in ["error", "event", "files", "state", "calls"] {
+    for file in ["error", "event", "files", "reason", "state", "calls"] {
         builder = builder.with_src(root.join(format!("src/{file}.rs")));
     }
     let mut made = Vec::new();

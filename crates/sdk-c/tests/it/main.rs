@@ -5,6 +5,7 @@
 mod example;
 mod firmware;
 mod header;
+mod installed;
 // The same network of processes that the program's own tests use.
 #[allow(dead_code)]
 #[path = "../../../ioex/tests/it/net.rs"]
@@ -14,6 +15,10 @@ use std::{
     path::{Path, PathBuf},
     sync::LazyLock,
 };
+
+// What `cargo xtask sdk install` does.
+#[path = "../../../../xtask/src/sdk/place.rs"]
+mod place;
 
 /// Where cargo puts programs and libraries: the folder above the one with this test.
 fn target() -> PathBuf {
