@@ -144,6 +144,8 @@ pub enum OtaReason {
     Metered,
     /// It waits for the next month: its bytes are used up.
     Cap,
+    /// It waits for room on a disk.
+    Room,
     /// It waits for the rollout.
     Rollout,
     /// It waits: its maker paused the rollout.

@@ -175,6 +175,10 @@ typedef enum ioex_reason {
    * The call: reading or writing failed.
    */
   IOEX_REASON_DISK = 29,
+  /**
+   * It waits for room on a disk.
+   */
+  IOEX_REASON_ROOM = 30,
 } ioex_reason;
 
 /**

@@ -68,6 +68,8 @@ pub enum ioex_reason {
     NotOnTrial = 28,
     /// The call: reading or writing failed.
     Disk = 29,
+    /// It waits for room on a disk.
+    Room = 30,
 }
 
 impl From<Reason> for ioex_reason {
@@ -81,6 +83,7 @@ impl From<Reason> for ioex_reason {
             Reason::Battery => Self::Battery,
             Reason::Metered => Self::Metered,
             Reason::Cap => Self::Cap,
+            Reason::Room => Self::Room,
             Reason::Rollout => Self::Rollout,
             Reason::RolloutPaused => Self::RolloutPaused,
             Reason::RolloutEnded => Self::RolloutEnded,

@@ -38,6 +38,7 @@ use super::{
     host::{Answer, Host},
     installer::Installer,
     own::Own,
+    room::Needs,
     tills::Counter,
 };
 use crate::{
@@ -47,6 +48,8 @@ use crate::{
 
 /// The state's file.
 const STATE_FILE: &str = "device.json";
+/// How the name of one ends that could not be read.
+const DAMAGED: &str = "damaged";
 /// The format that this program writes and reads.
 const FORMAT: u8 = 1;
 /// Packages that are kept for others, the newest first: the one that runs, and the one that others
@@ -197,6 +200,8 @@ pub(crate) struct Device {
     holding: Mutex<Option<Held>>,
     /// Why the last attempt found nobody who hands the version out any more.
     unmatched: Mutex<Option<String>>,
+    /// What had no room the last time.
+    lacks: Mutex<Needs>,
     /// The channel is being looked at because somebody asked, or for the first time, and what follows is not decided yet.
     deciding: AtomicBool,
     /// Its owner said yes, and waits for what comes of it: the channel is looked at first, but not for long.
@@ -278,11 +283,13 @@ impl Device {
         let path = dir.join(STATE_FILE);
         let state = match std::fs::read(&path) {
             Ok(bytes) => {
-                let state: State = serde_json::from_slice(&bytes).with_context(|| {
-                    format!(
-                        "{} is damaged: remove it, and the device begins anew with the bundle's root",
-                        path.display()
-                    )
+                // Nobody may be at the device to remove a file that a bad disk damaged. It begins anew with the bundle's root
+                // and what the installer knows, which takes no version below the one that runs.
+                let state = serde_json::from_slice(&bytes).or_else(|e| {
+                    let aside = path.with_extension(DAMAGED);
+                    std::fs::rename(&path, &aside).with_context(|| aside.display().to_string())?;
+                    tracing::warn!("{} is damaged ({e}); it lies in {} now", path.display(), aside.display());
+                    anyhow::Ok(State::first(&bundle.trust))
                 })?;
                 anyhow::ensure!(
                     state.format == FORMAT,
@@ -314,6 +321,7 @@ impl Device {
             reserved_bytes: AtomicU64::new(0),
             holding: Mutex::default(),
             unmatched: Mutex::default(),
+            lacks: Mutex::default(),
             deciding: AtomicBool::new(false),
             owner_waits: AtomicBool::new(false),
             wake: Notify::new(),

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     live::{Live, Side, kind_of, now_ms},
     receipts::{self, DOMAIN, Receipts},
+    room::NoRoom,
     shelf::Shelf,
 };
 use crate::node::{files, lock};
@@ -134,6 +135,9 @@ pub(crate) enum DownloadError {
     /// This side's disk.
     #[error("a shard cannot be written: {0}")]
     Io(#[from] std::io::Error),
+    /// A disk of this device's.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// A package that makes no sense.
     #[error("{0}")]
     Package(String),

@@ -21,6 +21,7 @@ use ioex_ota::{
 use super::{
     own::{Own, Stream, Streams},
     package::{Package, PackageError},
+    room::Needs,
     shelf::Shelf,
 };
 use crate::config::{InstallTarget, OtaConfig, SlotPaths};
@@ -82,6 +83,17 @@ impl InstallFailure {
             Self::Package(_) | Self::Io { .. } | Self::Running(_) => false,
         }
     }
+}
+
+/// With what lies behind it: the library for archives says only which file it was.
+fn with_causes(error: &io::Error) -> io::Error {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    io::Error::new(error.kind(), text)
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallFailure {
@@ -262,6 +274,33 @@ impl Installer {
         Ok(())
     }
 
+    /// What writing this release takes, and where. What an attempt before left behind and is of no use goes.
+    ///
+    /// # Errors
+    /// [`InstallFailure`].
+    pub(crate) fn needs(&self, release: &Release) -> Result<Needs, InstallFailure> {
+        let length = release.length();
+        Ok(match &self.config.install {
+            InstallTarget::Pair { .. } => Vec::new(),
+            InstallTarget::Swap { path } => {
+                let new = Swap::open(path, self.config.installed)?.new_path();
+                let place = crate::node::parent_of(path).to_owned();
+                if path.is_dir() {
+                    remove(&new)?;
+                    vec![(self.dir.clone(), length), (place, length)]
+                } else {
+                    let written = new.metadata().map_or(0, |meta| meta.len());
+                    vec![(place, length.saturating_sub(written))]
+                }
+            }
+            InstallTarget::Hook { path: lies, .. } => {
+                remove(&self.dir.join(HOOK_PACKAGE))?;
+                let is_folder = lies.as_ref().is_some_and(|lies| lies.is_dir());
+                vec![(self.dir.clone(), if is_folder { length.saturating_mul(2) } else { length })]
+            }
+        })
+    }
+
     /// Writes the package to where it does not run yet and verifies it there; goes on where a cut left it. `progress` is told how
     /// many of its bytes are written.
     ///
@@ -389,9 +428,13 @@ impl Installer {
             reader.set_preserve_permissions(true);
             reader.set_overwrite(false);
             // Names that lead out of the folder are left out by the library; the digest then differs.
-            reader.unpack(new).map_err(at(new))
+            reader.unpack(new).map_err(|e| at(new)(with_causes(&e)))
         })();
         let _ = fs::remove_file(&archive);
+        if written.is_err() {
+            // It begins anew the next time, and others need the room.
+            let _ = remove(new);
+        }
         written
     }
 

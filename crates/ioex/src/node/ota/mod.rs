@@ -26,6 +26,7 @@ mod orders;
 mod own;
 mod package;
 mod receipts;
+mod room;
 mod shelf;
 mod sources;
 mod tills;

@@ -21,6 +21,7 @@ use crate::node::{
         host::Moment,
         live::Live,
         own::Own,
+        room,
         sources::DeviceSources,
     },
 };
@@ -175,6 +176,13 @@ impl Device {
             self.hold(Some(held(&hold)));
             return Ok(());
         }
+        // Found out with the package at hand, the last time.
+        let lacked = lock(&self.lacks).clone();
+        if let Err(no) = room::check(&lacked) {
+            self.hold(Some(Held::so_far(OtaReason::Room, no.to_string())));
+            return Ok(());
+        }
+        lock(&self.lacks).clear();
         *lock(&self.unmatched) = None;
         self.hold(None);
         let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
@@ -200,7 +208,8 @@ impl Device {
             Err((came, e)) => (came, Some(e)),
         };
         let running = *lock(&self.running);
-        let held = matches!(failed, Some(DownloadError::Hold(_) | DownloadError::Stopped));
+        use DownloadError::{Hold as Holds, NoRoom, Stopped};
+        let held = matches!(failed, Some(Holds(_) | Stopped | NoRoom(_)));
         let spent = matches!(failed, Some(DownloadError::Budget));
         let alone = failed.as_ref().is_some_and(found_nobody);
         let why = failed.as_ref().map(|e| format!("{e}"));
@@ -293,6 +302,7 @@ impl Device {
         if let Some(own) = self.own_parts(&live, release).await {
             spared.add(own.spared());
         }
+        self.make_room(ota, &live, &spared, release).await?;
         let (shelf, receipts) = (ota.shelf().clone(), ota.receipts.clone());
         let download = Download::new(mesh, live, shelf, receipts, &spared, budget, seed).map_err(fail)?;
         let total = release.length();
@@ -315,6 +325,41 @@ impl Device {
                 (e, _) => e,
             };
             (download.give_up(), e)
+        })
+    }
+
+    /// Sees whether what is missing has room here, and what is written of it. Packages that are only kept for others give
+    /// way.
+    async fn make_room(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        live: &Live,
+        spared: &Bits,
+        release: &Release,
+    ) -> Result<(), (Came, DownloadError)> {
+        let fail = |text: String| (Came::default(), DownloadError::Package(text));
+        let mut here = live.have();
+        here.add(spared);
+        let all = live.package.shards().iter().zip(0..);
+        let missing =
+            all.filter(|(_, place)| !here.contains(*place)).map(|(shard, _)| u64::from(shard.bytes));
+        let missing = (self.dir.clone(), missing.sum());
+        let (installer, wanted) = (self.installer.clone(), release.clone());
+        let needs = tokio::task::spawn_blocking(move || installer.needs(&wanted)).await;
+        let mut needs = needs.map_err(|e| fail(e.to_string()))?.map_err(|e| fail(e.to_string()))?;
+        needs.push(missing);
+        if room::check(&needs).is_ok() {
+            return Ok(());
+        }
+        let manifest = release.manifest;
+        let given_up = self.change(move |state| state.kept.retain(|kept| kept.manifest == manifest));
+        given_up.await.map_err(|e| fail(format!("{e:#}")))?;
+        let own = ota.clone();
+        let swept = tokio::task::spawn_blocking(move || own.sweep()).await;
+        swept.map_err(|e| fail(e.to_string()))?;
+        room::check(&needs).map_err(|no| {
+            *lock(&self.lacks) = needs;
+            (Came::default(), no.into())
         })
     }
 

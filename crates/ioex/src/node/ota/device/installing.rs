@@ -14,7 +14,7 @@ use crate::{
     config::Confirm,
     node::{
         files, lock,
-        ota::{Ota, host::Moment, installer::InstallFailure, package::PackageError},
+        ota::{Ota, host::Moment, installer::InstallFailure, package::PackageError, room},
     },
 };
 
@@ -46,6 +46,12 @@ impl Device {
             // What was here is damaged or gone.
             self.change(|state| state.step = Step::Offered).await?;
             self.wake.notify_one();
+            return Ok(());
+        }
+        let (installer, coming) = (self.installer.clone(), release.clone());
+        let needs = tokio::task::spawn_blocking(move || installer.needs(&coming)).await?;
+        if let Err(no) = room::check(&needs.unwrap_or_default()) {
+            self.hold(Some(Held::so_far(OtaReason::Room, no.to_string())));
             return Ok(());
         }
         let (node, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());

@@ -86,9 +86,28 @@ fn a_state_that_was_half_written_is_the_one_before() {
     assert_eq!(again.read(|state| state.month), (3, 4));
     again.change_here(|state| state.month = (5, 6)).unwrap();
     assert_eq!(on_disk(dir.path()), (5, 6));
-    std::fs::write(dir.path().join(STATE_FILE), b"").unwrap();
-    let damaged = Device::open(&first.config, dir.path().to_owned()).map(|_| ()).unwrap_err();
-    assert!(format!("{damaged:#}").contains("begins anew"), "{damaged:#}");
+}
+
+/// Nobody may be there to repair it.
+#[test]
+fn a_damaged_state_is_put_aside_and_the_device_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = device(dir.path());
+    first.change_here(|state| state.month = (3, 4)).unwrap();
+    let half = std::fs::read(dir.path().join(STATE_FILE)).unwrap()[..100].to_vec();
+    std::fs::write(dir.path().join(STATE_FILE), &half).unwrap();
+    let again = Device::open(&first.config, dir.path().to_owned()).unwrap();
+    assert_eq!(again.read(|state| state.month), State::first(&again.bundle.trust).month);
+    assert_eq!(std::fs::read(dir.path().join("device.damaged")).unwrap(), half);
+    again.change_here(|state| state.month = (5, 6)).unwrap();
+    assert_eq!(on_disk(dir.path()), (5, 6));
+    // What a newer program wrote is left alone.
+    let mut newer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join(STATE_FILE)).unwrap()).unwrap();
+    newer["format"] = 99.into();
+    std::fs::write(dir.path().join(STATE_FILE), newer.to_string()).unwrap();
+    let refused = Device::open(&first.config, dir.path().to_owned()).map(|_| ()).unwrap_err();
+    assert!(format!("{refused:#}").contains("update the program"), "{refused:#}");
 }
 
 /// Others may be able to follow the version for which this one lacks a step between.
