@@ -539,12 +539,13 @@ enum ioex_status ioex_node_start(const char *config_toml,
                                  struct ioex_node **out);
 
 /**
- * How things stand. `*out` is to be freed with `ioex_state_free`. Short: it copies what is in memory.
+ * How things stand. `*out` is to be freed with `ioex_state_free`; `NULL` when this fails. Short: it copies what is in memory.
  *
  * The caller's word:
  * `node` came from `ioex_node_start` and was not freed; `out` may be written to.
  */
-enum ioex_status ioex_node_state(const struct ioex_node *node, struct ioex_state **out);
+enum ioex_status ioex_node_state(const struct ioex_node *node,
+                                 struct ioex_state **out);
 
 /**
  * Somebody told the device that there is something new: look at the channel now. Short: it writes a small file.
@@ -620,7 +621,8 @@ enum ioex_status ioex_node_stop(const struct ioex_node *node);
 
 /**
  * Ends the node, waits until its threads have ended, the callback included, and frees it; `NULL` is nothing. As a
- * rule that takes less than a second; a package that is just being written is waited for. From the callback it
+ * rule that takes less than a second; a package that is just being written is waited for, and a command of yours that
+ * runs. After `fork` it does nothing in the child, where the node's threads are not. From the callback it
  * answers `IOEX_STATUS_IN_CALLBACK` and does nothing.
  *
  * The caller's word:

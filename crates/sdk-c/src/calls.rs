@@ -42,7 +42,7 @@ unsafe fn with(node: *const ioex_node, call: impl FnOnce(&Node) -> Result<(), Er
     guard(|| {
         // SAFETY: `NULL` is none; else the caller's word. Nobody has a `&mut` to it: all calls share it.
         let node = unsafe { node.as_ref() };
-        call(&node.ok_or_else(|| Error::Config("the node is NULL".to_owned()))?.0)
+        call(&node.ok_or_else(|| Error::Argument("the node is NULL".to_owned()))?.0)
     })
 }
 
@@ -81,11 +81,11 @@ pub unsafe extern "C" fn ioex_node_start(
 ) -> ioex_status {
     guard(|| {
         if out.is_null() {
-            return Err(Error::Config("`out` is NULL".to_owned()));
+            return Err(Error::Argument("`out` is NULL".to_owned()));
         }
         // SAFETY: not `NULL`; that it may be written to is the caller's word.
         unsafe { out.write(ptr::null_mut()) };
-        let callback = callback.ok_or_else(|| Error::Config("the callback is NULL".to_owned()))?;
+        let callback = callback.ok_or_else(|| Error::Argument("the callback is NULL".to_owned()))?;
         // SAFETY: the caller's word.
         let config = ioex_sdk::config(&unsafe { text::read(config_toml, "the configuration") }?)?;
         let user = User(user);
@@ -109,19 +109,22 @@ pub unsafe extern "C" fn ioex_node_start(
     })
 }
 
-/// How things stand. `*out` is to be freed with `ioex_state_free`. Short: it copies what is in memory.
+/// How things stand. `*out` is to be freed with `ioex_state_free`; `NULL` when this fails. Short: it copies what is in memory.
 ///
 /// # Safety
 /// `node` came from `ioex_node_start` and was not freed; `out` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ioex_node_state(node: *const ioex_node, out: *mut *mut ioex_state) -> ioex_status {
+    if !out.is_null() {
+        // SAFETY: not `NULL`; that it may be written to is the caller's word.
+        unsafe { out.write(ptr::null_mut()) };
+    }
     // SAFETY: the caller's word.
     unsafe {
         with(node, |node| {
             if out.is_null() {
-                return Err(Error::Config("`out` is NULL".to_owned()));
+                return Err(Error::Argument("`out` is NULL".to_owned()));
             }
-            out.write(ptr::null_mut());
             out.write(state::give(&node.state()?));
             Ok(())
         })
@@ -178,7 +181,7 @@ pub unsafe extern "C" fn ioex_node_consent(
             let version = text::read(version, "the version")?;
             let manifest = text::read(manifest, "the manifest")?.parse::<ContentAddress>();
             let manifest =
-                manifest.map_err(|e| Error::Config(format!("the manifest's address is mistyped: {e}")))?;
+                manifest.map_err(|e| Error::Argument(format!("the manifest's address is mistyped: {e}")))?;
             node.consent(&Answer { version, manifest: Some(manifest), yes, now })
         })
     }
@@ -232,7 +235,8 @@ pub unsafe extern "C" fn ioex_node_stop(node: *const ioex_node) -> ioex_status {
 }
 
 /// Ends the node, waits until its threads have ended, the callback included, and frees it; `NULL` is nothing. As a
-/// rule that takes less than a second; a package that is just being written is waited for. From the callback it
+/// rule that takes less than a second; a package that is just being written is waited for, and a command of yours that
+/// runs. After `fork` it does nothing in the child, where the node's threads are not. From the callback it
 /// answers `IOEX_STATUS_IN_CALLBACK` and does nothing.
 ///
 /// # Safety

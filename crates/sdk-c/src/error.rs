@@ -49,7 +49,7 @@ fn remember(message: &str) {
 
 fn status_of(error: &Error) -> ioex_status {
     match error {
-        Error::Config(_) => ioex_status::Invalid,
+        Error::Config(_) | Error::Argument(_) => ioex_status::Invalid,
         Error::Start(_) => ioex_status::Start,
         Error::NotReady => ioex_status::NotReady,
         Error::Stopped => ioex_status::Stopped,

@@ -40,11 +40,11 @@ pub struct ioex_channel_files {
 /// # Safety
 /// `bytes.data` points to `bytes.len` bytes.
 unsafe fn copy(bytes: ioex_bytes, left: &mut usize) -> Result<Vec<u8>, Error> {
-    let too_long = || Error::Config(format!("a channel's files have at most {CHANNEL_MAX_BYTES} bytes"));
+    let too_long = || Error::Argument(format!("a channel's files have at most {CHANNEL_MAX_BYTES} bytes"));
     *left = left.checked_sub(bytes.len).ok_or_else(too_long)?;
     match (bytes.data.is_null(), bytes.len) {
         (_, 0) => Ok(Vec::new()),
-        (true, _) => Err(Error::Config("a file of the channel is NULL".to_owned())),
+        (true, _) => Err(Error::Argument("a file of the channel is NULL".to_owned())),
         // SAFETY: not `NULL`, shorter than a channel; that it points to so many bytes is the caller's word.
         (false, len) => Ok(unsafe { slice::from_raw_parts(bytes.data, len) }.to_vec()),
     }
@@ -57,12 +57,12 @@ unsafe fn copy(bytes: ioex_bytes, left: &mut usize) -> Result<Vec<u8>, Error> {
 pub(crate) unsafe fn read(files: *const ioex_channel_files) -> Result<ChannelFiles, Error> {
     // SAFETY: `NULL` is none; else the caller's word.
     let files = unsafe { files.as_ref() };
-    let files = files.ok_or_else(|| Error::Config("the channel's files are NULL".to_owned()))?;
+    let files = files.ok_or_else(|| Error::Argument("the channel's files are NULL".to_owned()))?;
     let roots = match (files.roots.is_null(), files.roots_len) {
         (_, 0) => &[][..],
-        (true, _) => return Err(Error::Config("the channel's roots are NULL".to_owned())),
+        (true, _) => return Err(Error::Argument("the channel's roots are NULL".to_owned())),
         (false, len) if len > ROOTS_MAX => {
-            return Err(Error::Config(format!("a channel has at most {ROOTS_MAX} roots")));
+            return Err(Error::Argument(format!("a channel has at most {ROOTS_MAX} roots")));
         }
         // SAFETY: not `NULL`, and few; the rest is the caller's word.
         (false, len) => unsafe { slice::from_raw_parts(files.roots, len) },

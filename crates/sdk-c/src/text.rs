@@ -39,11 +39,11 @@ pub(crate) fn c_text(text: &str) -> CString {
 /// `text` is `NULL` or ends with a zero byte.
 pub(crate) unsafe fn read(text: *const c_char, what: &str) -> Result<String, Error> {
     if text.is_null() {
-        return Err(Error::Config(format!("{what} is NULL")));
+        return Err(Error::Argument(format!("{what} is NULL")));
     }
     // SAFETY: not `NULL`; that it ends with a zero byte is the caller's word.
     let text = unsafe { CStr::from_ptr(text) };
-    text.to_str().map(str::to_owned).map_err(|_| Error::Config(format!("{what} is not in UTF-8")))
+    text.to_str().map(str::to_owned).map_err(|_| Error::Argument(format!("{what} is not in UTF-8")))
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub struct Node {
     life: Shared,
     stop: CancellationToken,
     teller: ThreadId,
+    /// The process that has its threads. After `fork` the other one has the memory alone.
+    process: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -80,7 +82,14 @@ impl Node {
             // Nobody listens when the program's function panicked.
             let _ = tell.blocking_send((Event::Stopped { problem }, None));
         });
-        Ok(Self { life, stop, teller: id, threads: Mutex::new(vec![runner.map_err(start)?, teller]) })
+        let process = std::process::id();
+        Ok(Self {
+            life,
+            stop,
+            teller: id,
+            process,
+            threads: Mutex::new(vec![runner.map_err(start)?, teller]),
+        })
     }
 
     fn with<T>(
@@ -136,7 +145,7 @@ impl Node {
     /// As [`crate::Node::consent`].
     ///
     /// # Errors
-    /// [`Error::NotReady`], [`Error::Stopped`], [`Error::NothingOffered`], [`Error::Outdated`], [`Error::Config`],
+    /// [`Error::NotReady`], [`Error::Stopped`], [`Error::NothingOffered`], [`Error::Outdated`], [`Error::Argument`],
     /// [`Error::Io`].
     pub fn consent(&self, answer: &Answer) -> Result<(), Error> {
         self.with(|node, _, _| node.updates().consent(answer))?.map_err(Error::from)
@@ -178,6 +187,10 @@ impl Node {
         self.stop.cancel();
     }
 
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// Ends the node and waits until its threads have ended, the function for events included. As a rule that
     /// takes less than a second; a package that is just being written is waited for.
     ///
@@ -186,6 +199,9 @@ impl Node {
     pub fn shutdown(&self) -> Result<(), Error> {
         if thread::current().id() == self.teller {
             return Err(Error::InCallback);
+        }
+        if self.is_forked() {
+            return Ok(());
         }
         self.stop.cancel();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
@@ -198,6 +214,11 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // No thread is there to be let go.
+            std::mem::forget(std::mem::take(&mut *lock(&self.threads)));
+            return;
+        }
         self.stop.cancel();
     }
 }

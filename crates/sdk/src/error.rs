@@ -19,6 +19,9 @@ pub enum Error {
     /// The configuration cannot be used.
     #[error("the configuration cannot be used: {0}")]
     Config(String),
+    /// An argument of a call cannot be used.
+    #[error("{0}")]
+    Argument(String),
     /// The node did not start.
     #[error("the node did not start: {0}")]
     Start(String),
@@ -52,7 +55,7 @@ impl From<ApiError> for Error {
         match e.code {
             ErrorCode::NotFound => Self::NothingOffered(e.message),
             ErrorCode::Outdated => Self::Outdated(e.message),
-            ErrorCode::BadRequest => Self::Config(e.message),
+            ErrorCode::BadRequest => Self::Argument(e.message),
             ErrorCode::Refused => Self::Refused(e.message),
             _ => Self::Io(e.message),
         }

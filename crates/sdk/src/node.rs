@@ -110,7 +110,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NothingOffered`]; [`Error::Outdated`] when it is about something else than what is offered now;
-    /// [`Error::Config`] when its version is none; [`Error::Io`] when the disk fails.
+    /// [`Error::Argument`] when its version is none; [`Error::Io`] when the disk fails.
     pub async fn consent(&self, answer: Answer) -> Result<(), Error> {
         self.on_disk(move |updates| updates.consent(&answer)).await
     }

@@ -286,3 +286,34 @@ fn a_firmware_is_told_what_is_wrong_with_its_configuration() {
     let told = Command::new(&firmware).output().unwrap();
     assert_eq!(told.status.code(), Some(1));
 }
+
+/// The child has none of the node's threads; the parent goes on.
+#[test]
+fn a_child_that_was_forked_off_frees_nothing_and_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join("fork.c"), dir.path().join("fork"));
+    let data = dir.path().join("data");
+    let config = format!(
+        "data = '{}'\\n[ota]\\nbundle = 'missing'\\ninstalled = '1.0'\\n[ota.install.swap]\\npath = 'p'\\n",
+        data.display()
+    );
+    let words = format!(
+        "#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\n#include <ioex.h>\n\
+         static void told(const ioex_event *event, void *user) {{ (void)event; (void)user; }}\n\
+         int main(void) {{\n\
+         ioex_node *node; ioex_state *state = (ioex_state *)&node; int status;\n\
+         if (ioex_node_state(NULL, &state) != IOEX_STATUS_INVALID || state) return 10;\n\
+         if (ioex_node_start(\"{config}\", told, NULL, &node) != IOEX_STATUS_OK) return 11;\n\
+         if (fork() == 0) _exit(ioex_node_free(node));\n\
+         if (wait(&status) < 0 || status) return 12;\n\
+         return ioex_node_free(node);\n}}\n"
+    );
+    fs::write(&source, words).unwrap();
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let mut cc = Command::new("cc");
+    cc.arg(&source).arg("-I").arg(include).arg(library("libioexnode.a")).args(crate::place::SYSTEM_LIBRARIES);
+    let made = cc.arg("-o").arg(&program).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made));
+    let ended = Command::new(&program).output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended));
+}
