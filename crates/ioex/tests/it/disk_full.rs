@@ -1,4 +1,4 @@
-//! Disks that are full: at the super node, and where a restore writes. Each is a small file
+//! Disks that are full: at the super node, where a restore writes, and where an update does. Each is a small file
 //! system in memory of its own, which takes root.
 
 use std::{
@@ -10,6 +10,7 @@ use std::{
 use crate::{
     harm::whole,
     net::{Net, noise, same, text, write},
+    ota::{Fleet, sum},
 };
 
 /// Room at first: more than the tests write.
@@ -111,4 +112,42 @@ fn the_disk_of_a_restore_is_full() {
     disk.clear();
     net.super_node.ask(&args);
     same(&tree, &out.join("tree"));
+}
+
+#[test]
+fn a_device_without_room_fetches_nothing_and_says_so() {
+    let mut fleet = Fleet::start(0);
+    let Some(disk) = Disk::new(fleet.app(0).parent().unwrap(), "size=5m") else { return };
+    let device = fleet.device(0, "");
+    fleet.maker(&["ota", "roster", "add", &crate::net::uid_of(&device)]);
+    let image = noise(8 << 20, 5);
+    fleet.publish("1.1", &image, &[]);
+    device.ask(&["ota", "check"]);
+    let lacks = |state: &serde_json::Value| state["holding"].as_str().is_some_and(|why| why.contains("free"));
+    let state = device.wait_for(&["ota", "state"], lacks);
+    assert!(state["holding"].as_str().unwrap().contains("device-0-files"), "{state}");
+    assert_eq!(sum(&state["by_source"]), 0, "{state}");
+    disk.clear();
+    fleet.devices.push(device);
+    fleet.update_to("1.1.0");
+    assert!(fs::read(fleet.app(0)).unwrap() == image);
+    fleet.devices[0].kill();
+    drop(disk);
+}
+
+#[test]
+fn what_is_kept_for_others_gives_way_to_an_update() {
+    let mut fleet = Fleet::start(0);
+    let Some(disk) = Disk::new(&fleet.path("device-0"), "size=15m") else { return };
+    let device = fleet.device(0, "");
+    fleet.maker(&["ota", "roster", "add", &crate::net::uid_of(&device)]);
+    fleet.devices.push(device);
+    for (version, seed) in [("1.1", 5), ("1.2", 6), ("1.3", 7)] {
+        let image = noise(5 << 20, seed);
+        fleet.publish(version, &image, &[]);
+        fleet.update_to(&format!("{version}.0"));
+        assert!(fs::read(fleet.app(0)).unwrap() == image);
+    }
+    fleet.devices[0].kill();
+    drop(disk);
 }
