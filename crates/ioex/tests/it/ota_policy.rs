@@ -104,8 +104,10 @@ fn a_download_that_failed_waits() {
     for start in 0..2 {
         let state =
             attack.fleet.devices[0].wait_for(&["ota", "state"], |s| holds(s, "failed and is tried again in"));
-        let words: Vec<&str> = state["holding"].as_str().unwrap().split(' ').collect();
-        let seconds: u64 = words[words.len() - 2].parse().unwrap();
+        let (_, rest) = state["holding"].as_str().unwrap().split_once("again in ").unwrap();
+        let (seconds, why) = rest.split_once(" s: ").unwrap();
+        let seconds: u64 = seconds.parse().unwrap();
+        assert!(state["reason"] == "retry" && !why.is_empty(), "{state}");
         // The pause of a first failure.
         assert!(seconds <= 60, "start {start}: {state}");
         assert_eq!(attack.manifests_asked(), 1, "start {start}: {state}");
