@@ -13,6 +13,7 @@ use std::{
 
 use ioex::{config::NodeConfig, node::ChannelFiles};
 use ioex_api::{ApiError, ErrorCode, OtaReason as Reason, OtaState};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use tokio::{
     runtime::{Builder, Handle},
     sync::mpsc,
@@ -70,9 +71,12 @@ impl Node {
         let life: Shared = Arc::new(Mutex::new(Life::Starting));
         let stop = CancellationToken::new();
         let (tell, told) = mpsc::channel(EVENTS_QUEUED);
+        // Some connections are written to in a way that also raises a signal when they broke. Programs in Rust ignore it;
+        // another would end by it.
+        let pipe = SigSet::from(Signal::SIGPIPE);
+        let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| start(e.into()))?;
         let teller = thread::Builder::new().name("ioex-events".to_owned());
-        let teller = teller.spawn(move || pass_on(told, on_event)).map_err(start)?;
-        let id = teller.thread().id();
+        let teller = teller.spawn(move || pass_on(told, on_event));
         let (own, ends) = (life.clone(), stop.clone());
         let runner = thread::Builder::new().name("ioex-node".to_owned());
         let runner = runner.spawn(move || {
@@ -82,14 +86,11 @@ impl Node {
             // Nobody listens when the program's function panicked.
             let _ = tell.blocking_send((Event::Stopped { problem }, None));
         });
-        let process = std::process::id();
-        Ok(Self {
-            life,
-            stop,
-            teller: id,
-            process,
-            threads: Mutex::new(vec![runner.map_err(start)?, teller]),
-        })
+        // The SDK's threads have it from here; this one is the program's.
+        before.thread_set_mask().map_err(|e| start(e.into()))?;
+        let (runner, teller) = (runner.map_err(start)?, teller.map_err(start)?);
+        let (id, process) = (teller.thread().id(), std::process::id());
+        Ok(Self { life, stop, teller: id, process, threads: Mutex::new(vec![runner, teller]) })
     }
 
     fn with<T>(

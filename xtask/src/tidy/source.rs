@@ -110,7 +110,10 @@ fn first_test_line(file: &Source) -> Option<usize> {
     if file.path.contains("/tests/") || file.path.ends_with("/tests.rs") {
         return Some(0);
     }
-    file.text.lines().position(|line| line.trim_start().starts_with("#[cfg(test)]"))
+    let lines: Vec<&str> = file.text.lines().map(str::trim_start).collect();
+    // A module in a file of its own, declared among the others, begins nothing here.
+    let begins = |place: &usize| !lines.get(place + 1).is_some_and(|next| next.ends_with(';'));
+    (0..lines.len()).filter(|place| lines[*place].starts_with("#[cfg(test)]")).find(begins)
 }
 
 fn impure_base(file: &Source) -> Vec<Problem> {
@@ -198,6 +201,8 @@ mod tests {
         assert_eq!(sleeping_tests(&file("crates/a/src/a.rs", &in_test)).len(), 1);
         assert_eq!(sleeping_tests(&file("crates/a/tests/it/main.rs", &line)).len(), 1);
         assert!(sleeping_tests(&file("crates/a/src/a.rs", &line)).is_empty());
+        let declared = format!("#[cfg(test)]\nmod fixture;\n{line}");
+        assert!(sleeping_tests(&file("crates/a/src/a.rs", &declared)).is_empty());
         let marked = format!("{line} {POLL_MARK} the file appears");
         assert!(sleeping_tests(&file("crates/a/tests/it/main.rs", &marked)).is_empty());
     }

@@ -245,11 +245,11 @@ mod tests {
         let (node, updates) = (Arc::downgrade(&running.node), Arc::downgrade(&running.node.ota));
         running.stop().cancel();
         running.wait().await;
-        // poll: what ran in the background lets go when it is dropped, a moment after the end.
         for _ in 0..200 {
             if node.strong_count() + updates.strong_count() == 0 {
                 return;
             }
+            // poll: what ran in the background lets go when it is dropped, a moment after the end.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         panic!("{} hold the node, {} its updates", node.strong_count(), updates.strong_count());

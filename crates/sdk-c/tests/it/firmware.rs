@@ -290,25 +290,43 @@ fn a_firmware_is_told_what_is_wrong_with_its_configuration() {
 /// The child has none of the node's threads; the parent goes on.
 #[test]
 fn a_child_that_was_forked_off_frees_nothing_and_does_no_harm() {
+    let words = "#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\n#include <ioex.h>\n\
+         static void told(const ioex_event *event, void *user) { (void)event; (void)user; }\n\
+         int main(void) {\n\
+         ioex_node *node; ioex_state *state = (ioex_state *)&node; int status;\n\
+         if (ioex_node_state(NULL, &state) != IOEX_STATUS_INVALID || state) return 10;\n\
+         if (ioex_node_start(CONFIG, told, NULL, &node) != IOEX_STATUS_OK) return 11;\n\
+         if (fork() == 0) _exit(ioex_node_free(node));\n\
+         if (wait(&status) < 0 || status) return 12;\n\
+         return ioex_node_free(node);\n}\n";
+    run_small(words);
+}
+
+/// A broken connection is an error of the library's, not the end of a program that does not ignore the signal for it.
+#[test]
+fn the_signal_of_a_broken_connection_does_not_reach_the_program() {
+    let words = "#include <signal.h>\n#include <stddef.h>\n#include <ioex.h>\n\
+         static int blocked(void) {\n\
+         sigset_t now; return !pthread_sigmask(SIG_BLOCK, NULL, &now) && sigismember(&now, SIGPIPE);\n}\n\
+         static void told(const ioex_event *event, void *user) { (void)event; *(int *)user = blocked(); }\n\
+         int main(void) {\n\
+         ioex_node *node; int told_blocked = 0;\n\
+         if (ioex_node_start(CONFIG, told, &told_blocked, &node) != IOEX_STATUS_OK) return 11;\n\
+         if (blocked()) return 12;\n\
+         return ioex_node_free(node) || !told_blocked;\n}\n";
+    run_small(words);
+}
+
+/// Compiles a small program and runs it. `CONFIG` in it is a configuration whose bundle is missing.
+fn run_small(words: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let (source, program) = (dir.path().join("fork.c"), dir.path().join("fork"));
+    let (source, program) = (dir.path().join("small.c"), dir.path().join("small"));
     let data = dir.path().join("data");
     let config = format!(
         "data = '{}'\\n[ota]\\nbundle = 'missing'\\ninstalled = '1.0'\\n[ota.install.swap]\\npath = 'p'\\n",
         data.display()
     );
-    let words = format!(
-        "#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\n#include <ioex.h>\n\
-         static void told(const ioex_event *event, void *user) {{ (void)event; (void)user; }}\n\
-         int main(void) {{\n\
-         ioex_node *node; ioex_state *state = (ioex_state *)&node; int status;\n\
-         if (ioex_node_state(NULL, &state) != IOEX_STATUS_INVALID || state) return 10;\n\
-         if (ioex_node_start(\"{config}\", told, NULL, &node) != IOEX_STATUS_OK) return 11;\n\
-         if (fork() == 0) _exit(ioex_node_free(node));\n\
-         if (wait(&status) < 0 || status) return 12;\n\
-         return ioex_node_free(node);\n}}\n"
-    );
-    fs::write(&source, words).unwrap();
+    fs::write(&source, format!("#define CONFIG \"{config}\"\n{words}")).unwrap();
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut cc = Command::new("cc");
     cc.arg(&source).arg("-I").arg(include).arg(library("libioexnode.a")).args(crate::place::SYSTEM_LIBRARIES);
