@@ -249,8 +249,8 @@ mod tests {
             if node.strong_count() + updates.strong_count() == 0 {
                 return;
             }
-            // poll: what ran in the background lets go when it is dropped, a moment after the end.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            let pause = std::time::Duration::from_millis(50);
+            tokio::time::sleep(pause).await; // poll: what runs in the background lets go a moment after the end
         }
         panic!("{} hold the node, {} its updates", node.strong_count(), updates.strong_count());
     }
