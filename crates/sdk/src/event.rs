@@ -176,8 +176,10 @@ impl Wait {
         // That it failed was told when it did.
         let code = state.reason.filter(|code| *code != Reason::FailedBefore)?;
         let why = match code {
-            // The text has a time that runs down.
-            Reason::Hours | Reason::Rollout | Reason::Retry | Reason::NoProvider => state.problem.clone(),
+            // The text has a time that runs down, or what is free just now.
+            Reason::Hours | Reason::Rollout | Reason::Retry | Reason::NoProvider | Reason::Room => {
+                state.problem.clone()
+            }
             _ => text(state),
         };
         Some(Self { code, manifest: state.manifest, why })

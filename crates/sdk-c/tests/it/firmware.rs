@@ -296,7 +296,7 @@ fn a_child_that_was_forked_off_frees_nothing_and_does_no_harm() {
          ioex_node *node; ioex_state *state = (ioex_state *)&node; int status;\n\
          if (ioex_node_state(NULL, &state) != IOEX_STATUS_INVALID || state) return 10;\n\
          if (ioex_node_start(CONFIG, told, NULL, &node) != IOEX_STATUS_OK) return 11;\n\
-         if (fork() == 0) _exit(ioex_node_free(node));\n\
+         if (fork() == 0) { alarm(20); _exit(ioex_node_free(node)); }\n\
          if (wait(&status) < 0 || status) return 12;\n\
          return ioex_node_free(node);\n}\n";
     run_small(words);

@@ -150,6 +150,28 @@ struct State {
 }
 
 impl State {
+    /// Reads one; inside, why it is damaged.
+    ///
+    /// # Errors
+    /// When another program wrote it, whose format this one does not know.
+    fn read(bytes: &[u8]) -> anyhow::Result<Result<Self, String>> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u64,
+        }
+        if let Ok(Head { format }) = serde_json::from_slice(bytes) {
+            anyhow::ensure!(
+                format == u64::from(FORMAT),
+                "it has format {format}, this program reads {FORMAT}: update the program"
+            );
+        }
+        Ok(serde_json::from_slice::<Self>(bytes).map_err(|e| e.to_string()).and_then(|state| {
+            let trust = BASE64.decode(state.trust.as_bytes()).map_err(|e| e.to_string())?;
+            Trust::from_bytes(&trust).map_err(|e| e.to_string())?;
+            Ok(state)
+        }))
+    }
+
     fn first(trust: &Trust) -> Self {
         Self {
             format: FORMAT,
@@ -200,8 +222,8 @@ pub(crate) struct Device {
     holding: Mutex<Option<Held>>,
     /// Why the last attempt found nobody who hands the version out any more.
     unmatched: Mutex<Option<String>>,
-    /// What had no room the last time.
-    lacks: Mutex<Needs>,
+    /// What had no room the last time, and for which package.
+    lacks: Mutex<Option<(ContentAddress, Needs)>>,
     /// The channel is being looked at because somebody asked, or for the first time, and what follows is not decided yet.
     deciding: AtomicBool,
     /// Its owner said yes, and waits for what comes of it: the channel is looked at first, but not for long.
@@ -285,19 +307,16 @@ impl Device {
             Ok(bytes) => {
                 // Nobody may be at the device to remove a file that a bad disk damaged. It begins anew with the bundle's root
                 // and what the installer knows, which takes no version below the one that runs.
-                let state = serde_json::from_slice(&bytes).or_else(|e| {
+                State::read(&bytes).with_context(|| path.display().to_string())?.or_else(|why| {
                     let aside = path.with_extension(DAMAGED);
                     std::fs::rename(&path, &aside).with_context(|| aside.display().to_string())?;
-                    tracing::warn!("{} is damaged ({e}); it lies in {} now", path.display(), aside.display());
+                    tracing::warn!(
+                        "{} is damaged ({why}); it lies in {} now",
+                        path.display(),
+                        aside.display()
+                    );
                     anyhow::Ok(State::first(&bundle.trust))
-                })?;
-                anyhow::ensure!(
-                    state.format == FORMAT,
-                    "{} has format {}, this program reads {FORMAT}: update the program",
-                    path.display(),
-                    state.format
-                );
-                state
+                })?
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::first(&bundle.trust),
             Err(e) => return Err(e).with_context(|| path.display().to_string()),
@@ -503,7 +522,7 @@ impl Device {
             lock(&self.stop).cancel();
         }
         // What was so before is found out anew.
-        *lock(&self.unmatched) = None;
+        (*lock(&self.unmatched), *lock(&self.lacks)) = (None, None);
         self.hold(None);
         self.owner_waits.store(looks, Ordering::Relaxed);
         self.wake.notify_one();
@@ -531,6 +550,7 @@ impl Device {
             // Its maker may have thought better of it.
             state.last_check = None;
         })?;
+        *lock(&self.lacks) = None;
         self.hold(None);
         self.tell_standing();
         self.wake.notify_one();
@@ -574,9 +594,10 @@ impl Device {
         if self.read(|state| state.step) == Step::Installed {
             self.settle().await?;
         }
-        let owner_waits = self.owner_waits.load(Ordering::Relaxed);
+        let waits = || self.owner_waits.load(Ordering::Relaxed);
         // Silent matchers cost time; the rest of the step does not depend on them, and an owner does not wait for them.
-        let told = if owner_waits { None } else { stop.run_until_cancelled(self.send_reports(ota)).await };
+        let told = if waits() { None } else { stop.run_until_cancelled(self.send_reports(ota)).await };
+        let owner_waits = waits();
         if self.read(|state| state.step) != Step::Installed
             && let Some((files, answer)) = self.host.brought()
         {
@@ -590,7 +611,11 @@ impl Device {
             *lock(&self.trouble) = None;
             // What is ready does not wait for long, either.
             let is_first = self.looks_first.swap(false, Ordering::Relaxed);
-            stop.run_until_cancelled(self.look(ota, owner_waits || is_first)).await.unwrap_or(Ok(()))?;
+            let looked = stop.run_until_cancelled(self.look(ota, owner_waits || is_first)).await;
+            if owner_waits {
+                self.owner_waits.store(false, Ordering::Relaxed);
+            }
+            looked.unwrap_or(Ok(()))?;
         }
         let alone = alone && self.started.elapsed() >= JOIN_USUAL;
         if owner_waits {
@@ -615,7 +640,9 @@ impl Device {
 
     /// Whether what was ready at the start has to wait for a look at the channel.
     fn looks_first(&self) -> bool {
-        self.looks_first.load(Ordering::Relaxed) && self.started.elapsed() < FIRST_LOOK_MAX
+        // What turned out to be on trial is not replaced.
+        let ready = self.read(|state| state.step) == Step::Fetched;
+        ready && self.looks_first.load(Ordering::Relaxed) && self.started.elapsed() < FIRST_LOOK_MAX
     }
 
     /// Until it looks again for what it waits for.

@@ -242,6 +242,7 @@ impl Download {
         let mut links: JoinSet<Uid> = JoinSet::new();
         let mut looking: JoinSet<Vec<Candidate>> = JoinSet::new();
         let (mut look_at, mut look_again) = (tokio::time::Instant::now(), LOOK_AGAIN);
+        let mut was_quiet = true;
         let mut alone_since = tokio::time::Instant::now();
         let mut useful = (self.came().done, tokio::time::Instant::now());
         let mut told_at = tokio::time::Instant::now();
@@ -282,6 +283,13 @@ impl Download {
             if !neighbours.is_empty() {
                 alone_since = now;
             }
+            // Who becomes alone, or gets nothing any more, looks sooner again.
+            let quiet = neighbours.is_empty() || now - useful.1 > ALONE_MAX;
+            if quiet && !was_quiet {
+                look_again = LOOK_AGAIN;
+                look_at = look_at.min(now + LOOK_AGAIN);
+            }
+            was_quiet = quiet;
             if now - alone_since > ALONE_MAX {
                 return Err(DownloadError::Alone);
             }

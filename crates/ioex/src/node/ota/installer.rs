@@ -283,8 +283,12 @@ impl Installer {
         Ok(match &self.config.install {
             InstallTarget::Pair { .. } => Vec::new(),
             InstallTarget::Swap { path } => {
-                let new = Swap::open(path, self.config.installed)?.new_path();
-                let place = crate::node::parent_of(path).to_owned();
+                let swap = Swap::open(path, self.config.installed)?;
+                let (new, place) = (swap.new_path(), crate::node::parent_of(path).to_owned());
+                if swap.on_trial() {
+                    // What lies there is the version before.
+                    return Ok(Vec::new());
+                }
                 if path.is_dir() {
                     remove(&new)?;
                     vec![(self.dir.clone(), length), (place, length)]

@@ -24,12 +24,23 @@ pub(super) struct NoRoom {
     need: u64,
 }
 
+impl NoRoom {
+    /// Whether what lies in this folder is on that disk.
+    pub(super) fn is_at(&self, dir: &Path) -> bool {
+        disk(dir).is_some_and(|own| disk(&self.dir) == Some(own))
+    }
+}
+
+/// Which disk it is.
+fn disk(dir: &Path) -> Option<u64> {
+    dir.metadata().ok().map(|meta| meta.dev())
+}
+
 /// Whether there is room. What goes to the same disk is added up; a disk that does not say is taken to have room.
 ///
 /// # Errors
 /// [`NoRoom`].
 pub(super) fn check(needs: &Needs) -> Result<(), NoRoom> {
-    let disk = |dir: &Path| dir.metadata().ok().map(|meta| meta.dev());
     for (dir, bytes) in needs.iter().filter(|(_, bytes)| *bytes > 0) {
         let Some((own, free)) = disk(dir).zip(free_bytes(dir)) else { continue };
         let same = needs.iter().filter(|(other, _)| disk(other) == Some(own));
@@ -41,9 +52,9 @@ pub(super) fn check(needs: &Needs) -> Result<(), NoRoom> {
     Ok(())
 }
 
-/// What whoever runs this may still write there.
+/// What whoever runs this may still write there. A file system without a size says nothing.
 fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
+    let stat = rustix::fs::statvfs(dir).ok().filter(|stat| stat.f_blocks > 0)?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
@@ -61,6 +72,8 @@ mod tests {
         let no = check(&vec![(a.clone(), part), (b.clone(), part)]).unwrap_err();
         assert!(no.dir == a && no.need > 2 * part && no.free < no.need, "{no:?}");
         assert!(no.to_string().contains("the update needs"), "{no}");
+        assert!(no.is_at(&b) && !no.is_at(Path::new("/proc")));
+        assert_eq!(free_bytes(Path::new("/proc")), None, "it has no size");
         check(&vec![(a, 0), (b, 0), (dir.path().join("gone"), u64::MAX)]).unwrap();
     }
 }

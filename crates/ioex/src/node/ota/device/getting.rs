@@ -21,7 +21,7 @@ use crate::node::{
         host::Moment,
         live::Live,
         own::Own,
-        room,
+        room::{self, Needs, NoRoom},
         sources::DeviceSources,
     },
 };
@@ -177,12 +177,10 @@ impl Device {
             return Ok(());
         }
         // Found out with the package at hand, the last time.
-        let lacked = lock(&self.lacks).clone();
-        if let Err(no) = room::check(&lacked) {
+        if let Some(no) = self.lacks_room(&release) {
             self.hold(Some(Held::so_far(OtaReason::Room, no.to_string())));
             return Ok(());
         }
-        lock(&self.lacks).clear();
         *lock(&self.unmatched) = None;
         self.hold(None);
         let sources = Arc::new(DeviceSources::new(ota.clone(), self.clone(), release.clone()));
@@ -191,7 +189,7 @@ impl Device {
             let running = *lock(&self.running);
             self.change(move |state| Self::queue_report(state, OtaStage::Fetching, running, "")).await?;
             // When it takes too long, the next step says so.
-            let _ = self.send_reports(ota).await;
+            let _ = stop.run_until_cancelled(self.send_reports(ota)).await;
         }
         // From here on others get what is left after this: both at once would take it twice.
         self.reserved_bytes.store(budget, Ordering::Relaxed);
@@ -328,8 +326,18 @@ impl Device {
         })
     }
 
-    /// Sees whether what is missing has room here, and what is written of it. Packages that are only kept for others give
-    /// way.
+    /// Whether this package still has no room, if it had none the last time.
+    pub(super) fn lacks_room(&self, release: &Release) -> Option<NoRoom> {
+        let mut lacks = lock(&self.lacks);
+        let own = lacks.as_ref().filter(|(manifest, _)| *manifest == release.manifest);
+        let still = own.and_then(|(_, needs)| room::check(needs).err());
+        if still.is_none() {
+            *lacks = None;
+        }
+        still
+    }
+
+    /// Sees whether what is missing has room here, and what is written of it.
     async fn make_room(
         self: &Arc<Self>,
         ota: &Arc<Ota>,
@@ -337,30 +345,45 @@ impl Device {
         spared: &Bits,
         release: &Release,
     ) -> Result<(), (Came, DownloadError)> {
-        let fail = |text: String| (Came::default(), DownloadError::Package(text));
         let mut here = live.have();
         here.add(spared);
         let all = live.package.shards().iter().zip(0..);
         let missing =
             all.filter(|(_, place)| !here.contains(*place)).map(|(shard, _)| u64::from(shard.bytes));
-        let missing = (self.dir.clone(), missing.sum());
-        let (installer, wanted) = (self.installer.clone(), release.clone());
-        let needs = tokio::task::spawn_blocking(move || installer.needs(&wanted)).await;
-        let mut needs = needs.map_err(|e| fail(e.to_string()))?.map_err(|e| fail(e.to_string()))?;
-        needs.push(missing);
-        if room::check(&needs).is_ok() {
-            return Ok(());
+        match self.room_for(ota, release, missing.sum()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((needs, no))) => {
+                *lock(&self.lacks) = Some((release.manifest, needs));
+                Err((Came::default(), no.into()))
+            }
+            Err(e) => Err((Came::default(), DownloadError::Package(format!("{e:#}")))),
         }
+    }
+
+    /// Whether there is room for what is written of a release, and for so many bytes more on the shelf. Packages that are
+    /// only kept for others give way.
+    ///
+    /// # Errors
+    /// When the installer's state, or the device's, cannot be read or written.
+    pub(super) async fn room_for(
+        self: &Arc<Self>,
+        ota: &Arc<Ota>,
+        release: &Release,
+        missing: u64,
+    ) -> anyhow::Result<Result<(), (Needs, NoRoom)>> {
+        let (installer, wanted) = (self.installer.clone(), release.clone());
+        let mut needs = tokio::task::spawn_blocking(move || installer.needs(&wanted)).await??;
+        needs.push((self.dir.clone(), missing));
+        let Err(no) = room::check(&needs) else { return Ok(Ok(())) };
         let manifest = release.manifest;
-        let given_up = self.change(move |state| state.kept.retain(|kept| kept.manifest == manifest));
-        given_up.await.map_err(|e| fail(format!("{e:#}")))?;
+        let others = self.read(|state| state.kept.iter().any(|kept| kept.manifest != manifest));
+        if !others || !no.is_at(&self.dir) {
+            return Ok(Err((needs, no)));
+        }
+        self.change(move |state| state.kept.retain(|kept| kept.manifest == manifest)).await?;
         let own = ota.clone();
-        let swept = tokio::task::spawn_blocking(move || own.sweep()).await;
-        swept.map_err(|e| fail(e.to_string()))?;
-        room::check(&needs).map_err(|no| {
-            *lock(&self.lacks) = needs;
-            (Came::default(), no.into())
-        })
+        tokio::task::spawn_blocking(move || own.sweep()).await?;
+        Ok(room::check(&needs).map_err(|no| (needs, no)))
     }
 
     /// Makes durable what an attempt fetched so far, now and then: one that a power cut ends costs as well. A thread for

@@ -14,12 +14,14 @@ use crate::{
     config::Confirm,
     node::{
         files, lock,
-        ota::{Ota, host::Moment, installer::InstallFailure, package::PackageError, room},
+        ota::{Ota, host::Moment, installer::InstallFailure, package::PackageError},
     },
 };
 
 /// What is installed and does not run yet.
 const NEXT_START: &str = "it starts with the device's next start";
+/// What runs on trial.
+const NOT_CONFIRMED: &str = "the program that runs it has to confirm it";
 
 impl Device {
     /// Writes and starts what was fetched.
@@ -34,7 +36,6 @@ impl Device {
             self.hold(Some(why));
             return Ok(());
         }
-        self.hold(None);
         let kept = Kept { manifest: release.manifest, matchers: release.matchers.clone() };
         let live = ota.live(&kept, &self.bundle.key, false).await.map_err(anyhow::Error::msg)?;
         let own = self.own_parts(&live, &release).await;
@@ -48,12 +49,11 @@ impl Device {
             self.wake.notify_one();
             return Ok(());
         }
-        let (installer, coming) = (self.installer.clone(), release.clone());
-        let needs = tokio::task::spawn_blocking(move || installer.needs(&coming)).await?;
-        if let Err(no) = room::check(&needs.unwrap_or_default()) {
+        if let Err((_, no)) = self.room_for(ota, &release, 0).await? {
             self.hold(Some(Held::so_far(OtaReason::Room, no.to_string())));
             return Ok(());
         }
+        self.hold(None);
         let (node, device, shelf) = (self.clone(), self.device(), ota.shelf().clone());
         let wanted = release.clone();
         let starts_now = self.starts_what_it_installs();
@@ -218,8 +218,8 @@ impl Device {
             self.hold(Some(Held::so_far(OtaReason::Start, NEXT_START)));
             return Ok(());
         }
-        self.hold(None);
         if !standing.on_trial {
+            self.hold(None);
             if Some(standing.running) == wanted {
                 return self.ended(Ok(())).await;
             }
@@ -231,11 +231,13 @@ impl Device {
         if host_confirms && let Some(since) = self.host.asked_since() {
             let minutes = self.config.confirm_minutes;
             if since.elapsed() < Duration::from_secs(u64::from(minutes) * 60) {
+                self.hold(Some(Held::so_far(OtaReason::Confirm, NOT_CONFIRMED)));
                 return Ok(());
             }
             let why = format!("version {version} was not confirmed within {minutes} minutes");
             return self.back(OtaReason::NotConfirmed, &why).await;
         }
+        self.hold(None);
         if !host_confirms {
             self.host.tell(Moment::Trial { version: version.clone(), confirm: false });
         }
@@ -257,10 +259,7 @@ impl Device {
             None if host_confirms => {
                 self.host.ask();
                 self.host.tell(Moment::Trial { version, confirm: true });
-                self.hold(Some(Held::so_far(
-                    OtaReason::Confirm,
-                    "the program that runs it has to confirm it",
-                )));
+                self.hold(Some(Held::so_far(OtaReason::Confirm, NOT_CONFIRMED)));
                 Ok(())
             }
             None => {

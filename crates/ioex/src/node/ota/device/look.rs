@@ -239,6 +239,8 @@ impl Device {
                         (state.step, state.release) = (Step::Idle, None);
                     }
                 }
+                // What is on trial ends before another one begins.
+                Verdict::Install(_) if state.step == Step::Installed => {}
                 Verdict::Install(release) => {
                     let old = state.release.as_ref();
                     let same = old.is_some_and(|old| {

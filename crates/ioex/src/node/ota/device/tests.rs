@@ -88,6 +88,23 @@ fn a_state_that_was_half_written_is_the_one_before() {
     assert_eq!(on_disk(dir.path()), (5, 6));
 }
 
+/// What had no room says nothing of the smaller one that came after it.
+#[cfg(feature = "super")]
+#[test]
+fn one_package_s_lack_of_room_is_not_another_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = device(dir.path());
+    let (large, small) = (release(), Release { manifest: ContentAddress::of(b"smaller"), ..release() });
+    let lack = || *lock(&device.lacks) = Some((large.manifest, vec![(dir.path().to_owned(), 1 << 60)]));
+    lack();
+    assert!(device.lacks_room(&large).is_some() && device.lacks_room(&large).is_some());
+    assert_eq!(device.lacks_room(&small), None);
+    assert_eq!(device.lacks_room(&large), None, "it is found out anew");
+    lack();
+    device.forgive().unwrap();
+    assert_eq!(device.lacks_room(&large), None);
+}
+
 /// Nobody may be there to repair it.
 #[test]
 fn a_damaged_state_is_put_aside_and_the_device_begins_anew() {
@@ -101,10 +118,17 @@ fn a_damaged_state_is_put_aside_and_the_device_begins_anew() {
     assert_eq!(std::fs::read(dir.path().join("device.damaged")).unwrap(), half);
     again.change_here(|state| state.month = (5, 6)).unwrap();
     assert_eq!(on_disk(dir.path()), (5, 6));
+    // One that can be read and has no trust in it is of no use, either.
+    let whole = std::fs::read_to_string(dir.path().join(STATE_FILE)).unwrap();
+    let trust = again.read(|state| state.trust.clone());
+    std::fs::write(dir.path().join(STATE_FILE), whole.replace(&trust, &trust[8..])).unwrap();
+    let third = Device::open(&first.config, dir.path().to_owned()).unwrap();
+    third.trust().unwrap();
+    third.change_here(|state| state.month = (5, 6)).unwrap();
     // What a newer program wrote is left alone.
     let mut newer: serde_json::Value =
         serde_json::from_slice(&std::fs::read(dir.path().join(STATE_FILE)).unwrap()).unwrap();
-    newer["format"] = 99.into();
+    (newer["format"], newer["step"]) = (99.into(), "another".into());
     std::fs::write(dir.path().join(STATE_FILE), newer.to_string()).unwrap();
     let refused = Device::open(&first.config, dir.path().to_owned()).map(|_| ()).unwrap_err();
     assert!(format!("{refused:#}").contains("update the program"), "{refused:#}");

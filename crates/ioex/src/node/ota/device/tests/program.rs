@@ -157,6 +157,10 @@ async fn what_was_ready_at_the_start_waits_for_a_look_but_not_for_long() {
     assert!(!before.is_due() && !before.looks_first(), "it was connected all the time");
     let mut device = Device::open(&section, dir.path().to_owned()).unwrap();
     assert!(device.is_due() && device.looks_first());
+    // A cut may have come after the installer had noted it, and before this state was.
+    device.change_here(|state| state.step = Step::Installed).unwrap();
+    assert!(!device.is_due() && !device.looks_first(), "what is on trial is not replaced");
+    device.change_here(|state| state.step = Step::Fetched).unwrap();
     device.started -= FIRST_LOOK_MAX;
     assert!(!device.is_due() && !device.looks_first(), "a device that is not in a network installs, too");
 
