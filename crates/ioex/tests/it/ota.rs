@@ -205,6 +205,8 @@ fn a_device_that_lost_everything_gets_it_again_from_the_maker() {
     fleet.update_to("1.1.0");
     fleet.net.super_node.wait_for(&["ota", "status"], |s| s["orders"][0]["stages"]["confirmed"] == 1);
     let mut device = fleet.devices.remove(0);
+    // In order: whom it was connected to would not reach one that was killed for half a minute.
+    device.ask(&["stop"]);
     let app = fleet.without_program(&mut device);
     fs::remove_dir_all(device.data.join("ota")).unwrap();
     write(&app, b"version 1.0");

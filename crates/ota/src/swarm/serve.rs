@@ -284,6 +284,14 @@ impl Uplink {
         ends.chain(ready).min()
     }
 
+    /// The same for one ask: when it may be answered, or ends.
+    #[must_use]
+    pub fn wake_ms_of(&self, id: ServeId, now_ms: u64) -> Option<u64> {
+        let waiting = self.waiting.iter().find(|waiting| waiting.id == id)?;
+        let (ready, end) = (self.ready_ms(waiting), waiting.since_ms + WAIT_MAX_MS);
+        Some(if ready > now_ms { ready.min(end) } else { end })
+    }
+
     /// The ask whose turn it is: requesters that are served least just now, then shards that were sent
     /// least, then requesters that got least, then who came first.
     fn first(&self, now_ms: u64) -> Option<usize> {

@@ -385,6 +385,7 @@ fn the_origin_gives_each_shard_once_and_a_lost_one_again() {
     assert!(ask(1, LOST_AFTER_MS).is_some(), "nobody says that it has any");
     let certain = uplink.ask(&uid(2), Want::Shard(0), LOST_AFTER_MS).unwrap();
     let ready = uplink.wake_ms(LOST_AFTER_MS).unwrap_or(0).min(LOST_AFTER_MS + RELAY_MS);
+    assert!(uplink.wake_ms_of(certain, LOST_AFTER_MS).is_some_and(|at| at <= ready), "nothing else wakes it");
     assert!(matches!(uplink.next(ready)[..], [Turn::Serve { id, shard: 0, .. }] if id == certain));
 }
 

@@ -290,10 +290,16 @@ impl Live {
         };
         let mut place = Place { live: self.clone(), id, peer, voucher, bytes: 0, left: u64::MAX };
         self.turn();
-        // What waits too long is refused by the same rule, which has to be asked then.
-        let told = match tokio::time::timeout(Duration::from_millis(WAIT_MAX_MS + 100), told).await {
-            Ok(told) => told.map_err(|_| No::Failed)?,
-            Err(_) => Err(Failure::Busy { after_ms: WAIT_MAX_MS }),
+        // What becomes ready, or waits too long, is answered by the same rule, which has to be asked then.
+        let mut told = told;
+        let told = loop {
+            let now = now_ms();
+            let wake = self.lock().uplink.wake_ms_of(id, now).unwrap_or(now);
+            let pause = Duration::from_millis(wake.saturating_sub(now) + 1);
+            match tokio::time::timeout(pause, &mut told).await {
+                Ok(told) => break told.map_err(|_| No::Failed)?,
+                Err(_) => self.turn(),
+            }
         };
         let shard = told.map_err(refusal)?;
         let known = *self.package.shards().get(shard as usize).ok_or(No::Failed)?;
