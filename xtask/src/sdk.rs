@@ -8,7 +8,6 @@ use clap::{Args, Subcommand};
 use self::place::Parts;
 use crate::{install, sh};
 
-#[allow(dead_code)]
 mod place;
 
 /// Options of `cargo xtask sdk`.

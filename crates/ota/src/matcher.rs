@@ -154,11 +154,10 @@ pub struct Match {
 /// What the matcher knows of a device on the roster.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    /// Those that count, and since when the oldest of them does.
+    /// Those that count.
     matches: u8,
+    /// Since when the oldest of them does; absent when it was never matched.
     since: Option<UnixSeconds>,
-    /// Whether it was ever matched.
-    matched: bool,
     done: bool,
     /// Its matches that were not reported, at most [`MATCHES_PER_DEVICE_MAX`].
     open: Vec<OpenKey>,
@@ -167,7 +166,7 @@ struct Seen {
 impl Seen {
     /// One match less for each [`MATCH_AGAIN_SECONDS`] that passed.
     fn forget(&mut self, now: UnixSeconds) {
-        let since = self.since.filter(|_| self.matches > 0).unwrap_or(now);
+        let Some(since) = self.since else { return };
         let passed = now.since(since) / MATCH_AGAIN_SECONDS;
         self.matches = self.matches.saturating_sub(u8::try_from(passed).unwrap_or(u8::MAX));
         self.since = Some(since.plus(passed * MATCH_AGAIN_SECONDS));
@@ -352,7 +351,10 @@ impl Matcher {
         let pass = self.pass(requester, now).unwrap_or_default();
         self.open.insert((expires, first), Open { requester: *requester, providers: chosen });
         if let Some(seen) = self.roster.get_mut(requester) {
-            (seen.matches, seen.matched) = (seen.matches + 1, true);
+            if seen.matches == 0 {
+                seen.since = Some(now);
+            }
+            seen.matches += 1;
             seen.open.push((expires, first));
             self.done -= u32::from(std::mem::take(&mut seen.done));
         }
@@ -363,7 +365,7 @@ impl Matcher {
     /// Whether this device was matched since this matcher began.
     #[must_use]
     pub fn was_matched(&self, requester: &Uid) -> bool {
-        self.roster.get(requester).is_some_and(|seen| seen.matched)
+        self.roster.get(requester).is_some_and(|seen| seen.since.is_some())
     }
 
     /// A pass alone, for a device on the roster.

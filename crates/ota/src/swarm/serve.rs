@@ -279,17 +279,18 @@ impl Uplink {
     /// When [`Uplink::next`] has something to say although nothing happens.
     #[must_use]
     pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
-        let ends = self.waiting.iter().map(|waiting| waiting.since_ms + WAIT_MAX_MS);
-        let ready = self.waiting.iter().map(|waiting| self.ready_ms(waiting)).filter(|&at| at > now_ms);
-        ends.chain(ready).min()
+        self.waiting.iter().map(|waiting| self.wakes(waiting, now_ms)).min()
     }
 
     /// The same for one ask: when it may be answered, or ends.
     #[must_use]
     pub fn wake_ms_of(&self, id: ServeId, now_ms: u64) -> Option<u64> {
-        let waiting = self.waiting.iter().find(|waiting| waiting.id == id)?;
+        self.waiting.iter().find(|waiting| waiting.id == id).map(|waiting| self.wakes(waiting, now_ms))
+    }
+
+    fn wakes(&self, waiting: &Waiting, now_ms: u64) -> u64 {
         let (ready, end) = (self.ready_ms(waiting), waiting.since_ms + WAIT_MAX_MS);
-        Some(if ready > now_ms { ready.min(end) } else { end })
+        if ready > now_ms { ready.min(end) } else { end }
     }
 
     /// The ask whose turn it is: requesters that are served least just now, then shards that were sent

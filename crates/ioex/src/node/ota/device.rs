@@ -165,11 +165,13 @@ impl State {
                 "it has format {format}, this program reads {FORMAT}: update the program"
             );
         }
-        Ok(serde_json::from_slice::<Self>(bytes).map_err(|e| e.to_string()).and_then(|state| {
-            let trust = BASE64.decode(state.trust.as_bytes()).map_err(|e| e.to_string())?;
-            Trust::from_bytes(&trust).map_err(|e| e.to_string())?;
-            Ok(state)
-        }))
+        Ok(serde_json::from_slice::<Self>(bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|state| state.trust().map(|_| state).map_err(|e| format!("{e:#}"))))
+    }
+
+    fn trust(&self) -> anyhow::Result<Trust> {
+        Ok(Trust::from_bytes(&BASE64.decode(self.trust.as_bytes())?)?)
     }
 
     fn first(trust: &Trust) -> Self {
@@ -605,22 +607,21 @@ impl Device {
             let _ = answer.send(self.take(ota, &files).await?.map_err(|unfit| unfit.why));
         }
         let alone = !ota.mesh().is_some_and(ioex_net::Mesh::joined);
+        let mut looked = Ok(());
         if self.is_due() && !alone {
             // Whoever waits for the look waits for what comes of it, too, and not for what was before.
             self.deciding.store(self.read(|state| state.last_check.is_none()), Ordering::Relaxed);
             *lock(&self.trouble) = None;
             // What is ready does not wait for long, either.
             let is_first = self.looks_first.swap(false, Ordering::Relaxed);
-            let looked = stop.run_until_cancelled(self.look(ota, owner_waits || is_first)).await;
-            if owner_waits {
-                self.owner_waits.store(false, Ordering::Relaxed);
-            }
-            looked.unwrap_or(Ok(()))?;
+            let look = stop.run_until_cancelled(self.look(ota, owner_waits || is_first)).await;
+            looked = look.unwrap_or(Ok(()));
         }
-        let alone = alone && self.started.elapsed() >= JOIN_USUAL;
         if owner_waits {
             self.owner_waits.store(false, Ordering::Relaxed);
         }
+        looked?;
+        let alone = alone && self.started.elapsed() >= JOIN_USUAL;
         if self.alone.swap(alone, Ordering::Relaxed) != alone {
             self.changed();
         }

@@ -85,17 +85,6 @@ impl InstallFailure {
     }
 }
 
-/// With what lies behind it: the library for archives says only which file it was.
-fn with_causes(error: &io::Error) -> io::Error {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    io::Error::new(error.kind(), text)
-}
-
 fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallFailure {
     let what = path.display().to_string();
     move |error| InstallFailure::Io { what, error }
@@ -432,7 +421,10 @@ impl Installer {
             reader.set_preserve_permissions(true);
             reader.set_overwrite(false);
             // Names that lead out of the folder are left out by the library; the digest then differs.
-            reader.unpack(new).map_err(|e| at(new)(with_causes(&e)))
+            // With what lies behind it: by itself the library for archives says only which file it was.
+            reader
+                .unpack(new)
+                .map_err(|e| at(new)(io::Error::new(e.kind(), format!("{:#}", anyhow::Error::new(e)))))
         })();
         let _ = fs::remove_file(&archive);
         if written.is_err() {

@@ -281,7 +281,7 @@ impl Live {
             }
         };
         let (want, voucher) = self.allowed(&peer, want)?;
-        let (tell, told) = oneshot::channel();
+        let (tell, mut told) = oneshot::channel();
         let id = {
             let mut state = self.lock();
             let id = state.uplink.ask(&peer, want, now_ms()).map_err(refusal)?;
@@ -291,7 +291,6 @@ impl Live {
         let mut place = Place { live: self.clone(), id, peer, voucher, bytes: 0, left: u64::MAX };
         self.turn();
         // What becomes ready, or waits too long, is answered by the same rule, which has to be asked then.
-        let mut told = told;
         let told = loop {
             let now = now_ms();
             let wake = self.lock().uplink.wake_ms_of(id, now).unwrap_or(now);

@@ -41,11 +41,11 @@ fn disk(dir: &Path) -> Option<u64> {
 /// # Errors
 /// [`NoRoom`].
 pub(super) fn check(needs: &Needs) -> Result<(), NoRoom> {
-    for (dir, bytes) in needs.iter().filter(|(_, bytes)| *bytes > 0) {
+    for (dir, _) in needs.iter().filter(|(_, bytes)| *bytes > 0) {
         let Some((own, free)) = disk(dir).zip(free_bytes(dir)) else { continue };
         let same = needs.iter().filter(|(other, _)| disk(other) == Some(own));
         let need = same.fold(SPARE_BYTES, |sum, (_, bytes)| sum.saturating_add(*bytes));
-        if need.max(*bytes) > free {
+        if need > free {
             return Err(NoRoom { dir: dir.clone(), free, need });
         }
     }

@@ -177,7 +177,8 @@ impl Device {
             return Ok(());
         }
         // Found out with the package at hand, the last time.
-        if let Some(no) = self.lacks_room(&release) {
+        let (own, wanted) = (self.clone(), release.clone());
+        if let Some(no) = tokio::task::spawn_blocking(move || own.lacks_room(&wanted)).await? {
             self.hold(Some(Held::so_far(OtaReason::Room, no.to_string())));
             return Ok(());
         }
@@ -326,13 +327,12 @@ impl Device {
         })
     }
 
-    /// Whether this package still has no room, if it had none the last time.
+    /// Whether this package still has no room, if it had none the last time. Asks the disks.
     pub(super) fn lacks_room(&self, release: &Release) -> Option<NoRoom> {
-        let mut lacks = lock(&self.lacks);
-        let own = lacks.as_ref().filter(|(manifest, _)| *manifest == release.manifest);
-        let still = own.and_then(|(_, needs)| room::check(needs).err());
+        let lacked = lock(&self.lacks).clone().filter(|(manifest, _)| *manifest == release.manifest);
+        let still = lacked.and_then(|(_, needs)| room::check(&needs).err());
         if still.is_none() {
-            *lacks = None;
+            *lock(&self.lacks) = None;
         }
         still
     }
@@ -371,19 +371,27 @@ impl Device {
         release: &Release,
         missing: u64,
     ) -> anyhow::Result<Result<(), (Needs, NoRoom)>> {
-        let (installer, wanted) = (self.installer.clone(), release.clone());
-        let mut needs = tokio::task::spawn_blocking(move || installer.needs(&wanted)).await??;
-        needs.push((self.dir.clone(), missing));
-        let Err(no) = room::check(&needs) else { return Ok(Ok(())) };
+        let (own, wanted) = (self.clone(), release.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let mut needs = own.installer.needs(&wanted)?;
+            needs.push((own.dir.clone(), missing));
+            let lack = room::check(&needs).err().map(|no| (no.is_at(&own.dir), no));
+            anyhow::Ok((needs, lack))
+        });
+        let (needs, lack) = found.await??;
+        let Some((is_ours, no)) = lack else { return Ok(Ok(())) };
         let manifest = release.manifest;
         let others = self.read(|state| state.kept.iter().any(|kept| kept.manifest != manifest));
-        if !others || !no.is_at(&self.dir) {
+        if !others || !is_ours {
             return Ok(Err((needs, no)));
         }
         self.change(move |state| state.kept.retain(|kept| kept.manifest == manifest)).await?;
-        let own = ota.clone();
-        tokio::task::spawn_blocking(move || own.sweep()).await?;
-        Ok(room::check(&needs).map_err(|no| (needs, no)))
+        let ota = ota.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            ota.sweep();
+            room::check(&needs).map_err(|no| (needs, no))
+        });
+        Ok(made.await?)
     }
 
     /// Makes durable what an attempt fetched so far, now and then: one that a power cut ends costs as well. A thread for

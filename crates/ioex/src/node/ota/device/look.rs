@@ -172,8 +172,7 @@ impl Device {
     }
 
     pub(super) fn trust(&self) -> anyhow::Result<Trust> {
-        let bytes = self.read(|state| BASE64.decode(state.trust.as_bytes()))?;
-        Ok(Trust::from_bytes(&bytes)?)
+        self.read(State::trust)
     }
 
     pub(super) fn device(&self) -> ioex_ota::Device {
