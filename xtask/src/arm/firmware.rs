@@ -77,24 +77,23 @@ pub(super) fn update(machine: &Machine, built: &Built, ioex: &std::path::Path) -
     let (config, data) = (dir.join("firmware.toml"), dir.join("firmware"));
     let node = format!("data = {:?}\nseeds = [{:?}]\n", data.display().to_string(), stage.seed()?);
     fs::write(&config, node + &stage.section("consent = \"ask\"\nconfirm = \"host\""))?;
-    let start = |program: &PathBuf, name: &str, more: &[&str]| -> Result<(Firmware, String)> {
+    let start = |program: &PathBuf, name: &str| -> Result<(Firmware, String)> {
         let mut command = stage.host.command(machine.wrapper(program, dir, name)?);
-        command.arg(&config).args(["--yes", "--unhealthy-if", BROKEN]).arg(&stage.place).args(more);
+        command.arg(&config).args(["--yes", "--unhealthy-if", BROKEN]).arg(&stage.place);
         Firmware::start(&mut command)
     };
-    let (mut device, uid) = start(&built.with_archive, "firmware-static", &["--once"])?;
+    let (mut device, uid) = start(&built.with_archive, "firmware-static")?;
     stage.maker.add(&[&uid])?;
     let first = stage.first(&mut device)?;
-    device.ends()?;
-    let (mut device, again) = start(&built.with_shared, "firmware-shared", &[])?;
+    device.quits()?;
+    let (mut device, again) = start(&built.with_shared, "firmware-shared")?;
     ensure!(again == uid, "it has become another device: {again}, not {uid}");
     let second = stage.second(&mut device)?;
     // So that memory is that of a node at rest: a time, not a condition, is what is measured here.
     thread::sleep(memory::SETTLE);
     let memory = Memory::of_emulated(device.program.pid())?;
     let reason = stage.goes_back(&mut device)?;
-    device.program.say("quit")?;
-    device.ends()?;
+    device.quits()?;
     Ok(Updated { first, second, memory, reason })
 }
 
@@ -112,7 +111,9 @@ impl Firmware {
         Ok((Self { program }, uid))
     }
 
-    fn ends(&mut self) -> Result<()> {
+    /// Ends it once the maker has heard how it went: what is still to be said when it ends is said at its next start.
+    fn quits(&mut self) -> Result<()> {
+        self.program.say("quit")?;
         let code = self.program.ended(START)?;
         ensure!(code == Some(WELL), self.program.complaint(&format!("it ended with {code:?}")));
         Ok(())
